@@ -1,0 +1,647 @@
+//! The vocabulary: what a client's address says, in labels that have a fixed number of values.
+//!
+//! An address comes in, a class goes out. [`ClientLabels`] is one byte; the address is gone from there on and
+//! nothing later can leak it into a time series. Labels of one's own are [`BoundedLabel`]s: types whose values can
+//! be counted when the program is compiled.
+//!
+//! ```
+//! use dualstack_metrics::ClientLabels;
+//! use std::net::SocketAddr;
+//!
+//! // What a socket on `[::]` reports for a client at 192.0.2.7:
+//! let peer: SocketAddr = "[::ffff:192.0.2.7]:50000".parse()?;
+//!
+//! let client = ClientLabels::from(peer);
+//! assert_eq!(client.pairs(), [
+//!     ("client_address_ip_family", "inet"),
+//!     ("client_address_ip_type", "v4_mapped_v6"),
+//! ]);
+//! # Ok::<(), std::net::AddrParseError>(())
+//! ```
+
+use std::{
+    borrow::Cow,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+/// The name of the label that tells the client's own address family: `inet`, `inet6` or `unknown`.
+pub const CLIENT_ADDRESS_IP_FAMILY: &str = "client_address_ip_family";
+/// The name of the label that tells how the client's address reached the socket: `plain`, `v4_mapped_v6` or
+/// `unknown`.
+pub const CLIENT_ADDRESS_IP_TYPE: &str = "client_address_ip_type";
+/// The name of the label that tells the listening socket's address family: `inet` or `inet6`.
+pub const SERVER_BINDING_ADDRESS_IP_FAMILY: &str = "server_binding_address_ip_family";
+/// The name of the label that tells the type of the listening socket's address: `plain` or `v4_mapped_v6`.
+pub const SERVER_BINDING_ADDRESS_IP_TYPE: &str = "server_binding_address_ip_type";
+/// The name of the label that holds the listening socket's address, such as `::`.
+pub const SERVER_BINDING_IP: &str = "server_binding_ip";
+/// The name of the label that holds the listening socket's port, such as `6969`.
+pub const SERVER_BINDING_PORT: &str = "server_binding_port";
+/// The name of the label that holds the listening socket's protocol: `http`, `https`, `tcp` or `udp`.
+pub const SERVER_BINDING_PROTOCOL: &str = "server_binding_protocol";
+
+const UNKNOWN: &str = "unknown";
+
+/// An address family, in the words of `socket(2)` and `ip(8)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IpFamily {
+    /// IPv4, written `inet`. An IPv4-mapped IPv6 address belongs to this family.
+    Inet,
+    /// IPv6, written `inet6`.
+    Inet6,
+}
+
+impl IpFamily {
+    /// The label value: `inet` or `inet6`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Inet6 => "inet6",
+        }
+    }
+}
+
+impl fmt::Display for IpFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How an address is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IpType {
+    /// An address of its own family, written `plain`.
+    Plain,
+    /// An IPv4-mapped IPv6 address, `::ffff:a.b.c.d` ([RFC 4291 §2.5.5.2]), written `v4_mapped_v6`.
+    ///
+    /// [RFC 4291 §2.5.5.2]: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2
+    V4MappedV6,
+}
+
+impl IpType {
+    /// The label value: `plain` or `v4_mapped_v6`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::V4MappedV6 => "v4_mapped_v6",
+        }
+    }
+}
+
+impl fmt::Display for IpType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+enum Class {
+    InetPlain,
+    InetMapped,
+    Inet6Plain,
+    Unknown,
+}
+
+/// What is kept of a client's address: one byte, from which no address can be had.
+///
+/// | client seen by the socket | family | type |
+/// |---|---|---|
+/// | `192.0.2.7` | `inet` | `plain` |
+/// | `::ffff:192.0.2.7` | `inet` | `v4_mapped_v6` |
+/// | `2001:db8::7`, and every other IPv6 address | `inet6` | `plain` |
+/// | no address known | `unknown` | `unknown` |
+///
+/// "Every other" includes `::1`, link-local, 6to4 (`2002::/16`), NAT64 (`64:ff9b::/96`) and the deprecated
+/// IPv4-compatible `::a.b.c.d`: those clients did speak IPv6 to this host.
+///
+/// It converts from [`SocketAddr`], [`IpAddr`] and `Option`s of both (`None` is [`UNKNOWN`](Self::UNKNOWN)).
+/// [`pairs`](Self::pairs) hands its two labels to any metrics system.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientLabels(Class);
+
+impl ClientLabels {
+    /// The client's address is not known: a misconfigured server, or a Unix socket.
+    pub const UNKNOWN: Self = Self(Class::Unknown);
+
+    /// Every value there is; the labels of a server have this many combinations at the most.
+    pub const ALL: [Self; 4] = [
+        Self(Class::InetPlain),
+        Self(Class::InetMapped),
+        Self(Class::Inet6Plain),
+        Self(Class::Unknown),
+    ];
+
+    /// The class of an address, as the socket reports it (that is, not made canonical).
+    #[must_use]
+    pub const fn from_ip(ip: IpAddr) -> Self {
+        match class(ip) {
+            (IpFamily::Inet, IpType::Plain) => Self(Class::InetPlain),
+            (IpFamily::Inet, IpType::V4MappedV6) => Self(Class::InetMapped),
+            (IpFamily::Inet6, _) => Self(Class::Inet6Plain),
+        }
+    }
+
+    /// The client's own family, or `None` where no address is known.
+    #[must_use]
+    pub const fn family(self) -> Option<IpFamily> {
+        match self.0 {
+            Class::InetPlain | Class::InetMapped => Some(IpFamily::Inet),
+            Class::Inet6Plain => Some(IpFamily::Inet6),
+            Class::Unknown => None,
+        }
+    }
+
+    /// How the client's address reached the socket, or `None` where no address is known.
+    #[must_use]
+    pub const fn ip_type(self) -> Option<IpType> {
+        match self.0 {
+            Class::InetPlain | Class::Inet6Plain => Some(IpType::Plain),
+            Class::InetMapped => Some(IpType::V4MappedV6),
+            Class::Unknown => None,
+        }
+    }
+
+    /// The two labels, name and value, for whatever metrics system is in use.
+    #[must_use]
+    pub const fn pairs(self) -> [(&'static str, &'static str); 2] {
+        let family = match self.family() {
+            Some(family) => family.as_str(),
+            None => UNKNOWN,
+        };
+        let ip_type = match self.ip_type() {
+            Some(ip_type) => ip_type.as_str(),
+            None => UNKNOWN,
+        };
+        [
+            (CLIENT_ADDRESS_IP_FAMILY, family),
+            (CLIENT_ADDRESS_IP_TYPE, ip_type),
+        ]
+    }
+
+    /// The position in [`ALL`](Self::ALL).
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Debug for ClientLabels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [(_, family), (_, ip_type)] = self.pairs();
+        f.debug_struct("ClientLabels")
+            .field("family", &format_args!("{family}"))
+            .field("ip_type", &format_args!("{ip_type}"))
+            .finish()
+    }
+}
+
+impl From<IpAddr> for ClientLabels {
+    fn from(ip: IpAddr) -> Self {
+        Self::from_ip(ip)
+    }
+}
+
+impl From<SocketAddr> for ClientLabels {
+    fn from(address: SocketAddr) -> Self {
+        Self::from_ip(address.ip())
+    }
+}
+
+impl<T: Into<ClientLabels>> From<Option<T>> for ClientLabels {
+    fn from(address: Option<T>) -> Self {
+        address.map_or(Self::UNKNOWN, Into::into)
+    }
+}
+
+const fn class(ip: IpAddr) -> (IpFamily, IpType) {
+    match ip {
+        IpAddr::V4(_) => (IpFamily::Inet, IpType::Plain),
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(_) => (IpFamily::Inet, IpType::V4MappedV6),
+            None => (IpFamily::Inet6, IpType::Plain),
+        },
+    }
+}
+
+/// What is spoken on a listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP over TCP, written `http`.
+    Http,
+    /// HTTP over TLS, written `https`.
+    Https,
+    /// Any other protocol over TCP, written `tcp`.
+    Tcp,
+    /// A protocol over UDP, written `udp`.
+    Udp,
+}
+
+impl Protocol {
+    /// The label value: `http`, `https`, `tcp` or `udp`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A listening socket: its protocol and the address it is bound to. Five labels.
+///
+/// Make it from the listener, not from the configuration: a configured port 0 is not the port that clients use.
+///
+/// ```
+/// use dualstack_metrics::{Protocol, ServerBinding};
+///
+/// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let binding = ServerBinding::new(Protocol::Http, listener.local_addr()?);
+///
+/// assert_eq!(binding.to_string(), format!("http://{}", listener.local_addr()?));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ServerBinding {
+    protocol: Protocol,
+    address: SocketAddr,
+}
+
+impl ServerBinding {
+    /// A binding of `protocol` at the *bound* `address`, as `local_addr` of the listener gives it.
+    ///
+    /// A port of 0 is accepted, and said aloud in the log: no bound socket has it, so the address did not come from
+    /// one.
+    #[must_use]
+    pub fn new(protocol: Protocol, address: SocketAddr) -> Self {
+        if address.port() == 0 {
+            tracing::warn!(
+                %protocol,
+                %address,
+                "a server binding has port 0: make it from the listener's `local_addr()`, after binding"
+            );
+        }
+        Self { protocol, address }
+    }
+
+    /// What is spoken on the socket.
+    #[must_use]
+    pub const fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The address the socket is bound to.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The family of the address the socket is bound to.
+    #[must_use]
+    pub const fn family(&self) -> IpFamily {
+        class(self.address.ip()).0
+    }
+
+    /// The type of the address the socket is bound to.
+    #[must_use]
+    pub const fn ip_type(&self) -> IpType {
+        class(self.address.ip()).1
+    }
+
+    /// The five labels, name and value, for whatever metrics system is in use.
+    #[must_use]
+    pub fn pairs(&self) -> [(&'static str, Cow<'static, str>); 5] {
+        [
+            (SERVER_BINDING_ADDRESS_IP_FAMILY, self.family().as_str().into()),
+            (SERVER_BINDING_ADDRESS_IP_TYPE, self.ip_type().as_str().into()),
+            (SERVER_BINDING_IP, self.address.ip().to_string().into()),
+            (SERVER_BINDING_PORT, self.address.port().to_string().into()),
+            (SERVER_BINDING_PROTOCOL, self.protocol.as_str().into()),
+        ]
+    }
+}
+
+impl fmt::Display for ServerBinding {
+    /// Writes the binding as a URL, such as `udp://[::]:6969`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.protocol, self.address)
+    }
+}
+
+/// A label whose values can be counted when the program is compiled: an enum, most of the time.
+///
+/// The value of such a label can only come from [`VALUES`](Self::VALUES), so the number of series that it makes is
+/// known. A `String`, an `IpAddr` or a `u16` is no such type, and does not fit where one is expected:
+///
+/// ```
+/// use dualstack_metrics::{BoundedLabel, Scope};
+///
+/// #[derive(Clone, Copy)]
+/// enum RequestKind {
+///     Announce,
+///     Scrape,
+/// }
+///
+/// impl BoundedLabel for RequestKind {
+///     const NAME: &'static str = "request_kind";
+///     const VALUES: &'static [&'static str] = &["announce", "scrape"];
+///
+///     fn index(self) -> usize {
+///         self as usize
+///     }
+/// }
+///
+/// let scope = Scope::new(&RequestKind::Announce);
+/// assert_eq!(scope.pairs(), [("request_kind", "announce")]);
+/// # let _ = RequestKind::Scrape;
+/// ```
+///
+/// ```compile_fail
+/// use dualstack_metrics::Scope;
+///
+/// let scope = Scope::new(&String::from("192.0.2.7"));
+/// ```
+///
+/// ```compile_fail
+/// use dualstack_metrics::Scope;
+///
+/// let scope = Scope::new(&std::net::IpAddr::from([192, 0, 2, 7]));
+/// ```
+///
+/// ```compile_fail
+/// use dualstack_metrics::Scope;
+///
+/// let scope = Scope::new(&50_000_u16);
+/// ```
+pub trait BoundedLabel: Copy {
+    /// The label's name.
+    const NAME: &'static str;
+
+    /// Every value the label can have.
+    const VALUES: &'static [&'static str];
+
+    /// The position of this value in [`VALUES`](Self::VALUES). A position outside of it panics where the scope is
+    /// made.
+    fn index(self) -> usize;
+}
+
+/// Labels that can be in force in a [`Scope`](crate::Scope): a [`BoundedLabel`], [`ClientLabels`], or a tuple of
+/// label sets.
+///
+/// A struct of several labels can be one as well. What it adds are bounded labels, so it stays bounded whatever it
+/// does:
+///
+/// ```
+/// # use dualstack_metrics::{BoundedLabel, LabelList, LabelSet, Scope};
+/// # #[derive(Clone, Copy)] enum Tier { Free }
+/// # impl BoundedLabel for Tier {
+/// #     const NAME: &'static str = "tier"; const VALUES: &'static [&'static str] = &["free"];
+/// #     fn index(self) -> usize { self as usize }
+/// # }
+/// # #[derive(Clone, Copy)] enum Region { Eu }
+/// # impl BoundedLabel for Region {
+/// #     const NAME: &'static str = "region"; const VALUES: &'static [&'static str] = &["eu"];
+/// #     fn index(self) -> usize { self as usize }
+/// # }
+/// struct Tenant {
+///     tier: Tier,
+///     region: Region,
+/// }
+///
+/// impl LabelSet for Tenant {
+///     const CARDINALITY: usize = <(Tier, Region)>::CARDINALITY;
+///
+///     fn append_to(&self, list: &mut LabelList) {
+///         (self.tier, self.region).append_to(list);
+///     }
+/// }
+///
+/// let scope = Scope::new(&Tenant { tier: Tier::Free, region: Region::Eu });
+/// assert_eq!(scope.pairs(), [("region", "eu"), ("tier", "free")]);
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no fixed set of values, so it cannot label a scope",
+    label = "not a bounded label set",
+    note = "a time series is made for each value of a label; use an enum that implements `BoundedLabel`, or \
+            `ClientLabels` for a client's address"
+)]
+pub trait LabelSet {
+    /// How many different label sets the values of this type can make.
+    const CARDINALITY: usize;
+
+    /// Adds the labels of this value to `list`.
+    fn append_to(&self, list: &mut LabelList);
+}
+
+impl<L: BoundedLabel> LabelSet for L {
+    const CARDINALITY: usize = L::VALUES.len();
+
+    fn append_to(&self, list: &mut LabelList) {
+        list.push(*self);
+    }
+}
+
+impl LabelSet for ClientLabels {
+    const CARDINALITY: usize = Self::ALL.len();
+
+    fn append_to(&self, list: &mut LabelList) {
+        for (name, value) in self.pairs() {
+            list.insert(name, value.into());
+        }
+    }
+}
+
+macro_rules! tuple_label_sets {
+    ($($set:ident)+) => {
+        impl<$($set: LabelSet),+> LabelSet for ($($set,)+) {
+            const CARDINALITY: usize = 1 $(* $set::CARDINALITY)+;
+
+            #[allow(non_snake_case)]
+            fn append_to(&self, list: &mut LabelList) {
+                let ($($set,)+) = self;
+                $($set.append_to(list);)+
+            }
+        }
+    };
+}
+
+tuple_label_sets!(A);
+tuple_label_sets!(A B);
+tuple_label_sets!(A B C);
+tuple_label_sets!(A B C D);
+tuple_label_sets!(A B C D E);
+tuple_label_sets!(A B C D E F);
+
+/// A list of labels in the making, in which no name occurs twice. See [`LabelSet`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LabelList {
+    pairs: Vec<(&'static str, Cow<'static, str>)>,
+}
+
+impl LabelList {
+    /// Adds a label. One of the same name that is already in the list gives way.
+    ///
+    /// # Panics
+    ///
+    /// When `label.index()` is not a position in [`BoundedLabel::VALUES`].
+    pub fn push<L: BoundedLabel>(&mut self, label: L) {
+        self.insert(L::NAME, L::VALUES[label.index()].into());
+    }
+
+    pub(crate) fn insert(&mut self, name: &'static str, value: Cow<'static, str>) {
+        match self.pairs.binary_search_by(|(other, _)| written(other).cmp(written(name))) {
+            Ok(at) => self.pairs[at] = (name, value),
+            Err(at) => self.pairs.insert(at, (name, value)),
+        }
+    }
+
+    /// The labels, ordered by name.
+    pub(crate) fn into_pairs(self) -> Vec<(&'static str, Cow<'static, str>)> {
+        self.pairs
+    }
+}
+
+/// A label name as the Prometheus exporter writes it, one character at a time: `client.address` and
+/// `client_address` are one name.
+pub(crate) fn written(name: &str) -> impl Iterator<Item = char> {
+    name.chars().enumerate().map(|(at, c)| match c {
+        'a'..='z' | 'A'..='Z' | '_' => c,
+        '0'..='9' if at > 0 => c,
+        _ => '_',
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static_assertions::assert_eq_size!(ClientLabels, u8);
+    static_assertions::assert_impl_all!(ClientLabels: Copy, Send, Sync, LabelSet);
+    static_assertions::assert_impl_all!((ClientLabels, (ClientLabels,)): LabelSet);
+    static_assertions::assert_not_impl_any!(String: LabelSet);
+    static_assertions::assert_not_impl_any!(&'static str: LabelSet);
+    static_assertions::assert_not_impl_any!(IpAddr: LabelSet);
+    static_assertions::assert_not_impl_any!(SocketAddr: LabelSet);
+    static_assertions::assert_not_impl_any!(u16: LabelSet);
+    static_assertions::assert_not_impl_any!(ServerBinding: LabelSet);
+    static_assertions::assert_not_impl_any!((ClientLabels, u16): LabelSet);
+
+    fn pairs(ip: &str) -> (&'static str, &'static str) {
+        let ip: IpAddr = ip.parse().unwrap();
+        let labels = ClientLabels::from(ip);
+        assert_eq!(labels, ClientLabels::from(SocketAddr::new(ip, 50_000)));
+        assert_eq!(labels, ClientLabels::from(Some(ip)));
+        let [(family_name, family), (type_name, ip_type)] = labels.pairs();
+        assert_eq!(family_name, "client_address_ip_family");
+        assert_eq!(type_name, "client_address_ip_type");
+        assert_eq!(family, labels.family().unwrap().as_str());
+        assert_eq!(ip_type, labels.ip_type().unwrap().as_str());
+        (family, ip_type)
+    }
+
+    #[test]
+    fn the_table_of_the_label_contract() {
+        for ip in ["192.0.2.7", "0.0.0.0", "127.0.0.1", "255.255.255.255", "169.254.1.1"] {
+            assert_eq!(pairs(ip), ("inet", "plain"), "{ip}");
+        }
+        for ip in ["::ffff:192.0.2.7", "::ffff:0:0", "::ffff:127.0.0.1", "::ffff:255.255.255.255"] {
+            assert_eq!(pairs(ip), ("inet", "v4_mapped_v6"), "{ip}");
+        }
+        for ip in [
+            "2001:db8::7",
+            "::",
+            "::1",
+            "fe80::1",
+            "2002:c000:207::",
+            "64:ff9b::192.0.2.7",
+            "::192.0.2.7",
+            "::fffe:192.0.2.7",
+            "0:0:0:0:ffff:0:192.0.2.7",
+            "1::ffff:192.0.2.7",
+            "ff02::1",
+        ] {
+            assert_eq!(pairs(ip), ("inet6", "plain"), "{ip}");
+        }
+        assert_eq!(
+            ClientLabels::from(None::<SocketAddr>).pairs(),
+            [
+                ("client_address_ip_family", "unknown"),
+                ("client_address_ip_type", "unknown")
+            ]
+        );
+    }
+
+    #[test]
+    fn every_class_is_in_all_at_its_index() {
+        for (at, class) in ClientLabels::ALL.into_iter().enumerate() {
+            assert_eq!(class.index(), at);
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_address() {
+        let labels = ClientLabels::from("::ffff:192.0.2.7".parse::<IpAddr>().unwrap());
+        assert_eq!(
+            format!("{labels:?}"),
+            "ClientLabels { family: inet, ip_type: v4_mapped_v6 }"
+        );
+    }
+
+    #[test]
+    fn a_binding_has_five_labels() {
+        let of = |address: &str| {
+            ServerBinding::new(Protocol::Udp, address.parse().unwrap())
+                .pairs()
+                .map(|(name, value)| format!("{name}={value}"))
+        };
+        assert_eq!(
+            of("[::]:6969"),
+            [
+                "server_binding_address_ip_family=inet6",
+                "server_binding_address_ip_type=plain",
+                "server_binding_ip=::",
+                "server_binding_port=6969",
+                "server_binding_protocol=udp",
+            ]
+        );
+        assert_eq!(of("0.0.0.0:1")[0], "server_binding_address_ip_family=inet");
+        assert_eq!(
+            of("[::ffff:192.0.2.1]:1")[..3],
+            [
+                "server_binding_address_ip_family=inet",
+                "server_binding_address_ip_type=v4_mapped_v6",
+                "server_binding_ip=::ffff:192.0.2.1",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_later_label_replaces_one_that_is_written_alike() {
+        let mut list = LabelList::default();
+        list.insert("client.address", "outer".into());
+        list.insert("a", "1".into());
+        list.insert("client_address", "inner".into());
+        assert_eq!(
+            list.into_pairs(),
+            [("a", Cow::from("1")), ("client_address", Cow::from("inner"))]
+        );
+    }
+
+    #[test]
+    fn names_are_written_as_the_exporter_writes_them() {
+        let written = |name| written(name).collect::<String>();
+        assert_eq!(written("a.b:c-d9"), "a_b_c_d9");
+        assert_eq!(written("9a"), "_a");
+        assert_eq!(written("øl"), "_l");
+    }
+}

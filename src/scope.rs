@@ -1,0 +1,421 @@
+//! Which labels are in force, here and now.
+//!
+//! A [`Scope`] is a `Copy` handle to a list of labels that was made once, at start-up. Entering it is one
+//! thread-local write; a recorder below (see [`ScopedRecorderLayer`](crate::ScopedRecorderLayer)) reads it when a
+//! counter is incremented.
+//!
+//! ```
+//! use dualstack_metrics::{ClientScopes, Protocol, Scope, ServerBinding};
+//!
+//! let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, "[::]:6969".parse()?));
+//! let peer: std::net::SocketAddr = "[::ffff:192.0.2.7]:50000".parse()?;
+//!
+//! let family = scopes.for_client(peer).run(|| Scope::current().value_of("client_address_ip_family"));
+//! assert_eq!(family, Some("inet"));
+//! assert_eq!(Scope::current(), Scope::none());
+//! # Ok::<(), std::net::AddrParseError>(())
+//! ```
+//!
+//! # When a scope is in force
+//!
+//! On one thread, from [`enter`](Scope::enter) until its guard is dropped, also by a panic. Entering *replaces* what
+//! was in force, and leaving restores it: labels do not pile up, and a task that is polled in between starts from
+//! what its own wrapper says. Scopes that shall hold together are composed when they are made, with
+//! [`nest`](Scope::nest).
+//!
+//! A guard must not be held across an `.await`: other tasks would be polled under it. [`InScope::in_scope`] enters
+//! around every poll instead, and around the drop. A task that is spawned starts outside every scope;
+//! [`InScope::in_current_scope`] and [`Scope::bind`] carry the scope along.
+//!
+//! # What it costs
+//!
+//! Making a scope takes a lock and, the first time, memory that is never given back. There can be
+//! [`MAX_LABEL_SETS`] different sets in one process.
+
+mod client;
+mod intern;
+mod scoped;
+
+use std::{cell::Cell, fmt, marker::PhantomData};
+
+use self::intern::LabelSetData;
+pub use self::{
+    client::ClientScopes,
+    intern::{MAX_LABEL_SETS, TooManyLabelSets},
+    scoped::{InScope, Scoped},
+};
+use crate::labels::{LabelList, LabelSet, ServerBinding, written};
+
+thread_local! {
+    // Without a destructor, so that it can be read while the other locals of the thread are being destroyed.
+    static CURRENT: Cell<Scope> = const { Cell::new(Scope::none()) };
+    static NESTED: [Cell<(Scope, Scope, Scope)>; NEST_CACHE] =
+        const { [const { Cell::new((Scope::none(), Scope::none(), Scope::none())) }; NEST_CACHE] };
+}
+
+const NEST_CACHE: usize = 64;
+
+/// A handle to a list of labels that can be put in force. The size of a pointer, and `Copy`.
+///
+/// Two scopes with the same labels are equal, however they were made.
+#[derive(Clone, Copy)]
+pub struct Scope {
+    set: Option<&'static LabelSetData>,
+}
+
+impl Scope {
+    /// No labels: entering it leaves every scope.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { set: None }
+    }
+
+    /// The scope in force on this thread.
+    #[must_use]
+    #[inline]
+    pub fn current() -> Self {
+        CURRENT.get()
+    }
+
+    /// A scope with these labels. Make it once and keep it.
+    ///
+    /// # Panics
+    ///
+    /// When it would be one label set more than [`MAX_LABEL_SETS`]; [`try_new`](Self::try_new) returns an error
+    /// instead.
+    #[must_use]
+    pub fn new<L: LabelSet>(labels: &L) -> Self {
+        Self::try_new(labels).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// A scope with these labels. Make it once and keep it.
+    ///
+    /// # Errors
+    ///
+    /// When it would be one label set more than [`MAX_LABEL_SETS`].
+    pub fn try_new<L: LabelSet>(labels: &L) -> Result<Self, TooManyLabelSets> {
+        let mut list = LabelList::default();
+        labels.append_to(&mut list);
+        Self::from_list(list)
+    }
+
+    /// A scope with the five labels of a server binding, for what concerns the socket and no client.
+    ///
+    /// # Panics
+    ///
+    /// When it would be one label set more than [`MAX_LABEL_SETS`]; [`try_for_server`](Self::try_for_server) returns
+    /// an error instead.
+    #[must_use]
+    pub fn for_server(binding: &ServerBinding) -> Self {
+        Self::try_for_server(binding).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// A scope with the five labels of a server binding, for what concerns the socket and no client.
+    ///
+    /// # Errors
+    ///
+    /// When it would be one label set more than [`MAX_LABEL_SETS`].
+    pub fn try_for_server(binding: &ServerBinding) -> Result<Self, TooManyLabelSets> {
+        let mut list = LabelList::default();
+        for (name, value) in binding.pairs() {
+            list.insert(name, value);
+        }
+        Self::from_list(list)
+    }
+
+    /// This scope with the labels of `inner` added. Of two labels with the same name, that of `inner` stays.
+    ///
+    /// Cheap enough for a request when the same pair was nested on this thread before; a lock and a search
+    /// otherwise.
+    ///
+    /// # Panics
+    ///
+    /// When it would be one label set more than [`MAX_LABEL_SETS`]; [`try_nest`](Self::try_nest) returns an error
+    /// instead.
+    #[must_use]
+    pub fn nest(self, inner: Self) -> Self {
+        self.try_nest(inner).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// This scope with the labels of `inner` added. Of two labels with the same name, that of `inner` stays.
+    ///
+    /// # Errors
+    ///
+    /// When it would be one label set more than [`MAX_LABEL_SETS`].
+    pub fn try_nest(self, inner: Self) -> Result<Self, TooManyLabelSets> {
+        let (Some(outer_set), Some(inner_set)) = (self.set, inner.set) else {
+            return Ok(if self.set.is_some() { self } else { inner });
+        };
+        let at = (outer_set.id().wrapping_mul(31) ^ inner_set.id()) % NEST_CACHE;
+        let known = NESTED.with(|cache| cache[at].get());
+        if (known.0, known.1) == (self, inner) {
+            return Ok(known.2);
+        }
+
+        let mut list = LabelList::default();
+        for &(name, value) in outer_set.pairs().iter().chain(inner_set.pairs()) {
+            list.insert(name, value.into());
+        }
+        let nested = Self::from_list(list)?;
+        NESTED.with(|cache| cache[at].set((self, inner, nested)));
+        Ok(nested)
+    }
+
+    fn from_list(list: LabelList) -> Result<Self, TooManyLabelSets> {
+        let pairs = list.into_pairs();
+        if pairs.is_empty() {
+            return Ok(Self::none());
+        }
+        intern::intern(pairs).map(|set| Self { set: Some(set) })
+    }
+
+    /// Puts the scope in force on this thread until the guard is dropped, instead of the one that is.
+    ///
+    /// Guards must be dropped in the reverse order of their making, and not be held across an `.await`.
+    #[inline]
+    pub fn enter(self) -> EnteredScope {
+        EnteredScope {
+            previous: CURRENT.replace(self),
+            not_send: PhantomData,
+        }
+    }
+
+    /// Calls `f` with the scope in force.
+    #[inline]
+    pub fn run<T>(self, f: impl FnOnce() -> T) -> T {
+        let _entered = self.enter();
+        f()
+    }
+
+    /// A closure that is called, or dropped without a call, with the scope in force.
+    ///
+    /// ```
+    /// # use dualstack_metrics::{ClientLabels, Scope};
+    /// # let scope = Scope::new(&ClientLabels::UNKNOWN);
+    /// # scope.run(|| {
+    /// let thread = std::thread::spawn(Scope::current().bind(Scope::current));
+    /// assert_eq!(thread.join().unwrap(), Scope::current());
+    /// # });
+    /// ```
+    pub fn bind<F, T>(self, f: F) -> impl FnOnce() -> T + use<F, T>
+    where
+        F: FnOnce() -> T,
+    {
+        let scoped = Scoped::new(f, self);
+        move || {
+            let _entered = self.enter();
+            scoped.into_inner()()
+        }
+    }
+
+    /// The labels, name and value, ordered by name. Empty for [`none`](Self::none).
+    #[must_use]
+    pub fn pairs(self) -> &'static [(&'static str, &'static str)] {
+        self.set.map_or(&[], LabelSetData::pairs)
+    }
+
+    /// The value of the label that is written as `name`.
+    #[must_use]
+    pub fn value_of(self, name: &str) -> Option<&'static str> {
+        self.pairs()
+            .iter()
+            .find(|(other, _)| written(other).eq(written(name)))
+            .map(|&(_, value)| value)
+    }
+}
+
+impl PartialEq for Scope {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        match (self.set, other.set) {
+            // Sets are interned by content.
+            (Some(a), Some(b)) => std::ptr::eq(a, b),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Scope {}
+
+impl std::hash::Hash for Scope {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.set.map(LabelSetData::id).hash(state);
+    }
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scope ")?;
+        f.debug_map().entries(self.pairs().iter().copied()).finish()
+    }
+}
+
+/// Keeps a [`Scope`] in force on this thread until it is dropped. See [`Scope::enter`].
+#[derive(Debug)]
+#[must_use = "the scope is left when the guard is dropped"]
+pub struct EnteredScope {
+    previous: Scope,
+    not_send: PhantomData<*const ()>,
+}
+
+impl Drop for EnteredScope {
+    #[inline]
+    fn drop(&mut self) {
+        CURRENT.set(self.previous);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::RefCell,
+        panic::{AssertUnwindSafe, catch_unwind},
+        rc::Rc,
+    };
+
+    use super::*;
+    use crate::labels::{BoundedLabel, ClientLabels, Protocol};
+
+    #[derive(Clone, Copy)]
+    enum Kind {
+        A,
+        B,
+    }
+
+    impl BoundedLabel for Kind {
+        const NAME: &'static str = "kind";
+        const VALUES: &'static [&'static str] = &["a", "b"];
+
+        fn index(self) -> usize {
+            self as usize
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    struct DottedFamily;
+
+    impl BoundedLabel for DottedFamily {
+        const NAME: &'static str = "client.address.ip.family";
+        const VALUES: &'static [&'static str] = &["mine"];
+
+        fn index(self) -> usize {
+            0
+        }
+    }
+
+    static_assertions::assert_not_impl_any!(EnteredScope: Send);
+    static_assertions::assert_impl_all!(Scope: Copy, Send, Sync, std::panic::UnwindSafe);
+
+    fn scopes() -> ClientScopes {
+        ClientScopes::new(ServerBinding::new(
+            Protocol::Http,
+            "[::]:7070".parse().unwrap(),
+        ))
+    }
+
+    #[test]
+    fn entering_replaces_and_leaving_restores() {
+        let (a, b) = (Scope::new(&Kind::A), Scope::new(&Kind::B));
+        assert_ne!(a, b);
+        a.run(|| {
+            assert_eq!(Scope::current(), a);
+            b.run(|| assert_eq!(Scope::current().pairs(), [("kind", "b")]));
+            assert_eq!(Scope::current(), a);
+            Scope::none().run(|| assert_eq!(Scope::current(), Scope::none()));
+            assert_eq!(Scope::current(), a);
+        });
+        assert_eq!(Scope::current(), Scope::none());
+    }
+
+    #[test]
+    fn a_panic_restores() {
+        let a = Scope::new(&Kind::A);
+        a.run(|| {
+            let result = catch_unwind(AssertUnwindSafe(|| Scope::new(&Kind::B).run(|| panic!("on purpose"))));
+            assert!(result.is_err());
+            assert_eq!(Scope::current(), a);
+        });
+    }
+
+    #[test]
+    fn equal_labels_are_one_scope() {
+        assert_eq!(Scope::new(&Kind::A), Scope::new(&(Kind::A,)));
+        assert_eq!(scopes().for_client(ClientLabels::UNKNOWN), scopes().for_client(ClientLabels::UNKNOWN));
+        assert_eq!(
+            Scope::new(&(Kind::A, ClientLabels::UNKNOWN)),
+            Scope::new(&(ClientLabels::UNKNOWN, Kind::A))
+        );
+    }
+
+    #[test]
+    fn nesting_composes_and_the_inner_label_stays() {
+        let client = scopes().for_client("192.0.2.7:1".parse::<std::net::SocketAddr>().unwrap());
+        for _ in 0..2 {
+            let nested = client.nest(Scope::new(&Kind::A)).nest(Scope::new(&Kind::B));
+            assert_eq!(
+                nested.pairs(),
+                [
+                    ("client_address_ip_family", "inet"),
+                    ("client_address_ip_type", "plain"),
+                    ("kind", "b"),
+                    ("server_binding_address_ip_family", "inet6"),
+                    ("server_binding_address_ip_type", "plain"),
+                    ("server_binding_ip", "::"),
+                    ("server_binding_port", "7070"),
+                    ("server_binding_protocol", "http"),
+                ]
+            );
+        }
+        assert_eq!(client.nest(Scope::none()), client);
+        assert_eq!(Scope::none().nest(client), client);
+        assert_eq!(Scope::none().nest(Scope::none()), Scope::none());
+    }
+
+    #[test]
+    fn names_that_are_written_alike_are_one_name() {
+        let nested = Scope::new(&ClientLabels::UNKNOWN).nest(Scope::new(&DottedFamily));
+        assert_eq!(
+            nested.pairs(),
+            [
+                ("client.address.ip.family", "mine"),
+                ("client_address_ip_type", "unknown")
+            ]
+        );
+        assert_eq!(nested.value_of("client_address_ip_family"), Some("mine"));
+    }
+
+    #[test]
+    fn a_bound_closure_runs_and_is_dropped_in_its_scope() {
+        struct Witness(Rc<RefCell<Vec<Scope>>>);
+        impl Drop for Witness {
+            fn drop(&mut self) {
+                self.0.borrow_mut().push(Scope::current());
+            }
+        }
+
+        let a = Scope::new(&Kind::A);
+        let seen = Rc::default();
+        let (called, dropped) = (Witness(Rc::clone(&seen)), Witness(Rc::clone(&seen)));
+        let call = a.bind(move || {
+            let _called = called;
+            Scope::current()
+        });
+        let never = a.bind(move || drop(dropped));
+        assert_eq!(call(), a);
+        drop(never);
+        assert_eq!(*seen.borrow(), [a, a]);
+        assert_eq!(Scope::current(), Scope::none());
+    }
+
+    #[test]
+    fn debug_shows_the_labels() {
+        assert_eq!(format!("{:?}", Scope::new(&Kind::A)), r#"Scope {"kind": "a"}"#);
+    }
+}

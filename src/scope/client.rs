@@ -1,0 +1,100 @@
+use super::{Scope, TooManyLabelSets};
+use crate::labels::{ClientLabels, ServerBinding};
+
+/// The scopes of one listening socket: one for each class of client, all made at start-up. `Copy`.
+///
+/// ```
+/// use dualstack_metrics::{ClientScopes, Protocol, ServerBinding};
+///
+/// let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+/// let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, socket.local_addr()?));
+/// # socket.send_to(b"x", socket.local_addr()?)?;
+/// # let mut buf = [0; 16];
+///
+/// let (len, peer) = socket.recv_from(&mut buf)?;
+/// scopes.for_client(peer).run(|| {
+///     metrics::counter!("requests_total").increment(1); // with the seven labels
+/// });
+/// # assert_eq!(len, 1);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientScopes {
+    by_class: [Scope; ClientLabels::ALL.len()],
+    server: Scope,
+}
+
+impl ClientScopes {
+    /// The scopes of the clients of a binding.
+    ///
+    /// # Panics
+    ///
+    /// When there would be more label sets than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS), which takes more than 800
+    /// bindings; [`try_new`](Self::try_new) returns an error instead.
+    #[must_use]
+    pub fn new(binding: ServerBinding) -> Self {
+        Self::try_new(binding).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The scopes of the clients of a binding.
+    ///
+    /// # Errors
+    ///
+    /// When there would be more label sets than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS).
+    pub fn try_new(binding: ServerBinding) -> Result<Self, TooManyLabelSets> {
+        let server = Scope::try_for_server(&binding)?;
+        Self {
+            by_class: [Scope::none(); ClientLabels::ALL.len()],
+            server: Scope::none(),
+        }
+        .try_compose(|client| {
+            client.map_or(Ok(server), |client| server.try_nest(Scope::try_new(&client)?))
+        })
+    }
+
+    /// The same scopes with the labels of `inner` added to each.
+    ///
+    /// # Panics
+    ///
+    /// When there would be more label sets than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS); [`try_nest`](Self::try_nest)
+    /// returns an error instead.
+    #[must_use]
+    pub fn nest(self, inner: Scope) -> Self {
+        self.try_nest(inner).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same scopes with the labels of `inner` added to each.
+    ///
+    /// # Errors
+    ///
+    /// When there would be more label sets than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS).
+    pub fn try_nest(self, inner: Scope) -> Result<Self, TooManyLabelSets> {
+        self.try_compose(|client| {
+            client.map_or(self.server, |client| self.for_client(client)).try_nest(inner)
+        })
+    }
+
+    fn try_compose(
+        mut self,
+        scope_of: impl Fn(Option<ClientLabels>) -> Result<Scope, TooManyLabelSets>,
+    ) -> Result<Self, TooManyLabelSets> {
+        self.server = scope_of(None)?;
+        for client in ClientLabels::ALL {
+            self.by_class[client.index()] = scope_of(Some(client))?;
+        }
+        Ok(self)
+    }
+
+    /// The scope of a client: a `SocketAddr` or `IpAddr` as the socket reports it, an `Option` of one, or a class.
+    #[must_use]
+    #[inline]
+    pub fn for_client(&self, client: impl Into<ClientLabels>) -> Scope {
+        self.by_class[client.into().index()]
+    }
+
+    /// The scope of the socket itself: the labels of the binding, without those of a client.
+    #[must_use]
+    pub fn server(&self) -> Scope {
+        self.server
+    }
+}
