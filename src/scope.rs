@@ -222,6 +222,17 @@ impl Scope {
             .find(|(other, _)| written(other).eq(written(name)))
             .map(|&(_, value)| value)
     }
+
+    /// A small number that no other scope has; 0 for [`none`](Self::none).
+    #[inline]
+    pub(crate) fn id(self) -> usize {
+        self.set.map_or(0, |set| set.id() + 1)
+    }
+
+    /// True at the first call for this scope: what is said once for each binding needs no state of its own.
+    pub(crate) fn warn_once(self) -> bool {
+        self.set.is_some_and(LabelSetData::warn_once)
+    }
 }
 
 impl PartialEq for Scope {
@@ -240,7 +251,7 @@ impl Eq for Scope {}
 
 impl std::hash::Hash for Scope {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.set.map(LabelSetData::id).hash(state);
+        self.id().hash(state);
     }
 }
 

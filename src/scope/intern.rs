@@ -4,7 +4,10 @@ use std::{
     borrow::Cow,
     collections::HashMap,
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// How many different label sets one process can have.
@@ -19,6 +22,7 @@ type Pairs = &'static [(&'static str, &'static str)];
 pub(super) struct LabelSetData {
     id: usize,
     pairs: Pairs,
+    warned: AtomicBool,
 }
 
 impl LabelSetData {
@@ -29,6 +33,11 @@ impl LabelSetData {
 
     pub(super) fn pairs(&self) -> Pairs {
         self.pairs
+    }
+
+    /// True at the first call.
+    pub(super) fn warn_once(&self) -> bool {
+        !self.warned.load(Ordering::Relaxed) && !self.warned.swap(true, Ordering::Relaxed)
     }
 }
 
@@ -74,7 +83,11 @@ pub(super) fn intern(
             })
             .collect(),
     );
-    let set: &'static LabelSetData = Box::leak(Box::new(LabelSetData { id: sets.len(), pairs }));
+    let set: &'static LabelSetData = Box::leak(Box::new(LabelSetData {
+        id: sets.len(),
+        pairs,
+        warned: AtomicBool::new(false),
+    }));
     sets.insert(pairs, set);
     Ok(set)
 }

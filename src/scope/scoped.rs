@@ -67,6 +67,7 @@ impl<T> Scoped<T> {
     /// # Panics
     ///
     /// Never: the value is there until the wrapper is dropped.
+    #[must_use]
     pub fn get_pin_mut(self: Pin<&mut Self>) -> Pin<&mut T> {
         self.project().inner.as_pin_mut().expect(TAKEN)
     }
