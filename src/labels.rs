@@ -499,7 +499,10 @@ impl LabelList {
     }
 
     pub(crate) fn insert(&mut self, name: &'static str, value: Cow<'static, str>) {
-        match self.pairs.binary_search_by(|(other, _)| written(other).cmp(written(name))) {
+        match self
+            .pairs
+            .binary_search_by(|(other, _)| written(other).cmp(written(name)))
+        {
             Ok(at) => self.pairs[at] = (name, value),
             Err(at) => self.pairs.insert(at, (name, value)),
         }
@@ -551,10 +554,21 @@ mod tests {
 
     #[test]
     fn the_table_of_the_label_contract() {
-        for ip in ["192.0.2.7", "0.0.0.0", "127.0.0.1", "255.255.255.255", "169.254.1.1"] {
+        for ip in [
+            "192.0.2.7",
+            "0.0.0.0",
+            "127.0.0.1",
+            "255.255.255.255",
+            "169.254.1.1",
+        ] {
             assert_eq!(pairs(ip), ("inet", "plain"), "{ip}");
         }
-        for ip in ["::ffff:192.0.2.7", "::ffff:0:0", "::ffff:127.0.0.1", "::ffff:255.255.255.255"] {
+        for ip in [
+            "::ffff:192.0.2.7",
+            "::ffff:0:0",
+            "::ffff:127.0.0.1",
+            "::ffff:255.255.255.255",
+        ] {
             assert_eq!(pairs(ip), ("inet", "v4_mapped_v6"), "{ip}");
         }
         for ip in [

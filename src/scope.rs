@@ -325,10 +325,7 @@ mod tests {
     static_assertions::assert_impl_all!(Scope: Copy, Send, Sync, std::panic::UnwindSafe);
 
     fn scopes() -> ClientScopes {
-        ClientScopes::new(ServerBinding::new(
-            Protocol::Http,
-            "[::]:7070".parse().unwrap(),
-        ))
+        ClientScopes::new(ServerBinding::new(Protocol::Http, "[::]:7070".parse().unwrap()))
     }
 
     #[test]
@@ -349,7 +346,9 @@ mod tests {
     fn a_panic_restores() {
         let a = Scope::new(&Kind::A);
         a.run(|| {
-            let result = catch_unwind(AssertUnwindSafe(|| Scope::new(&Kind::B).run(|| panic!("on purpose"))));
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                Scope::new(&Kind::B).run(|| panic!("on purpose"))
+            }));
             assert!(result.is_err());
             assert_eq!(Scope::current(), a);
         });
@@ -358,7 +357,10 @@ mod tests {
     #[test]
     fn equal_labels_are_one_scope() {
         assert_eq!(Scope::new(&Kind::A), Scope::new(&(Kind::A,)));
-        assert_eq!(scopes().for_client(ClientLabels::UNKNOWN), scopes().for_client(ClientLabels::UNKNOWN));
+        assert_eq!(
+            scopes().for_client(ClientLabels::UNKNOWN),
+            scopes().for_client(ClientLabels::UNKNOWN)
+        );
         assert_eq!(
             Scope::new(&(Kind::A, ClientLabels::UNKNOWN)),
             Scope::new(&(ClientLabels::UNKNOWN, Kind::A))

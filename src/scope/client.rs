@@ -47,9 +47,7 @@ impl ClientScopes {
             by_class: [Scope::none(); ClientLabels::ALL.len()],
             server: Scope::none(),
         }
-        .try_compose(|client| {
-            client.map_or(Ok(server), |client| server.try_nest(Scope::try_new(&client)?))
-        })
+        .try_compose(|client| client.map_or(Ok(server), |client| server.try_nest(Scope::try_new(&client)?)))
     }
 
     /// The same scopes with the labels of `inner` added to each.
@@ -70,7 +68,9 @@ impl ClientScopes {
     /// When there would be more label sets than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS).
     pub fn try_nest(self, inner: Scope) -> Result<Self, TooManyLabelSets> {
         self.try_compose(|client| {
-            client.map_or(self.server, |client| self.for_client(client)).try_nest(inner)
+            client
+                .map_or(self.server, |client| self.for_client(client))
+                .try_nest(inner)
         })
     }
 

@@ -36,7 +36,10 @@ pin_project! {
 impl<T> Scoped<T> {
     /// Wraps `inner`, which is polled and dropped in `scope` from here on.
     pub fn new(inner: T, scope: Scope) -> Self {
-        Self { inner: Some(inner), scope }
+        Self {
+            inner: Some(inner),
+            scope,
+        }
     }
 
     /// The scope that is put in force.
@@ -121,7 +124,10 @@ impl<B: Body> Body for Scoped<B> {
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let _entered = self.scope.enter();
         self.get_pin_mut().poll_frame(cx)
     }

@@ -1,0 +1,235 @@
+//! One call that builds a Prometheus recorder, gives it scopes, and installs it.
+//!
+//! ```
+//! use dualstack_metrics::{ClientLabels, Scope};
+//! use metrics_exporter_prometheus::PrometheusBuilder;
+//!
+//! let metrics = dualstack_metrics::prometheus::install(PrometheusBuilder::new())?;
+//!
+//! Scope::new(&ClientLabels::UNKNOWN).run(|| metrics::counter!("requests_total").increment(1));
+//! assert_eq!(
+//!     metrics.render().trim_end(),
+//!     "# TYPE requests_total counter\n\
+//!      requests_total{client_address_ip_family=\"unknown\",client_address_ip_type=\"unknown\"} 1",
+//! );
+//! # Ok::<(), dualstack_metrics::prometheus::InstallError>(())
+//! ```
+//!
+//! There is no listener and no port: serve [`PrometheusHandle::render`] where the program serves the rest. (Features
+//! `http-listener` and `push-gateway` add [`Install::install_exporter`], which runs the exporter's own.) Upkeep, which
+//! keeps histograms from growing between scrapes, runs on a thread of its own.
+
+use std::{fmt, io, thread, time::Duration};
+
+#[cfg(any(feature = "http-listener", feature = "push-gateway"))]
+use metrics_exporter_prometheus::BuildError;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_util::{MetricKind, MetricKindMask, layers::Layer as _};
+
+use crate::recorder::{ScopedRecorder, ScopedRecorderLayer};
+
+/// As often as the exporter's own.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Installs the recorder of `builder` as the global one, with scoped counters and its upkeep running.
+///
+/// # Errors
+///
+/// When a global recorder is installed already, or no thread can be started.
+pub fn install(builder: PrometheusBuilder) -> Result<PrometheusHandle, InstallError> {
+    Install::new(builder).install()
+}
+
+/// [`install`] with choices.
+///
+/// ```
+/// use dualstack_metrics::{ScopedRecorderLayer, prometheus::Install};
+/// use metrics_exporter_prometheus::PrometheusBuilder;
+/// use metrics_util::MetricKindMask;
+/// use std::time::Duration;
+///
+/// let metrics = Install::new(PrometheusBuilder::new())
+///     .recorder(ScopedRecorderLayer::new().exclude_prefix("swarm_coordination_registry_"))
+///     .idle_timeout(MetricKindMask::ALL, Some(Duration::from_secs(600)))
+///     .install()?;
+/// # let _ = metrics;
+/// # Ok::<(), dualstack_metrics::prometheus::InstallError>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing is installed before `install` is called"]
+pub struct Install {
+    builder: PrometheusBuilder,
+    layer: ScopedRecorderLayer,
+    idle_timeout: Option<(MetricKindMask, Option<Duration>)>,
+    upkeep_interval: Duration,
+}
+
+impl Install {
+    /// What [`install`] does, so far.
+    pub fn new(builder: PrometheusBuilder) -> Self {
+        Self {
+            builder,
+            layer: ScopedRecorderLayer::new(),
+            idle_timeout: None,
+            upkeep_interval: UPKEEP_INTERVAL,
+        }
+    }
+
+    /// What is scoped, and how.
+    pub fn recorder(mut self, layer: ScopedRecorderLayer) -> Self {
+        self.layer = layer;
+        self
+    }
+
+    /// Makes the exporter forget metrics of these kinds that were idle for `timeout`, in the place of what the
+    /// builder was told: what is cached must know it, and cannot ask the builder.
+    ///
+    /// A cached handle is then registered again after half of `timeout`, or what
+    /// [`ScopedRecorderLayer::revalidate_after`] says when that is less. With `None`, or a mask that holds nothing that
+    /// is scoped, it never is, which saves the clock read of each increment.
+    pub fn idle_timeout(mut self, mask: MetricKindMask, timeout: Option<Duration>) -> Self {
+        self.idle_timeout = Some((mask, timeout));
+        self
+    }
+
+    /// How often the recorder's upkeep runs: every 5 s unless set. The exporter of
+    /// `install_exporter` keeps to the builder's `upkeep_timeout` instead.
+    pub fn upkeep_interval(mut self, interval: Duration) -> Self {
+        self.upkeep_interval = interval;
+        self
+    }
+
+    /// The recorder alone, neither installed nor kept up: for a stack of recorder layers, or for
+    /// [`metrics::with_local_recorder`] in a test. `recorder.get_ref().handle()` renders it.
+    #[must_use]
+    pub fn build_recorder(self) -> ScopedRecorder<PrometheusRecorder> {
+        let (builder, layer, _) = self.into_parts();
+        layer.layer(builder.build_recorder())
+    }
+
+    /// Installs the recorder as the global one, and starts its upkeep.
+    ///
+    /// # Errors
+    ///
+    /// When a global recorder is installed already, or no thread can be started.
+    pub fn install(self) -> Result<PrometheusHandle, InstallError> {
+        let (builder, layer, upkeep_interval) = self.into_parts();
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        set_global(&layer, recorder)?;
+
+        let upkeep = handle.clone();
+        thread::Builder::new()
+            .name("metrics-upkeep".into())
+            .spawn(move || {
+                loop {
+                    thread::sleep(upkeep_interval);
+                    upkeep.run_upkeep();
+                }
+            })
+            .map_err(|error| InstallError(Kind::Thread(error)))?;
+        Ok(handle)
+    }
+
+    /// Installs the recorder as the global one, and runs the exporter that the builder was told of: its HTTP listener
+    /// or its push gateway client, on the current tokio runtime or else on a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// When the builder has no exporter or cannot build it (the address is in use, say), when a global recorder is
+    /// installed already, or no thread can be started.
+    #[cfg(any(feature = "http-listener", feature = "push-gateway"))]
+    #[cfg_attr(docsrs, doc(cfg(any(feature = "http-listener", feature = "push-gateway"))))]
+    pub fn install_exporter(self) -> Result<PrometheusHandle, InstallError> {
+        use tokio::runtime::{Builder, Handle};
+
+        let (builder, layer, _) = self.into_parts();
+        let build = |runtime: &Handle| {
+            let _entered = runtime.enter();
+            builder.build().map_err(|error| InstallError(Kind::Build(error)))
+        };
+        if let Ok(runtime) = Handle::try_current() {
+            let (recorder, exporter) = build(&runtime)?;
+            let handle = recorder.handle();
+            set_global(&layer, recorder)?;
+            runtime.spawn(exporter);
+            return Ok(handle);
+        }
+
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| InstallError(Kind::Thread(error)))?;
+        let (recorder, exporter) = build(runtime.handle())?;
+        let handle = recorder.handle();
+        set_global(&layer, recorder)?;
+        thread::Builder::new()
+            .name("metrics-exporter".into())
+            .spawn(move || runtime.block_on(exporter))
+            .map_err(|error| InstallError(Kind::Thread(error)))?;
+        Ok(handle)
+    }
+
+    fn into_parts(self) -> (PrometheusBuilder, ScopedRecorderLayer, Duration) {
+        let Self {
+            mut builder,
+            mut layer,
+            idle_timeout,
+            upkeep_interval,
+        } = self;
+        if let Some((mask, timeout)) = idle_timeout {
+            builder = builder.idle_timeout(mask, timeout);
+            let forgets_scoped = mask.matches(MetricKind::Counter)
+                || layer.scopes_histograms() && mask.matches(MetricKind::Histogram);
+            layer = match timeout {
+                Some(timeout) if forgets_scoped => {
+                    let revalidation = layer.revalidation().unwrap_or(Duration::MAX);
+                    layer.revalidate_after(revalidation.min(timeout / 2))
+                }
+                _ => layer.never_revalidate(),
+            };
+        }
+        (builder, layer, upkeep_interval)
+    }
+}
+
+fn set_global(layer: &ScopedRecorderLayer, recorder: PrometheusRecorder) -> Result<(), InstallError> {
+    metrics::set_global_recorder(layer.layer(recorder)).map_err(|_| InstallError(Kind::AlreadyInstalled))
+}
+
+/// Why nothing was installed.
+#[derive(Debug)]
+pub struct InstallError(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    AlreadyInstalled,
+    Thread(io::Error),
+    #[cfg(any(feature = "http-listener", feature = "push-gateway"))]
+    Build(BuildError),
+}
+
+impl fmt::Display for InstallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::AlreadyInstalled => f.write_str(
+                "a global metrics recorder is installed already: install once, and put further recorders beside this \
+                 one with `metrics_util::layers::FanoutBuilder`",
+            ),
+            Kind::Thread(error) => write!(f, "cannot start the thread that keeps the metrics up: {error}"),
+            #[cfg(any(feature = "http-listener", feature = "push-gateway"))]
+            Kind::Build(error) => write!(f, "cannot build the Prometheus exporter: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for InstallError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0 {
+            Kind::AlreadyInstalled => None,
+            Kind::Thread(error) => Some(error),
+            #[cfg(any(feature = "http-listener", feature = "push-gateway"))]
+            Kind::Build(error) => Some(error),
+        }
+    }
+}

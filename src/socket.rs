@@ -1,0 +1,404 @@
+//! Binding on purpose: dual-stack, IPv6-only, or a pair of sockets on one port.
+//!
+//! An IPv6 socket is dual-stack or IPv6-only by its `IPV6_V6ONLY` option ([RFC 3493 §5.3]), and what a socket starts
+//! with is the system's choice: on Linux the sysctl `net.ipv6.bindv6only`. [`SocketOptions`] sets the option before it
+//! binds, so one line of source does one thing on every host.
+//!
+//! ```
+//! use dualstack_metrics::SocketOptions;
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! // One socket for both families. An IPv4 client is seen as ::ffff:a.b.c.d.
+//! let listener = SocketOptions::dual_stack().bind_tcp("[::]:0".parse()?)?;
+//! let socket = SocketOptions::dual_stack()
+//!     .recv_buffer_size(128 * 1024)
+//!     .bind_udp("[::]:0".parse()?)?;
+//!
+//! let port = listener.local_addr()?.port();
+//! tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+//! # let _ = socket;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! # What is bound
+//!
+//! | | Linux | OpenBSD | Windows |
+//! |---|---|---|---|
+//! | [`dual_stack`](SocketOptions::dual_stack), `[::]` | both families | an error that names the pair | both families |
+//! | [`dual_stack`](SocketOptions::dual_stack), `[::]`, on a host without IPv6 | `0.0.0.0`, and a warning | `0.0.0.0`, and a warning | `0.0.0.0`, and a warning |
+//! | [`v6_only`](SocketOptions::v6_only), `[::]` | IPv6 | IPv6 | IPv6 |
+//! | [`system_default`](SocketOptions::system_default), `[::]` | both, or IPv6 where `net.ipv6.bindv6only` is 1 | IPv6 | IPv6 |
+//! | any of them, an IPv4 address | IPv4 | IPv4 | IPv4 |
+//! | [`bind_tcp_pair`](SocketOptions::bind_tcp_pair), [`bind_udp_pair`](SocketOptions::bind_udp_pair) | two sockets, a family each | two sockets, a family each | two sockets, a family each |
+//!
+//! On a dual-stack socket an IPv4 client has an IPv4-mapped address, `::ffff:a.b.c.d` ([RFC 4291 §2.5.5.2]);
+//! [`ClientLabels`](crate::ClientLabels) counts it as the IPv4 client that it is. On the IPv4 socket of a [`Pair`] it
+//! has its own.
+//!
+//! # When a port is in use
+//!
+//! On Linux a dual-stack socket on `[::]` and an IPv4 socket exclude each other on one port, in both orders, and the
+//! system says no more than "address in use". [`BindError`] looks for the socket of the other family and names it.
+//!
+//! [RFC 3493 §5.3]: https://www.rfc-editor.org/rfc/rfc3493#section-5.3
+//! [RFC 4291 §2.5.5.2]: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2
+
+mod error;
+mod explain;
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use socket2::{Domain, Socket, Type};
+use tokio::net::{TcpListener, UdpSocket};
+
+pub use self::error::BindError;
+use self::{
+    error::{Failure, Step, during},
+    explain::lacks_ipv6,
+};
+
+// A port that is free for one family is rarely taken for the other: this many in a row are no coincidence.
+const PAIR_TRIES: usize = 32;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transport {
+    Tcp,
+    Udp,
+}
+
+/// How a socket is bound: for which families, and with which options.
+///
+/// See the [module](self) for what each constructor does on which system.
+#[derive(Clone, Debug)]
+#[must_use = "options bind nothing by themselves"]
+pub struct SocketOptions {
+    v6_only: Option<bool>,
+    reuse_port: bool,
+    recv_buffer_size: Option<usize>,
+    send_buffer_size: Option<usize>,
+    backlog: u32,
+}
+
+impl SocketOptions {
+    const fn new(v6_only: Option<bool>) -> Self {
+        Self {
+            v6_only,
+            reuse_port: false,
+            recv_buffer_size: None,
+            send_buffer_size: None,
+            backlog: 1024,
+        }
+    }
+
+    /// IPv6 sockets that take IPv4 as well, whatever the system's default is.
+    ///
+    /// On a host without IPv6, `[::]` falls back to `0.0.0.0` and says so with a warning. An explicit IPv6 address
+    /// does not.
+    pub const fn dual_stack() -> Self {
+        Self::new(Some(false))
+    }
+
+    /// IPv6 sockets that leave IPv4 alone, whatever the system's default is.
+    pub const fn v6_only() -> Self {
+        Self::new(Some(true))
+    }
+
+    /// IPv6 sockets as the system makes them: `net.ipv6.bindv6only` on Linux.
+    pub const fn system_default() -> Self {
+        Self::new(None)
+    }
+
+    /// Lets several sockets of one user share the port (`SO_REUSEPORT`), when all of them ask for it. Linux and
+    /// `DragonFly` BSD spread the clients over them.
+    ///
+    /// Where there is no such option (Windows, Solaris, illumos, Cygwin), binding fails.
+    pub const fn reuse_port(mut self, reuse: bool) -> Self {
+        self.reuse_port = reuse;
+        self
+    }
+
+    /// The size of the receive buffer in bytes (`SO_RCVBUF`). Sockets accepted from a listener inherit it.
+    ///
+    /// Linux grants `net.core.rmem_max` at the most, and doubles what it grants, to have room for its own
+    /// bookkeeping. When less than `bytes` is granted, a warning says so.
+    pub const fn recv_buffer_size(mut self, bytes: usize) -> Self {
+        self.recv_buffer_size = Some(bytes);
+        self
+    }
+
+    /// The size of the send buffer in bytes (`SO_SNDBUF`). Sockets accepted from a listener inherit it.
+    ///
+    /// Linux grants `net.core.wmem_max` at the most, and doubles what it grants, to have room for its own
+    /// bookkeeping. When less than `bytes` is granted, a warning says so.
+    pub const fn send_buffer_size(mut self, bytes: usize) -> Self {
+        self.send_buffer_size = Some(bytes);
+        self
+    }
+
+    /// How many TCP connections may wait to be accepted; 1,024 if not set. The system has a limit of its own
+    /// (`net.core.somaxconn` on Linux).
+    pub const fn backlog(mut self, connections: u32) -> Self {
+        self.backlog = connections;
+        self
+    }
+
+    /// A TCP listener on `address`; with a port of 0, on a port of the system's choice.
+    ///
+    /// As with tokio's own `bind`, `SO_REUSEADDR` is set on Unix, so that a server can be restarted at once.
+    ///
+    /// # Errors
+    ///
+    /// When the address cannot be bound. The error says what to do where that can be told.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, or in one without its I/O driver enabled.
+    pub fn bind_tcp(&self, address: SocketAddr) -> Result<TcpListener, BindError> {
+        self.bind(Transport::Tcp, address)
+            .and_then(|bound| self.listen(bound))
+    }
+
+    /// A UDP socket on `address`; with a port of 0, on a port of the system's choice.
+    ///
+    /// # Errors
+    ///
+    /// When the address cannot be bound. The error says what to do where that can be told.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, or in one without its I/O driver enabled.
+    pub fn bind_udp(&self, address: SocketAddr) -> Result<UdpSocket, BindError> {
+        self.bind(Transport::Udp, address)
+            .and_then(|bound| self.register_udp(bound))
+    }
+
+    /// A TCP listener for each family on one port: `0.0.0.0` and `[::]`, the latter IPv6-only whichever constructor
+    /// the options came from. With a port of 0, on a port of the system's choice that is free for both.
+    ///
+    /// # Errors
+    ///
+    /// When one of the two cannot be bound; then neither is.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, or in one without its I/O driver enabled.
+    pub fn bind_tcp_pair(&self, port: u16) -> Result<Pair<TcpListener>, BindError> {
+        // Neither listens before both are bound: no client gets through to a listener that is closed again.
+        self.bind_pair(Transport::Tcp, port, Self::listen)
+    }
+
+    /// A UDP socket for each family on one port: `0.0.0.0` and `[::]`, the latter IPv6-only whichever constructor
+    /// the options came from. With a port of 0, on a port of the system's choice that is free for both.
+    ///
+    /// # Errors
+    ///
+    /// When one of the two cannot be bound; then neither is.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, or in one without its I/O driver enabled.
+    pub fn bind_udp_pair(&self, port: u16) -> Result<Pair<UdpSocket>, BindError> {
+        self.bind_pair(Transport::Udp, port, Self::register_udp)
+    }
+
+    fn bind_pair<T>(
+        &self,
+        transport: Transport,
+        port: u16,
+        finish: impl Fn(&Self, Bound) -> Result<T, BindError>,
+    ) -> Result<Pair<T>, BindError> {
+        let options = Self {
+            v6_only: Some(true),
+            ..self.clone()
+        };
+        let bind_both = || {
+            // IPv4 first: a failure is explained by probing the port for IPv6, which must not find our own socket.
+            let v4 = options.bind(transport, (Ipv4Addr::UNSPECIFIED, port).into())?;
+            let port = v4.port()?;
+            let v6 = options.bind(transport, (Ipv6Addr::UNSPECIFIED, port).into())?;
+            Ok(Pair {
+                v4: finish(&options, v4)?,
+                v6: finish(&options, v6)?,
+            })
+        };
+        let is_taken = |error: &BindError| error.kind() == io::ErrorKind::AddrInUse;
+
+        let mut tries = 1;
+        loop {
+            match bind_both() {
+                Err(error) if port == 0 && is_taken(&error) && tries < PAIR_TRIES => tries += 1,
+                result => return result,
+            }
+        }
+    }
+
+    fn bind(&self, transport: Transport, address: SocketAddr) -> Result<Bound, BindError> {
+        match self.try_bind(transport, address) {
+            Ok(socket) => Ok(Bound {
+                socket,
+                transport,
+                address,
+            }),
+            Err(failure) if self.falls_back(address) && lacks_ipv6(&failure) => {
+                let fallback = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+                tracing::warn!(
+                    %address,
+                    %fallback,
+                    error = %failure.error,
+                    "this host has no IPv6: a dual-stack socket is bound for IPv4 only"
+                );
+                self.bind(transport, fallback)
+            }
+            Err(failure) => Err(self.explain(transport, address, failure)),
+        }
+    }
+
+    fn falls_back(&self, address: SocketAddr) -> bool {
+        self.v6_only == Some(false) && address.ip() == Ipv6Addr::UNSPECIFIED
+    }
+
+    fn try_bind(&self, transport: Transport, address: SocketAddr) -> Result<Socket, Failure> {
+        let socket = new_socket(transport, address)?;
+        if address.is_ipv6()
+            && let Some(only) = self.v6_only
+        {
+            socket
+                .set_only_v6(only)
+                .map_err(during(Step::Set("IPV6_V6ONLY")))?;
+        }
+        if self.reuse_port {
+            set_reuse_port(&socket).map_err(during(Step::Set("SO_REUSEPORT")))?;
+        }
+        if let Some(bytes) = self.recv_buffer_size {
+            socket
+                .set_recv_buffer_size(clamp(bytes))
+                .and_then(|()| socket.recv_buffer_size())
+                .map(|reported| warn_if_less("SO_RCVBUF", address, bytes, reported))
+                .map_err(during(Step::Set("SO_RCVBUF")))?;
+        }
+        if let Some(bytes) = self.send_buffer_size {
+            socket
+                .set_send_buffer_size(clamp(bytes))
+                .and_then(|()| socket.send_buffer_size())
+                .map(|reported| warn_if_less("SO_SNDBUF", address, bytes, reported))
+                .map_err(during(Step::Set("SO_SNDBUF")))?;
+        }
+        socket.bind(&address.into()).map_err(during(Step::Bind))?;
+        Ok(socket)
+    }
+
+    fn listen(&self, bound: Bound) -> Result<TcpListener, BindError> {
+        let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
+        bound
+            .socket
+            .listen(backlog)
+            .map_err(during(Step::Listen))
+            .and_then(|()| TcpListener::from_std(bound.socket.into()).map_err(during(Step::Register)))
+            .map_err(|failure| self.explain(bound.transport, bound.address, failure))
+    }
+
+    fn register_udp(&self, bound: Bound) -> Result<UdpSocket, BindError> {
+        UdpSocket::from_std(bound.socket.into())
+            .map_err(during(Step::Register))
+            .map_err(|failure| self.explain(bound.transport, bound.address, failure))
+    }
+}
+
+/// Two sockets on one port, one for each family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair<T> {
+    /// The socket on `0.0.0.0`.
+    pub v4: T,
+    /// The socket on `[::]`, IPv6-only.
+    pub v6: T,
+}
+
+struct Bound {
+    socket: Socket,
+    transport: Transport,
+    address: SocketAddr,
+}
+
+impl Bound {
+    fn port(&self) -> Result<u16, BindError> {
+        self.socket
+            .local_addr()
+            .map(|address| address.as_socket().map_or(self.address.port(), |a| a.port()))
+            .map_err(|error| BindError::new(self.transport, self.address, during(Step::Bind)(error), None))
+    }
+}
+
+fn new_socket(transport: Transport, address: SocketAddr) -> Result<Socket, Failure> {
+    let kind = match transport {
+        Transport::Tcp => Type::STREAM,
+        Transport::Udp => Type::DGRAM,
+    };
+    let socket = Socket::new(Domain::for_address(address), kind, None).map_err(during(Step::Create))?;
+    socket
+        .set_nonblocking(true)
+        .map_err(during(Step::Set("O_NONBLOCK")))?;
+    // On Windows the same name lets a second program take the port.
+    #[cfg(unix)]
+    if transport == Transport::Tcp {
+        socket
+            .set_reuse_address(true)
+            .map_err(during(Step::Set("SO_REUSEADDR")))?;
+    }
+    Ok(socket)
+}
+
+#[cfg(all(
+    unix,
+    not(any(
+        target_os = "solaris",
+        target_os = "illumos",
+        target_os = "cygwin",
+        target_os = "nuttx"
+    ))
+))]
+fn set_reuse_port(socket: &Socket) -> io::Result<()> {
+    socket.set_reuse_port(true)
+}
+
+#[cfg(not(all(
+    unix,
+    not(any(
+        target_os = "solaris",
+        target_os = "illumos",
+        target_os = "cygwin",
+        target_os = "nuttx"
+    ))
+)))]
+fn set_reuse_port(_socket: &Socket) -> io::Result<()> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this system has no such option",
+    ))
+}
+
+// The kernel takes an `int`; more would arrive there as a negative number.
+fn clamp(bytes: usize) -> usize {
+    bytes.min(i32::MAX as usize)
+}
+
+fn warn_if_less(option: &'static str, address: SocketAddr, asked: usize, reported: usize) {
+    let granted = if cfg!(any(target_os = "linux", target_os = "android")) {
+        reported / 2
+    } else {
+        reported
+    };
+    if granted < asked {
+        tracing::warn!(
+            option,
+            %address,
+            asked,
+            granted,
+            "the system granted a smaller socket buffer than asked for"
+        );
+    }
+}

@@ -1,0 +1,123 @@
+use std::{error::Error, fmt, io, net::SocketAddr};
+
+use super::Transport;
+
+/// Why a socket could not be bound, and what to do where that can be told.
+///
+/// Its message holds the protocol, the address, the system's own words, and the hint:
+///
+/// ```
+/// use dualstack_metrics::SocketOptions;
+///
+/// # if !cfg!(target_os = "linux") { return Ok(()) }
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// # let _entered = runtime.enter();
+/// let holder = std::net::UdpSocket::bind("127.0.0.1:0")?;
+/// let address = holder.local_addr()?;
+///
+/// let error = SocketOptions::dual_stack().bind_udp(address).unwrap_err();
+/// assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+/// assert_eq!(
+///     error.to_string(),
+///     format!("cannot bind UDP {address}: Address already in use (os error 98)")
+/// );
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// It converts to an [`io::Error`] of the same kind and with the same message.
+#[derive(Debug)]
+pub struct BindError {
+    transport: Transport,
+    address: SocketAddr,
+    step: Step,
+    kind: io::ErrorKind,
+    source: io::Error,
+    hint: Option<String>,
+}
+
+impl BindError {
+    pub(super) fn new(
+        transport: Transport,
+        address: SocketAddr,
+        failure: Failure,
+        hint: Option<String>,
+    ) -> Self {
+        Self {
+            transport,
+            address,
+            step: failure.step,
+            kind: failure.error.kind(),
+            source: failure.error,
+            hint,
+        }
+    }
+
+    pub(super) fn with_kind(self, kind: io::ErrorKind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// The kind of the system's error; [`Unsupported`](io::ErrorKind::Unsupported) where the system has no IPv6, no
+    /// dual-stack sockets, or no such option.
+    #[must_use]
+    pub const fn kind(&self) -> io::ErrorKind {
+        self.kind
+    }
+
+    /// The address that could not be bound: the one asked for, or the `0.0.0.0` it fell back to.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let transport = match self.transport {
+            Transport::Tcp => "TCP",
+            Transport::Udp => "UDP",
+        };
+        write!(f, "cannot bind {transport} {}: ", self.address)?;
+        match self.step {
+            Step::Create => f.write_str("no socket: ")?,
+            Step::Set(option) => write!(f, "cannot set {option}: ")?,
+            Step::Bind | Step::Listen => {}
+            Step::Register => f.write_str("cannot register with the runtime: ")?,
+        }
+        write!(f, "{}", self.source)?;
+        if let Some(hint) = &self.hint {
+            write!(f, ": {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for BindError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+impl From<BindError> for io::Error {
+    fn from(error: BindError) -> Self {
+        Self::new(error.kind, error)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Create,
+    Set(&'static str),
+    Bind,
+    Listen,
+    Register,
+}
+
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) step: Step,
+    pub(super) error: io::Error,
+}
+
+pub(super) fn during(step: Step) -> impl FnOnce(io::Error) -> Failure {
+    move |error| Failure { step, error }
+}

@@ -1,0 +1,105 @@
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+
+use crate::{labels::ClientLabels, layer::HasClient};
+
+/// A datagram as a handler sees it.
+///
+/// Addresses are canonical: a client that reached an IPv6 socket over IPv4 is `192.0.2.7`, never `::ffff:192.0.2.7`.
+/// [`client`](Self::client) remembers how it came. Scope ids of link-local addresses stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    payload: Bytes,
+    peer: SocketAddr,
+    client: ClientLabels,
+    local: SocketAddr,
+}
+
+impl Datagram {
+    /// A datagram from `peer` to `local`, both as a socket reports them.
+    pub fn new(payload: impl Into<Bytes>, peer: SocketAddr, local: SocketAddr) -> Self {
+        Self {
+            payload: payload.into(),
+            peer: canonical(peer),
+            client: peer.into(),
+            local: canonical(local),
+        }
+    }
+
+    /// What was sent: up to 65,527 bytes, or none.
+    #[must_use]
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// What was sent: up to 65,527 bytes, or none.
+    #[must_use]
+    pub fn into_payload(self) -> Bytes {
+        self.payload
+    }
+
+    /// The client's address, canonical.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The class of the client's address as the socket reported it.
+    #[must_use]
+    pub fn client(&self) -> ClientLabels {
+        self.client
+    }
+
+    /// The address that the client sent this to, canonical: one of the host's, or a multicast group, and the socket's
+    /// port. The socket's own address on a platform that does not tell.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+}
+
+impl HasClient for Datagram {
+    fn client(&self) -> Option<ClientLabels> {
+        Some(self.client)
+    }
+}
+
+/// The IPv4 address where it is a mapped one, and else the same with its scope id.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn datagram(peer: &str, local: &str) -> (String, String, &'static str) {
+        let datagram = Datagram::new(&b"x"[..], peer.parse().unwrap(), local.parse().unwrap());
+        (
+            datagram.peer().to_string(),
+            datagram.local_addr().to_string(),
+            datagram.client().pairs()[1].1,
+        )
+    }
+
+    #[test]
+    fn addresses_are_canonical_and_the_class_remembers() {
+        let of = |peer: &str, local: &str, ip_type| (peer.to_owned(), local.to_owned(), ip_type);
+        assert_eq!(
+            datagram("[::ffff:192.0.2.7]:5", "[::ffff:192.0.2.1]:6"),
+            of("192.0.2.7:5", "192.0.2.1:6", "v4_mapped_v6")
+        );
+        assert_eq!(
+            datagram("192.0.2.7:5", "0.0.0.0:6"),
+            of("192.0.2.7:5", "0.0.0.0:6", "plain")
+        );
+        assert_eq!(
+            datagram("[fe80::7%3]:5", "[fe80::1%3]:6"),
+            of("[fe80::7%3]:5", "[fe80::1%3]:6", "plain")
+        );
+    }
+}
