@@ -16,7 +16,7 @@
 //! ```
 //!
 //! There is no listener and no port: serve [`PrometheusHandle::render`] where the program serves the rest. (Features
-//! `http-listener` and `push-gateway` add [`Install::install_exporter`], which runs the exporter's own.) Upkeep, which
+//! `http-listener` and `push-gateway` add `Install::install_exporter`, which runs the exporter's own.) Upkeep, which
 //! keeps histograms from growing between scrapes, runs on a thread of its own.
 
 use std::{fmt, io, thread, time::Duration};

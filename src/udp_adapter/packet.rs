@@ -38,22 +38,23 @@ impl PacketSocket {
     pub(super) fn poll_recv(&self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
         loop {
             ready!(self.socket.poll_recv_ready(cx))?;
-            let received = self.socket.try_io(Interest::READABLE, || {
-                let mut buffers = batch.buffer.chunks_exact_mut(RECV_BUFFER);
-                let mut slices: [_; BATCH_SIZE] =
-                    std::array::from_fn(|_| IoSliceMut::new(buffers.next().unwrap_or_default()));
-                self.state
-                    .recv((&self.socket).into(), &mut slices, &mut batch.metas)
-            });
-            match received {
-                Ok(count) => {
-                    batch.refill(count);
-                    return Poll::Ready(Ok(()));
-                }
+            match self.socket.try_io(Interest::READABLE, || self.recv(batch)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                result => return Poll::Ready(result),
             }
         }
+    }
+
+    /// Receives a batch of what the system has now, which the runtime may not have heard of yet.
+    pub(super) fn recv(&self, batch: &mut Batch) -> io::Result<()> {
+        let mut buffers = batch.buffer.chunks_exact_mut(RECV_BUFFER);
+        let mut slices: [_; BATCH_SIZE] =
+            std::array::from_fn(|_| IoSliceMut::new(buffers.next().unwrap_or_default()));
+        let received = self
+            .state
+            .recv((&self.socket).into(), &mut slices, &mut batch.metas)?;
+        batch.refill(received);
+        Ok(())
     }
 
     /// Ready when a send may be tried again.

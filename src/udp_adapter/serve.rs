@@ -34,6 +34,8 @@ use crate::{
 const ERRORS_IN_A_ROW: u32 = 16;
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
+const BATCHES_WHEN_CLOSING: u32 = 512;
+
 pin_project! {
     /// The future of [`UdpServer::serve`]: serves until it is dropped, or shut down gracefully.
     ///
@@ -168,6 +170,8 @@ struct Core<S: Service<Datagram>> {
     outbox: VecDeque<(Bytes, Route, Scope)>,
 
     is_closing: bool,
+    /// How much is still received when closing: a peer that goes on sending must not hold the server up.
+    batches_left: u32,
     is_closed: bool,
     errors_in_a_row: u32,
     pause: Option<Pin<Box<Sleep>>>,
@@ -192,6 +196,7 @@ impl<S: Service<Datagram>> Core<S> {
             by_age: BTreeMap::new(),
             outbox: VecDeque::new(),
             is_closing: false,
+            batches_left: BATCHES_WHEN_CLOSING,
             is_closed: false,
             errors_in_a_row: 0,
             pause: None,
@@ -256,12 +261,15 @@ where
             if !self.outbox.is_empty() {
                 continue;
             }
+            if self.is_closing && !self.is_closed {
+                // What the system has queued, until there is nothing, or an error.
+                self.batches_left -= 1;
+                self.is_closed = self.socket.recv(&mut self.batch).is_err() || self.batches_left == 0;
+                continue;
+            }
             if !self.is_closed {
-                match self.poll_recv(cx) {
-                    Poll::Ready(()) => continue,
-                    Poll::Pending if self.is_closing => self.is_closed = true,
-                    Poll::Pending => return Poll::Pending,
-                }
+                ready!(self.poll_recv(cx));
+                continue;
             }
             return if self.in_flight.is_empty() {
                 Poll::Ready(())

@@ -1,0 +1,33 @@
+//! The names of the tracker's counters, and what they count.
+
+use metrics::describe_counter;
+
+/// What the names of all UDP counters begin with. `UdpServer` counts under it, too.
+pub(crate) const UDP_PREFIX: &str = "udp_tracker_server";
+pub(crate) const UDP_ACCEPTED: &str = "udp_tracker_server_requests_accepted_total";
+pub(crate) const UDP_BANNED: &str = "udp_tracker_server_requests_banned_total";
+pub(crate) const UDP_ERRORS: &str = "udp_tracker_server_errors_total";
+pub(crate) const HTTP_RECEIVED: &str = "http_tracker_core_requests_received_total";
+
+/// Counters of the swarm, which belongs to no client: these are excluded from the scopes.
+pub(crate) const SWARM_PREFIX: &str = "swarm_coordination_registry_";
+pub(crate) const TORRENTS_ADDED: &str = "swarm_coordination_registry_torrents_added_total";
+pub(crate) const DOWNLOADS: &str = "tracker_core_persistent_torrents_downloads_total";
+
+pub(crate) fn describe() {
+    describe_counter!(
+        UDP_ACCEPTED,
+        "Valid UDP requests: a connect, or an announce or scrape with a valid connection ID."
+    );
+    describe_counter!(UDP_BANNED, "Datagrams from banned clients, which get no answer.");
+    describe_counter!(
+        UDP_ERRORS,
+        "Datagrams that were no valid request: undecodable, or answered with an error."
+    );
+    describe_counter!(
+        HTTP_RECEIVED,
+        "Requests to an HTTP endpoint of the tracker, valid or not."
+    );
+    describe_counter!(TORRENTS_ADDED, "Torrents that entered the swarm.");
+    describe_counter!(DOWNLOADS, "Downloads that peers completed, each counted once.");
+}

@@ -1,0 +1,87 @@
+//! A small BitTorrent tracker, over HTTP and UDP on one dual-stack socket each, whose counters tell IPv4 from IPv6.
+//!
+//! ```text
+//! cargo run --release --example tracker              # serves until stopped
+//! cargo run --release --example tracker -- --demo    # sends itself requests, prints the counters, exits
+//! ```
+//!
+//! Nothing in `udp.rs` and `http.rs` knows of labels: they count, and `server.rs` says in whose scope.
+
+mod cli;
+mod connection_id;
+mod counters;
+mod demo;
+mod http;
+mod query;
+mod server;
+mod swarm;
+mod udp;
+
+use std::{
+    error::Error,
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+use dualstack_metrics::{ScopedRecorderLayer, prometheus::Install};
+use metrics_exporter_prometheus::PrometheusBuilder;
+
+use crate::{cli::Args, server::Server};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<(), Box<dyn Error>> {
+    // What is global is not any client's, although it is counted while one is served.
+    let global = ScopedRecorderLayer::new()
+        .exclude_prefix(counters::SWARM_PREFIX)
+        .exclude(counters::DOWNLOADS);
+    let metrics = Install::new(PrometheusBuilder::new())
+        .recorder(global)
+        .install()?;
+    counters::describe();
+
+    if args.demo {
+        return demo::run(metrics).await;
+    }
+    let stop = stop_signal()?;
+    let server = Server::start(&args, metrics)?;
+    server.announce()?;
+    server.serve_until(stop).await
+}
+
+/// Ctrl-C or SIGTERM. Neither is missed from the return of this function on.
+#[cfg(unix)]
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+#[cfg(windows)]
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut interrupt = tokio::signal::windows::ctrl_c()?;
+    Ok(async move {
+        interrupt.recv().await;
+    })
+}

@@ -1,0 +1,129 @@
+//! The query of an HTTP request, whose values are bytes and not text.
+
+use std::str::FromStr;
+
+use crate::swarm::InfoHash;
+
+/// The decoded parameters, in their order.
+#[derive(Debug)]
+pub(crate) struct Query(Vec<(Vec<u8>, Vec<u8>)>);
+
+/// Why a request is refused, in words for its client.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failure(pub(crate) String);
+
+impl Query {
+    pub(crate) fn parse(query: &str) -> Result<Self, Failure> {
+        query
+            .split('&')
+            .filter(|parameter| !parameter.is_empty())
+            .map(|parameter| {
+                let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+                Some((decode(name)?, decode(value)?))
+            })
+            .collect::<Option<_>>()
+            .map(Self)
+            .ok_or_else(|| Failure("the query is not percent-encoded".into()))
+    }
+
+    /// The first value of a parameter.
+    pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
+        self.all(name).next()
+    }
+
+    fn all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.0
+            .iter()
+            .filter(move |(other, _)| other == name.as_bytes())
+            .map(|(_, value)| value.as_slice())
+    }
+
+    fn required(&self, name: &str) -> Result<&[u8], Failure> {
+        self.get(name)
+            .ok_or_else(|| Failure(format!("{name} is missing")))
+    }
+
+    /// An info hash or a peer ID.
+    pub(crate) fn hash(&self, name: &str) -> Result<[u8; 20], Failure> {
+        as_hash(name, self.required(name)?)
+    }
+
+    pub(crate) fn info_hashes(&self) -> Result<Vec<InfoHash>, Failure> {
+        let all = self.all("info_hash");
+        all.map(|value| as_hash("info_hash", value)).collect()
+    }
+
+    pub(crate) fn number<T: FromStr>(&self, name: &str) -> Result<T, Failure> {
+        as_number(name, self.required(name)?)
+    }
+
+    pub(crate) fn optional_number<T: FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
+        let value = self.get(name);
+        value.map(|value| as_number(name, value)).transpose()
+    }
+}
+
+fn as_hash(name: &str, value: &[u8]) -> Result<[u8; 20], Failure> {
+    value
+        .try_into()
+        .map_err(|_| Failure(format!("{name} is not 20 bytes long")))
+}
+
+fn as_number<T: FromStr>(name: &str, value: &[u8]) -> Result<T, Failure> {
+    Some(value)
+        // `parse` would take a sign.
+        .filter(|value| value.iter().all(u8::is_ascii_digit))
+        .and_then(|value| str::from_utf8(value).ok()?.parse().ok())
+        .ok_or_else(|| Failure(format!("{name} is not a number, or out of range")))
+}
+
+/// Percent-decodes to bytes. A `+` stays one: it is no space in the encoding that BEP 3 refers to.
+fn decode(text: &str) -> Option<Vec<u8>> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte == b'%' {
+            let (&[high, low], after) = rest.split_first_chunk()?;
+            let (high, low) = (char::from(high).to_digit(16)?, char::from(low).to_digit(16)?);
+            decoded.push(u8::try_from(high << 4 | low).ok()?);
+            rest = after;
+        } else {
+            decoded.push(byte);
+        }
+    }
+    Some(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_survive_the_decoding() {
+        let query = Query::parse("info_hash=%00%fF+%26aaaaaaaaaaaaaaaa&x&&info_hash=b").unwrap();
+        assert_eq!(query.hash("info_hash").unwrap()[..5], *b"\x00\xff+&a");
+        assert_eq!(query.get("x"), Some(&b""[..]));
+        assert_eq!(
+            query.info_hashes(),
+            Err(Failure("info_hash is not 20 bytes long".into()))
+        );
+    }
+
+    #[test]
+    fn a_broken_escape_is_refused() {
+        for query in ["a=%", "a=%4", "a=%4g", "%zz=1", "a=%+1", "a=%é"] {
+            assert!(Query::parse(query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn numbers_have_no_sign_and_a_range() {
+        let query = Query::parse("a=65535&b=65536&c=-1&d=%2B1&e=&f=%ff").unwrap();
+        assert_eq!(query.number::<u16>("a"), Ok(65535));
+        for name in ["b", "c", "d", "e", "f", "missing"] {
+            assert!(query.number::<u16>(name).is_err(), "{name}");
+        }
+        assert_eq!(query.optional_number::<u16>("missing"), Ok(None));
+    }
+}

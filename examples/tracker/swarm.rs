@@ -1,0 +1,352 @@
+//! The swarm: who shares which torrent, in memory.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use metrics::counter;
+
+use crate::counters;
+
+pub(crate) type InfoHash = [u8; 20];
+pub(crate) type PeerId = [u8; 20];
+
+/// How long a peer waits between two announces.
+pub(crate) const INTERVAL: Duration = Duration::from_secs(30 * 60);
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(2 * 30 * 60);
+const MAX_TORRENTS: usize = 100_000;
+const MAX_PEERS: usize = 500_000;
+const PEERS_WANTED: usize = 50;
+const MAX_PEERS_WANTED: usize = 200;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    None,
+    Started,
+    Completed,
+    Stopped,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Announce {
+    pub(crate) info_hash: InfoHash,
+    /// The canonical address the request came from, and the announced port. An address in the request itself is
+    /// ignored: with it anyone could send the swarm to a host that never asked.
+    pub(crate) peer: SocketAddr,
+    pub(crate) peer_id: PeerId,
+    pub(crate) is_seeder: bool,
+    pub(crate) event: Event,
+    /// `None` where the client leaves it to the tracker.
+    pub(crate) peers_wanted: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stats {
+    pub(crate) seeders: usize,
+    pub(crate) leechers: usize,
+    pub(crate) downloads: usize,
+}
+
+/// More torrents or peers than the tracker has room for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+impl Full {
+    pub(crate) const MESSAGE: &str = "the tracker is full, try again later";
+}
+
+pub(crate) struct Swarm {
+    state: Mutex<State>,
+    max_torrents: usize,
+    max_peers: usize,
+}
+
+#[derive(Default)]
+struct State {
+    torrents: HashMap<InfoHash, Torrent>,
+    peers: usize,
+}
+
+/// The families are kept apart: an IPv4 client has no use for an IPv6 peer.
+#[derive(Default)]
+struct Torrent {
+    inet: Peers,
+    inet6: Peers,
+    downloads: usize,
+}
+
+/// A list with an index, so that a random part of it can be had without reading all.
+#[derive(Default)]
+struct Peers {
+    places: HashMap<SocketAddr, usize>,
+    list: Vec<Peer>,
+    seeders: usize,
+}
+
+struct Peer {
+    address: SocketAddr,
+    id: PeerId,
+    is_seeder: bool,
+    has_completed: bool,
+    seen: Instant,
+}
+
+impl Swarm {
+    pub(crate) fn new() -> Self {
+        Self::with_room_for(MAX_TORRENTS, MAX_PEERS)
+    }
+
+    fn with_room_for(max_torrents: usize, max_peers: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            max_torrents,
+            max_peers,
+        }
+    }
+
+    /// Updates the swarm, and returns other peers of the client's own family.
+    pub(crate) fn announce(
+        &self,
+        announce: &Announce,
+        now: Instant,
+    ) -> Result<(Stats, Vec<(SocketAddr, PeerId)>), Full> {
+        let mut state = self.lock();
+        let State { torrents, peers } = &mut *state;
+        let address = announce.peer;
+
+        if announce.event == Event::Stopped {
+            let Some(torrent) = torrents.get_mut(&announce.info_hash) else {
+                return Ok((Stats::default(), Vec::new()));
+            };
+            if torrent.family_of(address).remove(address).is_some() {
+                *peers -= 1;
+            }
+            return Ok((torrent.stats(), Vec::new()));
+        }
+
+        let known = torrents.get_mut(&announce.info_hash);
+        let is_new_torrent = known.is_none();
+        let is_new_peer = known.is_none_or(|torrent| !torrent.family_of(address).has(address));
+        if (is_new_torrent && torrents.len() >= self.max_torrents)
+            || (is_new_peer && *peers >= self.max_peers)
+        {
+            return Err(Full);
+        }
+
+        let torrent = torrents.entry(announce.info_hash).or_default();
+        let family = torrent.family_of(address);
+        let before = family.remove(address);
+        let had_completed = before.is_some_and(|peer| peer.has_completed);
+        let completes = announce.event == Event::Completed && !had_completed;
+        family.add(Peer {
+            address,
+            id: announce.peer_id,
+            is_seeder: announce.is_seeder,
+            has_completed: had_completed || completes,
+            seen: now,
+        });
+        let wanted = announce.peers_wanted.unwrap_or(PEERS_WANTED);
+        let others = family.pick(wanted.min(MAX_PEERS_WANTED), address, now);
+
+        *peers += usize::from(is_new_peer);
+        if is_new_torrent {
+            counter!(counters::TORRENTS_ADDED).increment(1);
+        }
+        if completes {
+            torrent.downloads += 1;
+            counter!(counters::DOWNLOADS).increment(1);
+        }
+        Ok((torrent.stats(), others))
+    }
+
+    /// The numbers of a torrent: of both families, and all zero for an unknown one.
+    pub(crate) fn scrape(&self, info_hash: &InfoHash) -> Stats {
+        self.lock()
+            .torrents
+            .get(info_hash)
+            .map_or_else(Stats::default, Torrent::stats)
+    }
+
+    /// Forgets the peers that have not announced for two intervals, and the torrents that are left without peers.
+    pub(crate) fn forget_idle(&self, now: Instant) {
+        let mut state = self.lock();
+        let State { torrents, peers } = &mut *state;
+        torrents.retain(|_, torrent| {
+            *peers -= torrent.inet.forget_idle(now) + torrent.inet6.forget_idle(now);
+            !(torrent.inet.list.is_empty() && torrent.inet6.list.is_empty())
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Torrent {
+    fn family_of(&mut self, address: SocketAddr) -> &mut Peers {
+        if address.is_ipv4() {
+            &mut self.inet
+        } else {
+            &mut self.inet6
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        let seeders = self.inet.seeders + self.inet6.seeders;
+        Stats {
+            seeders,
+            leechers: self.inet.list.len() + self.inet6.list.len() - seeders,
+            downloads: self.downloads,
+        }
+    }
+}
+
+impl Peers {
+    fn has(&self, address: SocketAddr) -> bool {
+        self.places.contains_key(&address)
+    }
+
+    fn add(&mut self, peer: Peer) {
+        self.seeders += usize::from(peer.is_seeder);
+        self.places.insert(peer.address, self.list.len());
+        self.list.push(peer);
+    }
+
+    fn remove(&mut self, address: SocketAddr) -> Option<Peer> {
+        let place = self.places.remove(&address)?;
+        let peer = self.list.swap_remove(place);
+        if let Some(moved) = self.list.get(place) {
+            self.places.insert(moved.address, place);
+        }
+        self.seeders -= usize::from(peer.is_seeder);
+        Some(peer)
+    }
+
+    fn pick(&self, wanted: usize, but: SocketAddr, now: Instant) -> Vec<(SocketAddr, PeerId)> {
+        let start = rand::random_range(0..self.list.len().max(1));
+        let (end, front) = self.list.split_at(start);
+        front
+            .iter()
+            .chain(end)
+            .filter(|peer| peer.address != but && !peer.is_idle(now))
+            .take(wanted)
+            .map(|peer| (peer.address, peer.id))
+            .collect()
+    }
+
+    fn forget_idle(&mut self, now: Instant) -> usize {
+        let idle = self.list.iter().filter(|peer| peer.is_idle(now));
+        let idle: Vec<_> = idle.map(|peer| peer.address).collect();
+        for &address in &idle {
+            self.remove(address);
+        }
+        idle.len()
+    }
+}
+
+impl Peer {
+    fn is_idle(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.seen) >= FORGOTTEN_AFTER
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announce(peer: &str, event: Event) -> Announce {
+        Announce {
+            info_hash: [1; 20],
+            peer: peer.parse().unwrap(),
+            peer_id: [2; 20],
+            is_seeder: event == Event::Completed,
+            event,
+            peers_wanted: None,
+        }
+    }
+
+    fn stats(seeders: usize, leechers: usize, downloads: usize) -> Stats {
+        Stats {
+            seeders,
+            leechers,
+            downloads,
+        }
+    }
+
+    #[test]
+    fn a_client_is_given_the_others_of_its_family() {
+        let (swarm, now) = (Swarm::new(), Instant::now());
+        for peer in ["192.0.2.7:1", "192.0.2.7:2", "[2001:db8::7]:1"] {
+            swarm.announce(&announce(peer, Event::Started), now).unwrap();
+        }
+        let (numbers, others) = swarm
+            .announce(&announce("192.0.2.7:1", Event::None), now)
+            .unwrap();
+        assert_eq!(numbers, stats(0, 3, 0));
+        assert_eq!(others, [("192.0.2.7:2".parse().unwrap(), [2; 20])]);
+    }
+
+    #[test]
+    fn a_completion_counts_once_and_stopped_removes() {
+        let (swarm, now) = (Swarm::new(), Instant::now());
+        for event in [Event::Completed, Event::None, Event::Completed] {
+            swarm.announce(&announce("192.0.2.7:1", event), now).unwrap();
+        }
+        assert_eq!(swarm.scrape(&[1; 20]), stats(1, 0, 1));
+        let stopped = announce("192.0.2.7:1", Event::Stopped);
+        for _ in 0..2 {
+            let answer = swarm.announce(&stopped, now);
+            assert_eq!(answer, Ok((stats(0, 0, 1), Vec::new())));
+        }
+        assert_eq!(swarm.lock().peers, 0);
+    }
+
+    #[test]
+    fn never_more_peers_than_the_most() {
+        let (swarm, now) = (Swarm::new(), Instant::now());
+        let mut last = Vec::new();
+        for port in 1..=300 {
+            let mut request = announce("[2001:db8::7]:0", Event::Started);
+            request.peer.set_port(port);
+            request.peers_wanted = Some(usize::MAX);
+            last = swarm.announce(&request, now).unwrap().1;
+        }
+        assert_eq!(last.len(), MAX_PEERS_WANTED);
+    }
+
+    #[test]
+    fn the_idle_are_not_handed_out_and_then_forgotten() {
+        let (swarm, now) = (Swarm::new(), Instant::now());
+        let later = now + FORGOTTEN_AFTER;
+        swarm
+            .announce(&announce("192.0.2.7:1", Event::None), now)
+            .unwrap();
+        let (_, others) = swarm
+            .announce(&announce("192.0.2.7:2", Event::None), later)
+            .unwrap();
+        assert!(others.is_empty());
+        swarm.forget_idle(later);
+        assert_eq!(swarm.scrape(&[1; 20]), stats(0, 1, 0));
+        swarm.forget_idle(later + FORGOTTEN_AFTER);
+        assert!(swarm.lock().torrents.is_empty());
+        assert_eq!(swarm.lock().peers, 0);
+    }
+
+    #[test]
+    fn a_full_swarm_still_serves_those_it_knows() {
+        let (swarm, now) = (Swarm::with_room_for(1, 1), Instant::now());
+        let known = announce("192.0.2.7:1", Event::None);
+        let mut other_torrent = known.clone();
+        other_torrent.info_hash = [3; 20];
+        swarm.announce(&known, now).unwrap();
+        assert_eq!(
+            swarm.announce(&announce("192.0.2.7:2", Event::None), now),
+            Err(Full)
+        );
+        assert_eq!(swarm.announce(&other_torrent, now), Err(Full));
+        assert!(swarm.announce(&known, now).is_ok());
+    }
+}

@@ -1,0 +1,742 @@
+//! The recorder, from outside: what the Prometheus exporter writes, series by series.
+
+mod common;
+
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use common::{eventually, samples};
+use dualstack_metrics::{
+    BoundedLabel, ClientLabels, ClientScopes, Protocol, Scope, ScopedRecorder, ScopedRecorderLayer,
+    ServerBinding, prometheus::Install, recorder::CACHED_SCOPES,
+};
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Level, Metadata, Recorder, SharedString, Unit, counter, gauge,
+    histogram, with_local_recorder,
+};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_util::{
+    MetricKindMask,
+    layers::{FanoutBuilder, FilterLayer, Layer, PrefixLayer, RouterBuilder, Stack},
+};
+
+const SERVER: &str = r#"server_binding_address_ip_family="inet6",server_binding_address_ip_type="plain",server_binding_ip="::",server_binding_port="6969",server_binding_protocol="udp""#;
+
+const MAPPED: &str = r#"client_address_ip_family="inet",client_address_ip_type="v4_mapped_v6""#;
+const NATIVE: &str = r#"client_address_ip_family="inet6",client_address_ip_type="plain""#;
+
+fn scopes() -> ClientScopes {
+    ClientScopes::new(ServerBinding::new(Protocol::Udp, "[::]:6969".parse().unwrap()))
+}
+
+fn mapped() -> Scope {
+    scopes().for_client("[::ffff:192.0.2.7]:1".parse::<SocketAddr>().unwrap())
+}
+
+fn native() -> Scope {
+    scopes().for_client("[2001:db8::7]:1".parse::<SocketAddr>().unwrap())
+}
+
+fn scoped(layer: ScopedRecorderLayer) -> (ScopedRecorder<PrometheusRecorder>, PrometheusHandle) {
+    let recorder = Install::new(PrometheusBuilder::new())
+        .recorder(layer)
+        .build_recorder();
+    let handle = recorder.get_ref().handle();
+    (recorder, handle)
+}
+
+/// Labels of one's own, as many as a test needs.
+#[derive(Clone, Copy)]
+struct Tenth(usize);
+
+impl BoundedLabel for Tenth {
+    const NAME: &'static str = "tenth";
+    const VALUES: &'static [&'static str] = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+
+    fn index(self) -> usize {
+        self.0
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Unit10(usize);
+
+impl BoundedLabel for Unit10 {
+    const NAME: &'static str = "unit";
+    const VALUES: &'static [&'static str] = Tenth::VALUES;
+
+    fn index(self) -> usize {
+        self.0
+    }
+}
+
+#[test]
+fn macro_and_kept_handle_give_the_same_series() {
+    let (recorder, handle) = scoped(ScopedRecorderLayer::new());
+    with_local_recorder(&recorder, || {
+        let kept = counter!("requests_total");
+        let registered_inside = native().run(|| counter!("requests_total"));
+        assert_eq!(
+            samples(&handle.render()),
+            [""; 0],
+            "a series appears with its first increment"
+        );
+        for scope in [mapped(), native()] {
+            scope.run(|| {
+                counter!("requests_total").increment(1);
+                kept.increment(10);
+                registered_inside.increment(100);
+            });
+        }
+        kept.increment(1_000);
+        registered_inside.increment(10_000);
+        mapped().run(|| counter!("zeros_total").increment(0));
+    });
+    assert_eq!(
+        samples(&handle.render()),
+        [
+            "requests_total 11000".to_owned(),
+            format!("requests_total{{{MAPPED},{SERVER}}} 111"),
+            format!("requests_total{{{NATIVE},{SERVER}}} 111"),
+            format!("zeros_total{{{MAPPED},{SERVER}}} 0"),
+        ]
+    );
+}
+
+#[test]
+fn absolute_is_never_scoped() {
+    let (recorder, handle) = scoped(ScopedRecorderLayer::new());
+    with_local_recorder(&recorder, || {
+        mapped().run(|| counter!("total").absolute(7));
+        counter!("total").absolute(9);
+    });
+    assert_eq!(samples(&handle.render()), ["total 9"]);
+}
+
+#[test]
+fn outside_every_scope_the_samples_are_those_of_the_inner_recorder() {
+    fn program() {
+        counter!("a_total").increment(1);
+        counter!("a_total", "kind" => "x").increment(2);
+        counter!("a_total", "kind" => "x", "kind" => "y").increment(3);
+        counter!("b.total", "l.n" => String::from("dynamic")).increment(4);
+        counter!("c_total").absolute(5);
+        gauge!("g").set(6.0);
+        gauge!("g", "kind" => "x").increment(7.0);
+        histogram!("h").record(8.0);
+        histogram!("h", "kind" => "x").record_many(9.0, 3);
+    }
+
+    let inner = PrometheusBuilder::new().build_recorder();
+    with_local_recorder(&inner, program);
+    for layer in [
+        ScopedRecorderLayer::new(),
+        ScopedRecorderLayer::new().histograms().gauges(),
+        ScopedRecorderLayer::new().without_cache(),
+        ScopedRecorderLayer::new().never_revalidate(),
+        ScopedRecorderLayer::new().exclude_prefix("a"),
+    ] {
+        let (recorder, handle) = scoped(layer);
+        with_local_recorder(&recorder, program);
+        assert_eq!(samples(&handle.render()), samples(&inner.handle().render()));
+    }
+}
+
+#[test]
+fn the_label_at_the_call_stays_then_the_inner_scopes_then_the_outers() {
+    let (recorder, handle) = scoped(ScopedRecorderLayer::new());
+    let outer = Scope::new(&(Tenth(1), Unit10(1)));
+    let scope = outer.nest(Scope::new(&Unit10(2)));
+    with_local_recorder(&recorder, || {
+        scope.run(|| {
+            counter!("a_total").increment(1);
+            counter!("b_total", "tenth" => "call").increment(1);
+            counter!("c_total", "unit" => "call", "other" => "x").increment(1);
+            counter!("d_total", "twice" => "1", "twice" => "2", "unit" => "3", "unit" => "4").increment(1);
+        });
+        Scope::new(&ClientLabels::UNKNOWN).run(|| {
+            counter!("e_total", "client.address.ip.family" => "call").increment(1);
+            counter!("f_total", "a.b" => "1", "a_b" => "2").increment(1);
+        });
+    });
+    assert_eq!(
+        samples(&handle.render()),
+        [
+            r#"a_total{tenth="1",unit="2"} 1"#,
+            r#"b_total{tenth="call",unit="2"} 1"#,
+            r#"c_total{other="x",tenth="1",unit="call"} 1"#,
+            r#"d_total{tenth="1",twice="2",unit="4"} 1"#,
+            r#"e_total{client_address_ip_family="call",client_address_ip_type="unknown"} 1"#,
+            r#"f_total{a_b="2",client_address_ip_family="unknown",client_address_ip_type="unknown"} 1"#,
+        ]
+    );
+}
+
+#[test]
+fn excluded_names_go_straight_through() {
+    let (recorder, handle) = scoped(
+        ScopedRecorderLayer::new()
+            .exclude_prefix("swarm_coordination_registry_")
+            .exclude("tracker_core_persistent_torrents_downloads_total"),
+    );
+    with_local_recorder(&recorder, || {
+        Scope::new(&Tenth(0)).run(|| {
+            let _registered = counter!("swarm_coordination_registry_torrents_added_total");
+            for _ in 0..2 {
+                counter!("tracker_core_persistent_torrents_downloads_total").increment(1);
+                counter!("tracker_core_requests_total").increment(1);
+            }
+        });
+    });
+    assert_eq!(
+        samples(&handle.render()),
+        [
+            "swarm_coordination_registry_torrents_added_total 0",
+            "tracker_core_persistent_torrents_downloads_total 2",
+            r#"tracker_core_requests_total{tenth="0"} 2"#,
+        ]
+    );
+}
+
+#[test]
+fn included_names_are_the_only_ones() {
+    let (recorder, handle) = scoped(
+        ScopedRecorderLayer::new()
+            .include_prefix("udp_")
+            .include("http_requests_total")
+            .histograms()
+            .gauges(),
+    );
+    with_local_recorder(&recorder, || {
+        Scope::new(&Tenth(0)).run(|| {
+            counter!("udp_requests_total").increment(1);
+            counter!("http_requests_total").increment(1);
+            counter!("http_requests_total_2").increment(1);
+            gauge!("udp_sockets").set(1.0);
+            gauge!("http_sockets").set(1.0);
+        });
+    });
+    assert_eq!(
+        samples(&handle.render()),
+        [
+            "http_requests_total_2 1",
+            r#"http_requests_total{tenth="0"} 1"#,
+            "http_sockets 1",
+            r#"udp_requests_total{tenth="0"} 1"#,
+            r#"udp_sockets{tenth="0"} 1"#,
+        ]
+    );
+}
+
+#[test]
+fn histograms_choose_at_the_record_and_gauges_at_the_registration() {
+    let program = |handle: &PrometheusHandle| {
+        let (kept_histogram, kept_gauge) = (histogram!("h"), gauge!("g"));
+        Scope::new(&Tenth(1)).run(|| {
+            kept_histogram.record(1.0);
+            histogram!("h").record_many(2.0, 2);
+            kept_gauge.increment(1.0);
+            let registered_inside = gauge!("g");
+            registered_inside.increment(10.0);
+            Scope::new(&Tenth(2)).run(|| registered_inside.decrement(3.0));
+        });
+        samples(&handle.render())
+            .into_iter()
+            .filter(|line| !line.contains("quantile"))
+            .collect::<Vec<_>>()
+    };
+
+    let (recorder, handle) = scoped(ScopedRecorderLayer::new());
+    let unscoped = with_local_recorder(&recorder, || program(&handle));
+    assert_eq!(unscoped, ["g 8", "h_count 3", "h_sum 5"]);
+
+    let (recorder, handle) = scoped(ScopedRecorderLayer::new().histograms().gauges());
+    let scoped = with_local_recorder(&recorder, || program(&handle));
+    assert_eq!(
+        scoped,
+        [
+            "g 1",
+            r#"g{tenth="1"} 7"#,
+            r#"h_count{tenth="1"} 3"#,
+            r#"h_sum{tenth="1"} 5"#
+        ]
+    );
+}
+
+#[test]
+fn descriptions_pass_through() {
+    let (recorder, handle) = scoped(ScopedRecorderLayer::new());
+    with_local_recorder(&recorder, || {
+        metrics::describe_counter!("c_total", Unit::Count, "Counts.");
+        metrics::describe_gauge!("g", "Gauges.");
+        metrics::describe_histogram!("h", "Records.");
+        Scope::new(&Tenth(0)).run(|| counter!("c_total").increment(1));
+        gauge!("g").set(1.0);
+        histogram!("h").record(1.0);
+    });
+    let output = handle.render();
+    for line in ["# HELP c_total Counts.", "# HELP g Gauges.", "# HELP h Records."] {
+        assert!(output.lines().any(|other| other == line), "{line} in {output}");
+    }
+}
+
+#[test]
+fn layers_of_metrics_util_stand_above_and_below() {
+    let prometheus = PrometheusBuilder::new().build_recorder();
+    let handle = prometheus.handle();
+    let recorder = Stack::new(prometheus)
+        .push(PrefixLayer::new("below"))
+        .push(FilterLayer::from_patterns(["dropped_below"]))
+        .push(ScopedRecorderLayer::new())
+        .push(FilterLayer::from_patterns(["dropped_above"]))
+        .push(PrefixLayer::new("above"));
+    with_local_recorder(&recorder, || {
+        let kept = counter!("kept_total");
+        Scope::new(&Tenth(3)).run(|| {
+            kept.increment(1);
+            counter!("kept_total").increment(1);
+            counter!("dropped_below_total").increment(1);
+            counter!("dropped_above_total").increment(1);
+        });
+    });
+    assert_eq!(
+        samples(&handle.render()),
+        [r#"below_above_kept_total{tenth="3"} 2"#]
+    );
+}
+
+#[test]
+fn router_and_fanout_stand_above_with_each_target_wrapped() {
+    let (first, first_handle) = scoped(ScopedRecorderLayer::new());
+    let (second, second_handle) = scoped(ScopedRecorderLayer::new());
+    let (third, third_handle) = scoped(ScopedRecorderLayer::new());
+    let fanout = FanoutBuilder::default()
+        .add_recorder(second)
+        .add_recorder(third)
+        .build();
+    let mut router = RouterBuilder::from_recorder(first);
+    router.add_route(MetricKindMask::COUNTER, "both_", fanout);
+    let router = router.build();
+    with_local_recorder(&router, || {
+        let kept = counter!("both_total");
+        Scope::new(&Tenth(4)).run(|| {
+            kept.increment(1);
+            counter!("one_total").increment(1);
+        });
+    });
+    assert_eq!(samples(&first_handle.render()), [r#"one_total{tenth="4"} 1"#]);
+    assert_eq!(samples(&second_handle.render()), [r#"both_total{tenth="4"} 1"#]);
+    assert_eq!(samples(&third_handle.render()), [r#"both_total{tenth="4"} 1"#]);
+}
+
+#[test]
+fn the_fields_of_a_span_come_from_above() {
+    use metrics_tracing_context::{MetricsLayer, TracingContextLayer};
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    let program = |recorder: &dyn Recorder| {
+        let subscriber = tracing_subscriber::registry().with(MetricsLayer::new());
+        tracing::subscriber::with_default(subscriber, || {
+            with_local_recorder(recorder, || {
+                for user in ["ferris", "corro"] {
+                    let span = tracing::info_span!("login", user, tenth = "span");
+                    let _entered = span.enter();
+                    Scope::new(&(Tenth(5), Unit10(5))).run(|| counter!("logins_total").increment(1));
+                }
+            });
+        });
+    };
+    let expected = [
+        r#"logins_total{tenth="span",unit="5",user="corro"} 1"#,
+        r#"logins_total{tenth="span",unit="5",user="ferris"} 1"#,
+    ];
+
+    let (recorder, handle) = scoped(ScopedRecorderLayer::new());
+    program(&TracingContextLayer::all().layer(recorder));
+    assert_eq!(samples(&handle.render()), expected);
+
+    // Below, only without the cache: and there the label of the scope is the one that was written at the call.
+    let prometheus = PrometheusBuilder::new().build_recorder();
+    let handle = prometheus.handle();
+    program(
+        &ScopedRecorderLayer::new()
+            .without_cache()
+            .layer(TracingContextLayer::all().layer(prometheus)),
+    );
+    assert_eq!(
+        samples(&handle.render()),
+        [
+            r#"logins_total{tenth="5",unit="5",user="corro"} 1"#,
+            r#"logins_total{tenth="5",unit="5",user="ferris"} 1"#
+        ]
+    );
+}
+
+#[test]
+fn two_recorders_in_turn_on_one_thread_stay_apart() {
+    let (a, a_handle) = scoped(ScopedRecorderLayer::new());
+    let (b, b_handle) = scoped(ScopedRecorderLayer::new().exclude("c_total"));
+    for _ in 0..3 {
+        with_local_recorder(&a, || mapped().run(|| counter!("c_total").increment(1)));
+        with_local_recorder(&b, || mapped().run(|| counter!("c_total").increment(10)));
+    }
+    assert_eq!(
+        samples(&a_handle.render()),
+        [format!("c_total{{{MAPPED},{SERVER}}} 3")]
+    );
+    assert_eq!(samples(&b_handle.render()), ["c_total 30"]);
+}
+
+#[test]
+fn more_counters_and_scopes_than_are_cached() {
+    let (recorder, handle) = scoped(ScopedRecorderLayer::new());
+    let scopes: Vec<_> = (0..100)
+        .map(|at| Scope::new(&(Tenth(at / 10), Unit10(at % 10))))
+        .chain([Scope::none()])
+        .collect();
+    assert!(scopes.len() > CACHED_SCOPES);
+    with_local_recorder(&recorder, || {
+        let kept = counter!("kept_total");
+        for _ in 0..3 {
+            for scope in &scopes {
+                scope.run(|| {
+                    kept.increment(1);
+                    counter!("macro_total").increment(1);
+                });
+            }
+        }
+        for round in 0..2 {
+            for name in 0..3_000 {
+                scopes[name % 24].run(|| counter!(format!("dynamic_{name}_total")).increment(1 + round));
+            }
+        }
+    });
+    let samples = samples(&handle.render());
+    for (name, count, series) in [
+        ("kept_total", " 3", 101),
+        ("macro_total", " 3", 101),
+        ("dynamic_", " 3", 3_000),
+    ] {
+        let of_name: BTreeSet<_> = samples.iter().filter(|line| line.starts_with(name)).collect();
+        assert_eq!(of_name.len(), series, "{name}");
+        assert!(of_name.iter().all(|line| line.ends_with(count)), "{of_name:?}");
+    }
+}
+
+#[test]
+fn threads_share_a_kept_handle() {
+    let (recorder, handle) = scoped(ScopedRecorderLayer::new());
+    let kept = with_local_recorder(&recorder, || counter!("c_total"));
+    std::thread::scope(|threads| {
+        for at in 0..8 {
+            let (kept, recorder) = (&kept, &recorder);
+            threads.spawn(move || {
+                for _ in 0..1_000 {
+                    Scope::new(&Tenth(at % 5)).run(|| {
+                        kept.increment(1);
+                        with_local_recorder(recorder, || counter!("c_total").increment(1));
+                    });
+                }
+            });
+        }
+    });
+    let expected: Vec<_> = (0..5)
+        .map(|at| {
+            format!(
+                r#"c_total{{tenth="{at}"}} {}"#,
+                if at < 3 { 4_000 } else { 2_000 }
+            )
+        })
+        .collect();
+    assert_eq!(samples(&handle.render()), expected);
+}
+
+#[test]
+fn what_the_exporter_has_forgotten_counts_again_from_zero() {
+    let idle = Duration::from_secs(1);
+    for (histograms, timeout_by_builder) in [(false, false), (true, true)] {
+        let mut builder = PrometheusBuilder::new();
+        let mut layer = ScopedRecorderLayer::new();
+        if histograms {
+            layer = layer.histograms();
+        }
+        if timeout_by_builder {
+            builder = builder.idle_timeout(MetricKindMask::ALL, Some(idle));
+        }
+        let mut install = Install::new(builder).recorder(layer);
+        if !timeout_by_builder {
+            install = install.idle_timeout(MetricKindMask::ALL, Some(idle));
+        }
+        let recorder = install.build_recorder();
+        let handle = recorder.get_ref().handle();
+        let kept = with_local_recorder(&recorder, || counter!("kept_total"));
+        let kept_histogram = with_local_recorder(&recorder, || histogram!("h"));
+        let increment = || {
+            with_local_recorder(&recorder, || counter!("macro_total").increment(1));
+            kept.increment(1);
+            kept_histogram.record(1.0);
+        };
+        let expected = |count: u32| {
+            let mut lines = Vec::new();
+            for name in ["h_count", "kept_total", "macro_total"] {
+                lines.push(format!("{name} {count}"));
+                lines.push(format!(r#"{name}{{tenth="6"}} {count}"#));
+            }
+            // One that is not scoped is the exporter's own, and gone for good.
+            lines.retain(|line| histograms || !line.starts_with("h_"));
+            lines
+        };
+        let counts = || {
+            let mut lines = samples(&handle.render());
+            lines.retain(|line| line.starts_with("h_count") && histograms || line.contains("_total"));
+            lines
+        };
+
+        for round in 0..3 {
+            // On this thread, then on another, which has caches of its own.
+            increment();
+            Scope::new(&Tenth(6)).run(increment);
+            assert_eq!(counts(), expected(1), "round {round}");
+            std::thread::scope(|threads| {
+                threads.spawn(|| {
+                    increment();
+                    Scope::new(&Tenth(6)).run(increment);
+                });
+            });
+            assert_eq!(counts(), expected(2), "round {round}");
+            eventually("all is forgotten", || samples(&handle.render()).is_empty());
+        }
+    }
+}
+
+#[test]
+fn what_is_in_use_is_not_forgotten() {
+    let recorder = Install::new(PrometheusBuilder::new())
+        .idle_timeout(MetricKindMask::ALL, Some(Duration::from_millis(400)))
+        .build_recorder();
+    let handle = recorder.get_ref().handle();
+    let mut count = 0;
+    let start = Instant::now();
+    with_local_recorder(&recorder, || {
+        while start.elapsed() < Duration::from_millis(1_500) {
+            mapped().run(|| counter!("c_total").increment(1));
+            count += 1;
+            assert_eq!(
+                samples(&handle.render()),
+                [format!("c_total{{{MAPPED},{SERVER}}} {count}")]
+            );
+        }
+    });
+}
+
+/// Name, target, level and module path.
+type Registration = (String, String, Level, Option<String>);
+
+/// A recorder that shows what it is asked, and that it was dropped.
+#[derive(Clone, Default)]
+struct Witness {
+    registered: Arc<Mutex<Vec<Registration>>>,
+    registrations: Arc<AtomicUsize>,
+    is_dropped: Arc<AtomicBool>,
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        self.is_dropped.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Recorder for Witness {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
+        self.registrations.fetch_add(1, Ordering::Relaxed);
+        // A recorder may count its own work.
+        if key.name() != "registrations_total" {
+            counter!("registrations_total").increment(1);
+        }
+        self.registered.lock().unwrap().push((
+            key.name().to_owned(),
+            metadata.target().to_owned(),
+            *metadata.level(),
+            metadata.module_path().map(ToOwned::to_owned),
+        ));
+        Counter::noop()
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+#[test]
+fn a_recorder_that_is_dropped_is_dropped() {
+    let witness = Witness::default();
+    let is_dropped = Arc::clone(&witness.is_dropped);
+    let recorder = ScopedRecorderLayer::new().layer(witness);
+    let kept = with_local_recorder(&recorder, || {
+        let kept = counter!("c_total");
+        mapped().run(|| kept.increment(1));
+        counter!("c_total").increment(1);
+        kept
+    });
+    assert!(!is_dropped.load(Ordering::Relaxed));
+    drop(recorder);
+    assert!(is_dropped.load(Ordering::Relaxed));
+    native().run(|| kept.increment(1));
+}
+
+#[test]
+fn a_kept_handle_still_counts_where_it_counted_when_the_recorder_is_gone() {
+    let (recorder, handle) = scoped(ScopedRecorderLayer::new().revalidate_after(Duration::from_nanos(1)));
+    let kept = with_local_recorder(&recorder, || counter!("c_total"));
+    mapped().run(|| kept.increment(1));
+    mapped().run(|| kept.increment(1));
+    drop(recorder);
+    mapped().run(|| kept.increment(1));
+    native().run(|| kept.increment(1));
+    assert_eq!(
+        samples(&handle.render()),
+        [format!("c_total{{{MAPPED},{SERVER}}} 3")]
+    );
+}
+
+#[test]
+fn a_recorder_may_emit_metrics_while_it_registers_one() {
+    let witness = Witness::default();
+    let registered = Arc::clone(&witness.registered);
+    let recorder = ScopedRecorderLayer::new().layer(witness);
+    with_local_recorder(&recorder, || {
+        for _ in 0..3 {
+            mapped().run(|| counter!("c_total").increment(1));
+        }
+    });
+    let names: Vec<_> = registered
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(name, ..)| name.clone())
+        .collect();
+    assert_eq!(names, ["registrations_total", "c_total"]);
+}
+
+#[test]
+fn call_sites_that_differ_only_in_metadata_keep_their_own() {
+    let witness = Witness::default();
+    let registered = Arc::clone(&witness.registered);
+    let recorder = ScopedRecorderLayer::new().layer(witness);
+    with_local_recorder(&recorder, || {
+        for _ in 0..2 {
+            counter!(target: "a", level: Level::INFO, "c_total").increment(1);
+            counter!(target: "b", level: Level::INFO, "c_total").increment(1);
+            counter!(target: "b", level: Level::DEBUG, "c_total").increment(1);
+            let metadata = Metadata::new("b", Level::DEBUG, None);
+            metrics::with_recorder(|recorder| {
+                recorder
+                    .register_counter(&Key::from_static_name("c_total"), &metadata)
+                    .increment(1);
+            });
+        }
+    });
+    let module_path = Some(module_path!().to_owned());
+    let mut registered = registered.lock().unwrap().clone();
+    registered.retain(|(name, ..)| name == "c_total");
+    assert_eq!(
+        registered
+            .into_iter()
+            .map(|(_, target, level, path)| (target, level, path))
+            .collect::<Vec<_>>(),
+        [
+            ("a".to_owned(), Level::INFO, module_path.clone()),
+            ("b".to_owned(), Level::INFO, module_path.clone()),
+            ("b".to_owned(), Level::DEBUG, module_path),
+            ("b".to_owned(), Level::DEBUG, None),
+        ]
+    );
+}
+
+#[test]
+fn the_inner_recorder_is_asked_once_or_each_time() {
+    let asked = |layer: ScopedRecorderLayer| {
+        let witness = Witness::default();
+        let registrations = Arc::clone(&witness.registrations);
+        let recorder = layer.layer(witness);
+        with_local_recorder(&recorder, || {
+            let kept = counter!("registrations_total");
+            for _ in 0..10 {
+                kept.increment(1);
+                counter!("registrations_total").increment(1);
+            }
+        });
+        registrations.load(Ordering::Relaxed)
+    };
+    assert_eq!(asked(ScopedRecorderLayer::new().never_revalidate()), 1);
+    assert_eq!(asked(ScopedRecorderLayer::new().without_cache()), 20);
+    assert_eq!(
+        asked(ScopedRecorderLayer::new().revalidate_after(Duration::ZERO)),
+        20
+    );
+}
+
+#[test]
+fn a_counter_may_be_emitted_while_a_threads_locals_are_destroyed() {
+    struct CountsItsDrop(
+        RefCell<Option<(Scope, Counter)>>,
+        Arc<ScopedRecorder<PrometheusRecorder>>,
+    );
+
+    impl Drop for CountsItsDrop {
+        fn drop(&mut self) {
+            let (scope, kept) = self.0.take().unwrap();
+            scope.run(|| {
+                kept.increment(1);
+                // The thread's local recorder is a local as well, and may be gone.
+                let metadata = Metadata::new("", Level::INFO, None);
+                let key = Key::from_static_name("macro_total");
+                self.1.register_counter(&key, &metadata).increment(1);
+            });
+        }
+    }
+
+    thread_local! {
+        static EARLY: RefCell<Option<CountsItsDrop>> = const { RefCell::new(None) };
+        static LATE: RefCell<Option<CountsItsDrop>> = const { RefCell::new(None) };
+    }
+
+    let (recorder, handle) = scoped(ScopedRecorderLayer::new());
+    let recorder = Arc::new(recorder);
+    // Not a scoped thread: the scope ends before the locals are destroyed.
+    let thread = std::thread::spawn(move || {
+        let new = || {
+            let kept = with_local_recorder(&*recorder, || counter!("kept_total"));
+            CountsItsDrop(RefCell::new(Some((mapped(), kept))), Arc::clone(&recorder))
+        };
+        // Locals are destroyed in some order: one of these two is gone after the caches.
+        EARLY.with(|local| local.replace(Some(new())));
+        with_local_recorder(&*recorder, || counter!("kept_total").increment(1));
+        LATE.with(|local| local.replace(Some(new())));
+    });
+    thread.join().unwrap();
+    assert_eq!(
+        samples(&handle.render()),
+        [
+            "kept_total 1".to_owned(),
+            format!("kept_total{{{MAPPED},{SERVER}}} 2"),
+            format!("macro_total{{{MAPPED},{SERVER}}} 2"),
+        ]
+    );
+}

@@ -1,0 +1,768 @@
+//! Real sockets: which families they take, and what is said when they cannot be had.
+
+#![cfg(any(feature = "axum", feature = "udp"))]
+
+mod common;
+
+use std::{
+    error::Error,
+    io::{self, ErrorKind, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use common::{close, free_port, ipv6_or_say};
+#[cfg(target_os = "linux")]
+use common::{in_namespace, inside, under_seccomp};
+use dualstack_metrics::{BindError, Pair, SocketOptions};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+const MAPPED_LOOPBACK: IpAddr = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
+const V4_LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const V6_LOOPBACK: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+fn v4(port: u16) -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, port).into()
+}
+
+fn v6(port: u16) -> SocketAddr {
+    (Ipv6Addr::UNSPECIFIED, port).into()
+}
+
+/// The peer's address as the listener sees it, for a client that connects to `to`.
+async fn tcp_peer(listener: &TcpListener, to: IpAddr) -> IpAddr {
+    let port = listener.local_addr().unwrap().port();
+    let client = TcpStream::connect((to, port)).await.unwrap();
+    let (_, peer) = listener.accept().await.unwrap();
+    assert_eq!(peer.port(), client.local_addr().unwrap().port());
+    peer.ip()
+}
+
+/// The peer's address as the socket sees it, for a client that sends to `to`.
+async fn udp_peer(socket: &UdpSocket, to: IpAddr) -> IpAddr {
+    let client = UdpSocket::bind((any(to), 0)).await.unwrap();
+    client
+        .connect((to, socket.local_addr().unwrap().port()))
+        .await
+        .unwrap();
+    client.send(b"ping").await.unwrap();
+
+    let mut buffer = [0; 16];
+    let (len, peer) = socket.recv_from(&mut buffer).await.unwrap();
+    assert_eq!(&buffer[..len], b"ping");
+    assert_eq!(peer.port(), client.local_addr().unwrap().port());
+
+    socket.send_to(b"pong", peer).await.unwrap();
+    let len = client.recv(&mut buffer).await.unwrap();
+    assert_eq!(&buffer[..len], b"pong");
+    peer.ip()
+}
+
+async fn tcp_refused(to: IpAddr, port: u16) -> bool {
+    matches!(TcpStream::connect((to, port)).await, Err(error) if error.kind() == ErrorKind::ConnectionRefused)
+}
+
+async fn udp_refused(to: IpAddr, port: u16) -> bool {
+    let client = UdpSocket::bind((any(to), 0)).await.unwrap();
+    client.connect((to, port)).await.unwrap();
+    client.send(b"ping").await.unwrap();
+    matches!(client.recv(&mut [0; 16]).await, Err(error) if error.kind() == ErrorKind::ConnectionRefused)
+}
+
+const fn any(family: IpAddr) -> IpAddr {
+    match family {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+/// The system's own words for an address that is in use, as they stand in the message.
+fn os_error(error: &BindError) -> String {
+    let os = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
+    if cfg!(target_os = "linux") && error.kind() == ErrorKind::AddrInUse {
+        assert_eq!(os.to_string(), "Address already in use (os error 98)");
+    }
+    os.to_string()
+}
+
+#[track_caller]
+fn assert_in_use(error: BindError, transport: &str, address: SocketAddr, hint: &str) {
+    let expected = format!("cannot bind {transport} {address}: {}{hint}", os_error(&error));
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    assert_eq!(error.address(), address);
+
+    let error = io::Error::from(error);
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    assert_eq!(error.to_string(), expected);
+}
+
+fn ipv4_holds(port: u16) -> String {
+    format!(
+        ": an IPv4 socket holds port {port}, and a dual-stack socket needs it for both families; bind this one with \
+         `SocketOptions::v6_only()`, or close the other"
+    )
+}
+
+fn ipv6_holds(port: u16) -> String {
+    format!(
+        ": an IPv6 socket holds port {port}; if it is dual-stack it takes IPv4 as well: bind it with \
+         `SocketOptions::v6_only()`"
+    )
+}
+
+#[cfg(target_os = "linux")]
+const NO_IPV6: &str = "this host has no IPv6, or has it switched off; bind an IPv4 address, or `[::]` with \
+                       `SocketOptions::dual_stack()`, which serves IPv4 without IPv6";
+
+/// What is logged while `f` runs.
+fn logged<T>(f: impl FnOnce() -> T) -> (T, Vec<String>) {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .without_time()
+        .with_writer(move || writer.clone())
+        .finish();
+    let result = tracing::subscriber::with_default(subscriber, f);
+    let bytes = lines.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = String::from_utf8(bytes.clone()).unwrap();
+    (result, text.lines().map(|line| line.trim().to_owned()).collect())
+}
+
+#[tokio::test]
+async fn dual_stack_takes_both_families() {
+    let options = SocketOptions::dual_stack();
+    let (listener, socket) = (options.bind_tcp(v6(0)).unwrap(), options.bind_udp(v6(0)).unwrap());
+    if ipv6_or_say() {
+        assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await, MAPPED_LOOPBACK);
+        assert_eq!(udp_peer(&socket, V4_LOOPBACK).await, MAPPED_LOOPBACK);
+        assert_eq!(tcp_peer(&listener, V6_LOOPBACK).await, V6_LOOPBACK);
+        assert_eq!(udp_peer(&socket, V6_LOOPBACK).await, V6_LOOPBACK);
+    } else {
+        assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await.to_canonical(), V4_LOOPBACK);
+        assert_eq!(udp_peer(&socket, V4_LOOPBACK).await.to_canonical(), V4_LOOPBACK);
+    }
+}
+
+async fn takes_ipv6_only() {
+    let options = SocketOptions::v6_only();
+    let port = free_port();
+    let (listener, socket) = (
+        options.bind_tcp(v6(port)).unwrap(),
+        options.bind_udp(v6(port)).unwrap(),
+    );
+
+    assert!(tcp_refused(V4_LOOPBACK, port).await);
+    assert!(udp_refused(V4_LOOPBACK, port).await);
+    // What is received first was sent last: the IPv4 datagram did not arrive.
+    assert_eq!(tcp_peer(&listener, V6_LOOPBACK).await, V6_LOOPBACK);
+    assert_eq!(udp_peer(&socket, V6_LOOPBACK).await, V6_LOOPBACK);
+}
+
+#[tokio::test]
+async fn v6_only_refuses_ipv4() {
+    if ipv6_or_say() {
+        takes_ipv6_only().await;
+    }
+}
+
+#[tokio::test]
+async fn an_ipv4_address_is_an_ipv4_socket_whatever_the_constructor() {
+    for options in [
+        SocketOptions::dual_stack(),
+        SocketOptions::v6_only(),
+        SocketOptions::system_default(),
+    ] {
+        let address = (V4_LOOPBACK, 0).into();
+        let (listener, socket) = (
+            options.bind_tcp(address).unwrap(),
+            options.bind_udp(address).unwrap(),
+        );
+        assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await, V4_LOOPBACK);
+        assert_eq!(udp_peer(&socket, V4_LOOPBACK).await, V4_LOOPBACK);
+    }
+}
+
+#[tokio::test]
+async fn a_mapped_address_is_served_by_a_dual_stack_socket() {
+    if !ipv6_or_say() {
+        return;
+    }
+    let address = (MAPPED_LOOPBACK, 0).into();
+    let listener = SocketOptions::dual_stack().bind_tcp(address).unwrap();
+    assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await, MAPPED_LOOPBACK);
+
+    let error = SocketOptions::v6_only().bind_tcp(address).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "cannot bind TCP [::ffff:127.0.0.1]:0: {}: an IPv6-only socket cannot have an IPv4-mapped address; bind \
+             127.0.0.1",
+            os_error(&error)
+        )
+    );
+}
+
+#[tokio::test]
+async fn dual_stack_after_ipv4_says_who_is_in_the_way() {
+    if !ipv6_or_say() {
+        return;
+    }
+    let port = free_port();
+    let v4_listener = SocketOptions::dual_stack().bind_tcp(v4(port)).unwrap();
+    let v4_socket = SocketOptions::dual_stack()
+        .bind_udp((V4_LOOPBACK, port).into())
+        .unwrap();
+
+    let options = SocketOptions::dual_stack();
+    assert_in_use(
+        options.bind_tcp(v6(port)).unwrap_err(),
+        "TCP",
+        v6(port),
+        &ipv4_holds(port),
+    );
+    assert_in_use(
+        options.bind_udp(v6(port)).unwrap_err(),
+        "UDP",
+        v6(port),
+        &ipv4_holds(port),
+    );
+
+    // The advice holds, and the probe left nothing behind that would make it fail.
+    close(());
+    let v6_listener = SocketOptions::v6_only().bind_tcp(v6(port)).unwrap();
+    let v6_socket = SocketOptions::v6_only().bind_udp(v6(port)).unwrap();
+    assert_eq!(tcp_peer(&v4_listener, V4_LOOPBACK).await, V4_LOOPBACK);
+    assert_eq!(tcp_peer(&v6_listener, V6_LOOPBACK).await, V6_LOOPBACK);
+    assert_eq!(udp_peer(&v4_socket, V4_LOOPBACK).await, V4_LOOPBACK);
+    assert_eq!(udp_peer(&v6_socket, V6_LOOPBACK).await, V6_LOOPBACK);
+
+    // Now IPv6 is taken as well, and the other family is not the only cause.
+    assert_in_use(options.bind_tcp(v6(port)).unwrap_err(), "TCP", v6(port), "");
+    assert_in_use(options.bind_udp(v6(port)).unwrap_err(), "UDP", v6(port), "");
+}
+
+#[tokio::test]
+async fn ipv4_after_dual_stack_says_who_is_in_the_way() {
+    if !ipv6_or_say() {
+        return;
+    }
+    let port = free_port();
+    let listener = SocketOptions::dual_stack().bind_tcp(v6(port)).unwrap();
+    let socket = SocketOptions::dual_stack().bind_udp(v6(port)).unwrap();
+
+    let options = SocketOptions::dual_stack();
+    for address in [
+        v4(port),
+        (V4_LOOPBACK, port).into(),
+        (MAPPED_LOOPBACK, port).into(),
+    ] {
+        assert_in_use(
+            options.bind_tcp(address).unwrap_err(),
+            "TCP",
+            address,
+            &ipv6_holds(port),
+        );
+        assert_in_use(
+            options.bind_udp(address).unwrap_err(),
+            "UDP",
+            address,
+            &ipv6_holds(port),
+        );
+    }
+    assert_in_use(
+        options.bind_tcp_pair(port).unwrap_err(),
+        "TCP",
+        v4(port),
+        &ipv6_holds(port),
+    );
+    assert_in_use(
+        options.bind_udp_pair(port).unwrap_err(),
+        "UDP",
+        v4(port),
+        &ipv6_holds(port),
+    );
+
+    // The advice holds.
+    close((listener, socket));
+    let _listener = SocketOptions::v6_only().bind_tcp(v6(port)).unwrap();
+    let _socket = SocketOptions::v6_only().bind_udp(v6(port)).unwrap();
+    assert_eq!(
+        options.bind_tcp(v4(port)).unwrap().local_addr().unwrap(),
+        v4(port)
+    );
+    assert_eq!(
+        options.bind_udp(v4(port)).unwrap().local_addr().unwrap(),
+        v4(port)
+    );
+}
+
+#[tokio::test]
+async fn a_socket_of_the_same_family_is_no_matter_of_families() {
+    let port = free_port();
+    let options = SocketOptions::dual_stack();
+    let holders = (
+        options.bind_tcp(v4(port)).unwrap(),
+        options.bind_udp(v4(port)).unwrap(),
+    );
+    assert_in_use(options.bind_tcp(v4(port)).unwrap_err(), "TCP", v4(port), "");
+    assert_in_use(options.bind_udp(v4(port)).unwrap_err(), "UDP", v4(port), "");
+    close(holders);
+    if !ipv6_or_say() {
+        return;
+    }
+
+    let holders = (
+        options.bind_tcp(v6(port)).unwrap(),
+        options.bind_udp(v6(port)).unwrap(),
+    );
+    for options in [SocketOptions::dual_stack(), SocketOptions::v6_only()] {
+        assert_in_use(options.bind_tcp(v6(port)).unwrap_err(), "TCP", v6(port), "");
+        assert_in_use(options.bind_udp(v6(port)).unwrap_err(), "UDP", v6(port), "");
+    }
+    close(holders);
+
+    let _holders = (
+        options.bind_tcp_pair(port).unwrap(),
+        options.bind_udp_pair(port).unwrap(),
+    );
+    assert_in_use(options.bind_tcp(v6(port)).unwrap_err(), "TCP", v6(port), "");
+    assert_in_use(options.bind_udp(v6(port)).unwrap_err(), "UDP", v6(port), "");
+    // Linux can tell that the IPv6 socket of the pair is not to blame.
+    if cfg!(target_os = "linux") {
+        assert_in_use(options.bind_tcp(v4(port)).unwrap_err(), "TCP", v4(port), "");
+        assert_in_use(options.bind_udp(v4(port)).unwrap_err(), "UDP", v4(port), "");
+        assert_in_use(options.bind_tcp_pair(port).unwrap_err(), "TCP", v4(port), "");
+    }
+}
+
+#[tokio::test]
+async fn v6_only_and_ipv4_share_a_port_in_both_orders() {
+    if !ipv6_or_say() {
+        return;
+    }
+    let options = SocketOptions::v6_only();
+    for order in [[v4, v6], [v6, v4]] {
+        let port = free_port();
+        let [a, b] = order.map(|address| options.bind_tcp(address(port)).unwrap());
+        let [c, d] = order.map(|address| options.bind_udp(address(port)).unwrap());
+        for listener in [a, b] {
+            let family = listener.local_addr().unwrap().ip();
+            let client = if family.is_ipv4() {
+                V4_LOOPBACK
+            } else {
+                V6_LOOPBACK
+            };
+            assert_eq!(tcp_peer(&listener, client).await, client);
+        }
+        for socket in [c, d] {
+            let family = socket.local_addr().unwrap().ip();
+            let client = if family.is_ipv4() {
+                V4_LOOPBACK
+            } else {
+                V6_LOOPBACK
+            };
+            assert_eq!(udp_peer(&socket, client).await, client);
+        }
+    }
+}
+
+async fn pairs_serve_each_family_on_its_own(options: SocketOptions, port: u16) {
+    let tcp: Pair<TcpListener> = options.bind_tcp_pair(port).unwrap();
+    let bound = tcp.v4.local_addr().unwrap().port();
+    assert!(bound != 0 && (port == 0 || bound == port));
+    assert_eq!(tcp.v4.local_addr().unwrap(), v4(bound));
+    assert_eq!(tcp.v6.local_addr().unwrap(), v6(bound));
+    assert_eq!(tcp_peer(&tcp.v4, V4_LOOPBACK).await, V4_LOOPBACK);
+    assert_eq!(tcp_peer(&tcp.v6, V6_LOOPBACK).await, V6_LOOPBACK);
+
+    let udp: Pair<UdpSocket> = options.bind_udp_pair(port).unwrap();
+    let bound = udp.v4.local_addr().unwrap().port();
+    assert!(bound != 0 && (port == 0 || bound == port));
+    assert_eq!(udp.v4.local_addr().unwrap(), v4(bound));
+    assert_eq!(udp.v6.local_addr().unwrap(), v6(bound));
+    assert_eq!(udp_peer(&udp.v4, V4_LOOPBACK).await, V4_LOOPBACK);
+    assert_eq!(udp_peer(&udp.v6, V6_LOOPBACK).await, V6_LOOPBACK);
+}
+
+#[tokio::test]
+async fn a_pair_is_two_sockets_on_one_port() {
+    if !ipv6_or_say() {
+        return;
+    }
+    for options in [
+        SocketOptions::dual_stack(),
+        SocketOptions::v6_only(),
+        SocketOptions::system_default(),
+    ] {
+        pairs_serve_each_family_on_its_own(options.clone(), 0).await;
+        pairs_serve_each_family_on_its_own(options, free_port()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pair_is_both_or_none() {
+    if !ipv6_or_say() {
+        return;
+    }
+    let port = free_port();
+    let options = SocketOptions::dual_stack();
+    let _holders = (
+        SocketOptions::v6_only().bind_tcp(v6(port)).unwrap(),
+        SocketOptions::v6_only().bind_udp(v6(port)).unwrap(),
+    );
+    assert_in_use(options.bind_tcp_pair(port).unwrap_err(), "TCP", v6(port), "");
+    assert_in_use(options.bind_udp_pair(port).unwrap_err(), "UDP", v6(port), "");
+    close(());
+    options.bind_tcp(v4(port)).unwrap();
+    options.bind_udp(v4(port)).unwrap();
+}
+
+#[tokio::test]
+async fn a_shared_port_is_shared_when_all_ask() {
+    let options = SocketOptions::dual_stack().reuse_port(true);
+    let first = options.bind_udp(v6(0)).unwrap();
+    let address = first.local_addr().unwrap();
+    let second = options.bind_udp(address).unwrap();
+    assert_eq!(second.local_addr().unwrap(), address);
+
+    let first = options.bind_tcp(v6(0)).unwrap();
+    let address = first.local_addr().unwrap();
+    let second = options.bind_tcp(address).unwrap();
+    assert_eq!(second.local_addr().unwrap(), address);
+
+    let plain = options.reuse_port(false);
+    assert_in_use(plain.bind_tcp(address).unwrap_err(), "TCP", address, "");
+
+    if ipv6_or_say() {
+        let options = SocketOptions::dual_stack().reuse_port(true);
+        let port = free_port();
+        let _pairs = [
+            options.bind_tcp_pair(port).unwrap(),
+            options.bind_tcp_pair(port).unwrap(),
+        ];
+        let _pairs = [
+            options.bind_udp_pair(port).unwrap(),
+            options.bind_udp_pair(port).unwrap(),
+        ];
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn buffers_are_as_large_as_asked_for_or_it_is_said() {
+    let sizes = |socket: socket2::SockRef<'_>| {
+        (
+            socket.recv_buffer_size().unwrap(),
+            socket.send_buffer_size().unwrap(),
+        )
+    };
+    let options = SocketOptions::dual_stack()
+        .recv_buffer_size(50_000)
+        .send_buffer_size(40_000);
+    let ((tcp, udp, pair), lines) = logged(|| {
+        (
+            options.bind_tcp((V4_LOOPBACK, 0).into()).unwrap(),
+            options.bind_udp((V4_LOOPBACK, 0).into()).unwrap(),
+            ipv6_or_say().then(|| options.bind_udp_pair(0).unwrap()),
+        )
+    });
+    assert_eq!(lines, Vec::<String>::new());
+    // The kernel doubles what it grants.
+    assert_eq!(sizes((&tcp).into()), (100_000, 80_000));
+    assert_eq!(sizes((&udp).into()), (100_000, 80_000));
+    if let Some(Pair { v4, v6 }) = pair {
+        assert_eq!(sizes((&v4).into()), (100_000, 80_000));
+        assert_eq!(sizes((&v6).into()), (100_000, 80_000));
+    }
+
+    let (udp, lines) = logged(|| {
+        SocketOptions::dual_stack()
+            .recv_buffer_size(usize::MAX)
+            .bind_udp((V4_LOOPBACK, 0).into())
+            .unwrap()
+    });
+    let granted = sizes((&udp).into()).0 / 2;
+    assert!(granted > 100_000);
+    assert_eq!(
+        lines,
+        [format!(
+            "WARN dualstack_metrics::socket: the system granted a smaller socket buffer than asked for \
+             option=\"SO_RCVBUF\" address=127.0.0.1:0 asked={} granted={granted}",
+            usize::MAX
+        )]
+    );
+}
+
+#[tokio::test]
+async fn the_backlog_is_a_number_of_waiting_connections() {
+    for backlog in [1, u32::MAX] {
+        let listener = SocketOptions::dual_stack()
+            .backlog(backlog)
+            .bind_tcp(v6(0))
+            .unwrap();
+        assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await.to_canonical(), V4_LOOPBACK);
+    }
+}
+
+#[tokio::test]
+async fn an_address_of_another_host_is_a_clear_error() {
+    // RFC 5737 and RFC 3849 keep these from being anyone's.
+    let hint = |ip: &str, wildcard: &str| {
+        format!("{ip} is not an address of this host; bind one that is, or `{wildcard}` for all of them")
+    };
+    let error = SocketOptions::dual_stack()
+        .bind_tcp("203.0.113.99:0".parse().unwrap())
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "cannot bind TCP 203.0.113.99:0: {}: {}",
+            os_error(&error),
+            hint("203.0.113.99", "0.0.0.0")
+        )
+    );
+
+    if !ipv6_or_say() {
+        return;
+    }
+    for options in [SocketOptions::dual_stack(), SocketOptions::v6_only()] {
+        let address = "[2001:db8::dead]:0".parse().unwrap();
+        let (error, lines) = logged(|| options.bind_udp(address).unwrap_err());
+        assert_eq!(lines, Vec::<String>::new());
+        assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "cannot bind UDP {address}: {}: {}",
+                os_error(&error),
+                hint("2001:db8::dead", "[::]")
+            )
+        );
+    }
+    if cfg!(target_os = "linux") {
+        let error = SocketOptions::dual_stack()
+            .bind_udp("[fe80::1]:6969".parse().unwrap())
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot bind UDP [fe80::1]:6969: Invalid argument (os error 22): a link-local address needs the number of \
+             its interface, as in `[fe80::1%2]:6969`"
+        );
+    }
+}
+
+#[test]
+#[should_panic(expected = "runtime")]
+fn outside_of_a_runtime_it_panics() {
+    let _ = SocketOptions::dual_stack().bind_udp((V4_LOOPBACK, 0).into());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_systems_default_does_not_matter_where_it_is_ipv6_only() {
+    if ipv6_or_say() {
+        in_namespace(
+            "echo 1 > /proc/sys/net/ipv6/bindv6only",
+            "inside_a_namespace_whose_default_is_ipv6_only",
+        );
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+#[ignore = "is run by the_systems_default_does_not_matter_where_it_is_ipv6_only"]
+async fn inside_a_namespace_whose_default_is_ipv6_only() {
+    if !inside() {
+        return;
+    }
+    let options = SocketOptions::dual_stack();
+    let (listener, socket) = (options.bind_tcp(v6(0)).unwrap(), options.bind_udp(v6(0)).unwrap());
+    assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await, MAPPED_LOOPBACK);
+    assert_eq!(udp_peer(&socket, V4_LOOPBACK).await, MAPPED_LOOPBACK);
+    assert_eq!(tcp_peer(&listener, V6_LOOPBACK).await, V6_LOOPBACK);
+    assert_eq!(udp_peer(&socket, V6_LOOPBACK).await, V6_LOOPBACK);
+
+    takes_ipv6_only().await;
+
+    let options = SocketOptions::system_default();
+    let listener = options.bind_tcp(v6(0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    assert_eq!(tcp_peer(&listener, V6_LOOPBACK).await, V6_LOOPBACK);
+    assert!(tcp_refused(V4_LOOPBACK, port).await);
+    options.bind_tcp(v4(port)).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn ipv6_that_is_switched_off_leaves_ipv4() {
+    if ipv6_or_say() {
+        in_namespace(
+            "for i in all default lo; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done",
+            "inside_a_namespace_with_ipv6_switched_off",
+        );
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+#[ignore = "is run by ipv6_that_is_switched_off_leaves_ipv4"]
+async fn inside_a_namespace_with_ipv6_switched_off() {
+    if !inside() {
+        return;
+    }
+    let options = SocketOptions::dual_stack();
+    // The kernel still has IPv6 sockets, so nothing falls back.
+    let (listener, socket) = (options.bind_tcp(v6(0)).unwrap(), options.bind_udp(v6(0)).unwrap());
+    assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await, MAPPED_LOOPBACK);
+    assert_eq!(udp_peer(&socket, V4_LOOPBACK).await, MAPPED_LOOPBACK);
+
+    for options in [options, SocketOptions::v6_only(), SocketOptions::system_default()] {
+        for address in [(V6_LOOPBACK, 0), ("2001:db8::7".parse().unwrap(), 0)] {
+            let address = SocketAddr::from(address);
+            let error = options.bind_udp(address).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "cannot bind UDP {address}: Cannot assign requested address (os error 99): {NO_IPV6}"
+                )
+            );
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_kernel_without_ipv6_serves_ipv4() {
+    under_seccomp(
+        "import socket\ndeny(errno.EAFNOSUPPORT, 'socket', (0, socket.AF_INET6))",
+        "under_a_kernel_without_ipv6",
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+#[ignore = "is run by a_kernel_without_ipv6_serves_ipv4"]
+async fn under_a_kernel_without_ipv6() {
+    if !inside() {
+        return;
+    }
+    falls_back_to_ipv4("Address family not supported by protocol (os error 97)").await;
+
+    let no_socket = |address: SocketAddr| {
+        format!(
+            "cannot bind UDP {address}: no socket: Address family not supported by protocol (os error 97): {NO_IPV6}"
+        )
+    };
+    for (options, address) in [
+        (SocketOptions::dual_stack(), (V6_LOOPBACK, 0).into()),
+        (SocketOptions::v6_only(), v6(0)),
+        (SocketOptions::system_default(), v6(0)),
+    ] {
+        let error = options.bind_udp(address).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert_eq!(error.to_string(), no_socket(address));
+        assert_eq!(io::Error::from(error).kind(), ErrorKind::Unsupported);
+    }
+
+    let port = free_port();
+    let error = SocketOptions::dual_stack().bind_udp_pair(port).unwrap_err();
+    assert_eq!(error.to_string(), no_socket(v6(port)));
+
+    // No IPv6 socket can be to blame, and that there is none is no hint either.
+    let _holder = SocketOptions::dual_stack().bind_udp(v4(port)).unwrap();
+    let error = SocketOptions::dual_stack().bind_udp(v6(port)).unwrap_err();
+    assert_in_use(error, "UDP", v4(port), "");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_wildcard_that_is_no_address_here_falls_back() {
+    // The length of the address is that of a `sockaddr_in6`.
+    under_seccomp(
+        "deny(errno.EADDRNOTAVAIL, 'bind', (2, 28))",
+        "under_a_kernel_that_binds_no_ipv6_address",
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+#[ignore = "is run by a_wildcard_that_is_no_address_here_falls_back"]
+async fn under_a_kernel_that_binds_no_ipv6_address() {
+    if !inside() {
+        return;
+    }
+    falls_back_to_ipv4("Cannot assign requested address (os error 99)").await;
+
+    let error = SocketOptions::v6_only().bind_tcp(v6(0)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+    assert_eq!(
+        error.to_string(),
+        format!("cannot bind TCP [::]:0: Cannot assign requested address (os error 99): {NO_IPV6}")
+    );
+}
+
+#[cfg(target_os = "linux")]
+async fn falls_back_to_ipv4(os_error: &str) {
+    let options = SocketOptions::dual_stack();
+    let port = free_port();
+    let warning = format!(
+        "WARN dualstack_metrics::socket: this host has no IPv6: a dual-stack socket is bound for IPv4 only \
+         address=[::]:{port} fallback=0.0.0.0:{port} error={os_error}"
+    );
+
+    let (listener, lines) = logged(|| options.bind_tcp(v6(port)).unwrap());
+    assert_eq!(lines, [&*warning]);
+    assert_eq!(listener.local_addr().unwrap(), v4(port));
+    assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await, V4_LOOPBACK);
+
+    let (socket, lines) = logged(|| options.bind_udp(v6(port)).unwrap());
+    assert_eq!(lines, [&*warning]);
+    assert_eq!(socket.local_addr().unwrap(), v4(port));
+    assert_eq!(udp_peer(&socket, V4_LOOPBACK).await, V4_LOOPBACK);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_system_without_dual_stack_sockets_names_the_pair() {
+    if ipv6_or_say() {
+        // setsockopt(_, IPPROTO_IPV6, IPV6_V6ONLY, ..), as on OpenBSD.
+        under_seccomp(
+            "deny(errno.EINVAL, 'setsockopt', (1, 41), (2, 26))",
+            "under_a_system_without_dual_stack_sockets",
+        );
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+#[ignore = "is run by a_system_without_dual_stack_sockets_names_the_pair"]
+async fn under_a_system_without_dual_stack_sockets() {
+    if !inside() {
+        return;
+    }
+    let error = SocketOptions::dual_stack().bind_tcp(v6(0)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert_eq!(
+        error.to_string(),
+        "cannot bind TCP [::]:0: cannot set IPV6_V6ONLY: Invalid argument (os error 22): this system has no dual-stack \
+         sockets (OpenBSD never has); bind one socket for each family, with `SocketOptions::bind_tcp_pair` or \
+         `SocketOptions::bind_udp_pair`"
+    );
+    SocketOptions::system_default().bind_tcp(v6(0)).unwrap();
+}

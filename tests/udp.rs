@@ -1,0 +1,834 @@
+//! `UdpServer` on real sockets: outcomes, addresses, limits, shutdown.
+
+mod common;
+
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    future::Future,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    process::Command,
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use common::{in_namespace, inside, ipv6_or_say, samples, soon};
+use dualstack_metrics::{
+    ClientScopes, Datagram, Overload, Protocol, Scope, ServerBinding, SocketOptions, UdpServer,
+    prometheus::Install,
+};
+use metrics::counter;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::{
+    net::UdpSocket,
+    sync::{Notify, oneshot},
+    task::{JoinHandle, LocalSet, spawn_local, yield_now},
+    time::timeout,
+};
+use tower::{Service, ServiceBuilder, service_fn};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs a test on one thread with a recorder of its own.
+fn run<F: Future>(test: impl FnOnce(PrometheusHandle) -> F) -> F::Output {
+    let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
+    let handle = recorder.get_ref().handle();
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, test(handle))
+}
+
+struct Running {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<io::Result<()>>,
+}
+
+impl Running {
+    fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        timeout(PATIENCE, self.task)
+            .await
+            .expect("the server stops")
+            .unwrap()
+            .unwrap();
+    }
+}
+
+fn dual_stack() -> UdpServer {
+    UdpServer::new(
+        SocketOptions::dual_stack()
+            .bind_udp("[::]:0".parse().unwrap())
+            .unwrap(),
+    )
+    .unwrap()
+    .metrics_prefix("s")
+}
+
+fn start<S>(server: UdpServer, service: S) -> Running
+where
+    S: Service<Datagram, Response = Option<Bytes>> + 'static,
+    S::Error: std::fmt::Display,
+{
+    let address = server.local_addr();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let task = spawn_local(server.serve(service).with_graceful_shutdown(async move {
+        stopped.await.unwrap();
+    }));
+    Running { address, stop, task }
+}
+
+async fn client(to: IpAddr, port: u16) -> UdpSocket {
+    let any: IpAddr = if to.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let socket = UdpSocket::bind((any, 0)).await.unwrap();
+    // Connected: an answer from any other address is not received.
+    socket.connect((to, port)).await.unwrap();
+    socket
+}
+
+async fn receive(socket: &UdpSocket) -> Vec<u8> {
+    let mut buffer = vec![0; 65_535];
+    let length = timeout(PATIENCE, socket.recv(&mut buffer))
+        .await
+        .expect("an answer")
+        .unwrap();
+    buffer.truncate(length);
+    buffer
+}
+
+async fn ask(socket: &UdpSocket, payload: &[u8]) -> Vec<u8> {
+    socket.send(payload).await.unwrap();
+    receive(socket).await
+}
+
+fn echo() -> impl Service<Datagram, Response = Option<Bytes>, Error = Infallible, Future: 'static> + 'static {
+    service_fn(|datagram: Datagram| async move { Ok(Some(datagram.into_payload())) })
+}
+
+fn labels(client: &str, server: SocketAddr) -> String {
+    let (family, ip_type) = client.split_once('/').unwrap();
+    let binding = ServerBinding::new(Protocol::Udp, server);
+    let server: Vec<_> = binding
+        .pairs()
+        .iter()
+        .map(|(name, value)| format!("{name}=\"{value}\""))
+        .collect();
+    format!(
+        "client_address_ip_family=\"{family}\",client_address_ip_type=\"{ip_type}\",{}",
+        server.join(",")
+    )
+}
+
+/// How the loopback IPv4 client appears on the server's socket: plain, on a host without IPv6.
+fn inet(server: SocketAddr) -> String {
+    labels(
+        if server.is_ipv6() {
+            "inet/v4_mapped_v6"
+        } else {
+            "inet/plain"
+        },
+        server,
+    )
+}
+
+fn loopbacks() -> Vec<IpAddr> {
+    let mut ips = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
+    if ipv6_or_say() {
+        ips.push(Ipv6Addr::LOCALHOST.into());
+    }
+    ips
+}
+
+#[test]
+fn each_datagram_has_one_outcome_by_class() {
+    run(async |metrics| {
+        let server = dual_stack();
+        let address = server.local_addr();
+        let running = start(
+            server,
+            service_fn(async |datagram: Datagram| {
+                counter!("handled_total").increment(1);
+                match &datagram.payload()[..] {
+                    b"quiet" => Ok(None),
+                    b"fail" => Err("on purpose"),
+                    b"panic" => panic!("on purpose"),
+                    b"slow panic" => {
+                        yield_now().await;
+                        panic!("on purpose")
+                    }
+                    b"slow" => {
+                        yield_now().await;
+                        counter!("slow_total").increment(1);
+                        Ok(Some(datagram.into_payload()))
+                    }
+                    b"too much" => Ok(Some(Bytes::from(vec![0; 70_000]))),
+                    _ => Ok(Some(datagram.into_payload())),
+                }
+            }),
+        );
+        let mut expected = Vec::new();
+        for ip in loopbacks() {
+            let socket = client(ip, running.port()).await;
+            for quiet in ["quiet", "fail", "panic", "slow panic", "too much", "quiet"] {
+                socket.send(quiet.as_bytes()).await.unwrap();
+            }
+            assert_eq!(ask(&socket, b"slow").await, b"slow");
+            assert_eq!(ask(&socket, b"").await, b"");
+            assert_eq!(ask(&socket, b"last").await, b"last");
+
+            let labels = if ip.is_ipv4() {
+                inet(address)
+            } else {
+                labels("inet6/plain", address)
+            };
+            for (name, value) in [
+                ("handled_total", 9),
+                ("s_requests_received_total", 9),
+                ("s_requests_unanswered_total", 2),
+                ("s_responses_sent_total", 3),
+                ("slow_total", 1),
+            ] {
+                expected.push(format!("{name}{{{labels}}} {value}"));
+            }
+            let (client, server) = labels.split_once(",server").unwrap();
+            for (reason, value) in [("handler_error", 1), ("handler_panic", 2), ("send", 1)] {
+                expected.push(format!(
+                    "s_requests_failed_total{{{client},reason=\"{reason}\",server{server}}} {value}"
+                ));
+            }
+        }
+        expected.sort();
+        running.stop().await;
+        assert_eq!(samples(&metrics.render()), expected);
+    });
+}
+
+#[test]
+fn a_handler_sees_canonical_addresses_and_the_address_that_was_asked() {
+    run(async |_| {
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let service = {
+            let seen = Rc::clone(&seen);
+            service_fn(move |datagram: Datagram| {
+                seen.borrow_mut().push((
+                    datagram.peer(),
+                    datagram.client().pairs()[0].1,
+                    datagram.local_addr(),
+                ));
+                std::future::ready(Ok::<_, Infallible>(Some(Bytes::new())))
+            })
+        };
+        let running = start(dual_stack(), service);
+        let mut expected = Vec::new();
+        for ip in loopbacks() {
+            let socket = client(ip, running.port()).await;
+            ask(&socket, b"x").await;
+            let family = if ip.is_ipv4() { "inet" } else { "inet6" };
+            expected.push((
+                socket.local_addr().unwrap(),
+                family,
+                SocketAddr::new(ip, running.port()),
+            ));
+        }
+        assert_eq!(*seen.borrow(), expected);
+        running.stop().await;
+    });
+}
+
+#[test]
+fn an_answer_leaves_from_the_address_that_was_asked() {
+    run(async |_| {
+        // On Linux the whole of 127.0.0.0/8 is this host.
+        let second = IpAddr::from([127, 0, 0, 2]);
+        if !cfg!(target_os = "linux") {
+            return common::skip_or_fail("127.0.0.2 is an address of this host on Linux only");
+        }
+        let options = SocketOptions::dual_stack();
+        for wildcard in ["[::]:0", "0.0.0.0:0"] {
+            let server = UdpServer::new(options.bind_udp(wildcard.parse().unwrap()).unwrap()).unwrap();
+            let running = start(server, echo());
+            for ip in [Ipv4Addr::LOCALHOST.into(), second] {
+                assert_eq!(ask(&client(ip, running.port()).await, b"who").await, b"who");
+            }
+            running.stop().await;
+        }
+
+        // What a plain `send_to` does, which is why the test above can fail.
+        let plain = UdpSocket::bind("0.0.0.0:0").await.unwrap();
+        let asking = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        asking
+            .send_to(b"who", (second, plain.local_addr().unwrap().port()))
+            .await
+            .unwrap();
+        let mut buffer = [0; 16];
+        let (length, peer) = plain.recv_from(&mut buffer).await.unwrap();
+        plain.send_to(&buffer[..length], peer).await.unwrap();
+        let (_, from) = timeout(PATIENCE, asking.recv_from(&mut buffer))
+            .await
+            .expect("an answer")
+            .unwrap();
+        assert_eq!(from.ip(), Ipv4Addr::LOCALHOST, "and not {second}");
+    });
+}
+
+#[test]
+fn datagrams_of_all_sizes() {
+    run(async |_| {
+        let running = start(dual_stack(), echo());
+        for ip in loopbacks() {
+            let socket = client(ip, running.port()).await;
+            // The largest UDP payloads: 65,535 without the headers of UDP, and of IPv4.
+            let largest = if ip.is_ipv4() { 65_507 } else { 65_527 };
+            for size in [0, 1, 100, 1_472, 1_473, 3_620, 4_096, 4_097, largest] {
+                let payload: Vec<u8> = (0..size).map(|at| u8::try_from(at % 251).unwrap()).collect();
+                assert_eq!(ask(&socket, &payload).await, payload, "{size} bytes");
+            }
+        }
+        running.stop().await;
+    });
+}
+
+#[test]
+fn datagrams_that_were_sent_as_one_are_separate() {
+    run(async |metrics| {
+        let running = start(dual_stack(), echo());
+        let address = running.address;
+        let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
+        let payload: Vec<u8> = (0..95).collect();
+        // As a sender with segmentation offload does it: one write, ten datagrams.
+        let sender = quinn_udp::UdpSocketState::new((&socket).into()).unwrap();
+        let transmit = quinn_udp::Transmit {
+            destination: socket.peer_addr().unwrap(),
+            ecn: None,
+            contents: &payload,
+            segment_size: Some(10),
+            src_ip: None,
+        };
+        if sender.max_gso_segments() < 10 {
+            return common::skip_or_fail("this system has no segmentation offload");
+        }
+        sender.try_send((&socket).into(), &transmit).unwrap();
+        // The client's own receives are coalesced now: what counts is what the server saw.
+        let name = format!("s_requests_received_total{{{}}} 10", inet(address));
+        soon("ten datagrams", || samples(&metrics.render()).contains(&name)).await;
+        running.stop().await;
+    });
+}
+
+#[test]
+fn slow_handlers_run_concurrently_and_fast_ones_overtake_them() {
+    run(async |metrics| {
+        let gate = Rc::new(Notify::new());
+        let service = {
+            let gate = Rc::clone(&gate);
+            service_fn(move |datagram: Datagram| {
+                let gate = Rc::clone(&gate);
+                async move {
+                    if datagram.payload().starts_with(b"slow") {
+                        gate.notified().await;
+                        counter!("slow_total").increment(1);
+                    }
+                    Ok::<_, Infallible>(Some(datagram.into_payload()))
+                }
+            })
+        };
+        let running = start(dual_stack(), service);
+        let address = running.address;
+        let ips = loopbacks();
+        let slow = client(ips[0], running.port()).await;
+        for at in 0..100_u8 {
+            slow.send(&[&b"slow"[..], &[at]].concat()).await.unwrap();
+        }
+        let fast = client(ips[ips.len() - 1], running.port()).await;
+        assert_eq!(ask(&fast, b"fast").await, b"fast");
+        let received = format!(
+            "s_requests_received_total{{{}}} {}",
+            inet(address),
+            102 - ips.len()
+        );
+        soon("all are received", || {
+            samples(&metrics.render()).contains(&received)
+        })
+        .await;
+        gate.notify_waiters();
+        let mut answers = Vec::new();
+        for _ in 0..100 {
+            answers.push(receive(&slow).await[4]);
+        }
+        answers.sort_unstable();
+        assert_eq!(answers, (0..100).collect::<Vec<_>>());
+        assert!(samples(&metrics.render()).contains(&format!("slow_total{{{}}} 100", inet(address))));
+        running.stop().await;
+    });
+}
+
+/// A service whose handlers wait for ever, and count their drop.
+fn never() -> impl Service<Datagram, Response = Option<Bytes>, Error = Infallible, Future: 'static> + 'static
+{
+    struct CountsItsDrop;
+
+    impl Drop for CountsItsDrop {
+        fn drop(&mut self) {
+            counter!("dropped_total").increment(1);
+        }
+    }
+
+    service_fn(|datagram: Datagram| async move {
+        if datagram.payload().is_empty() {
+            return Ok(Some(Bytes::new()));
+        }
+        let _counts = CountsItsDrop;
+        std::future::pending().await
+    })
+}
+
+#[test]
+fn past_the_limit_the_oldest_is_aborted_and_counts_its_drop() {
+    run(async |metrics| {
+        let server = dual_stack()
+            .max_in_flight(3)
+            .shutdown_timeout(Duration::from_millis(50));
+        let running = start(server, never());
+        let labels = inet(running.address);
+        let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
+        for _ in 0..10 {
+            socket.send(b"x").await.unwrap();
+        }
+        // One that is ready at once needs no room, and makes none.
+        ask(&socket, b"").await;
+        let expected = |received, aborted| {
+            vec![
+                format!("dropped_total{{{labels}}} {aborted}"),
+                format!("s_requests_aborted_total{{{labels}}} {aborted}"),
+                format!("s_requests_received_total{{{labels}}} {received}"),
+                format!("s_responses_sent_total{{{labels}}} 1"),
+            ]
+        };
+        assert_eq!(samples(&metrics.render()), expected(11, 7));
+        // After the deadline of the shutdown, the rest.
+        running.stop().await;
+        assert_eq!(samples(&metrics.render()), expected(11, 10));
+    });
+}
+
+#[test]
+fn past_the_limit_the_newest_is_refused() {
+    run(async |metrics| {
+        let server = dual_stack()
+            .max_in_flight(3)
+            .on_overload(Overload::RefuseNewest)
+            .shutdown_timeout(Duration::from_millis(50));
+        let running = start(server, never());
+        let labels = inet(running.address);
+        let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
+        for _ in 0..10 {
+            socket.send(b"x").await.unwrap();
+        }
+        let aborted = format!("s_requests_aborted_total{{{labels}}} 7");
+        soon("seven are refused", || {
+            samples(&metrics.render()).contains(&aborted)
+        })
+        .await;
+        assert_eq!(
+            samples(&metrics.render()),
+            [aborted, format!("s_requests_received_total{{{labels}}} 10")]
+        );
+        running.stop().await;
+        assert_eq!(
+            samples(&metrics.render()),
+            [
+                format!("dropped_total{{{labels}}} 3"),
+                format!("s_requests_aborted_total{{{labels}}} 10"),
+                format!("s_requests_received_total{{{labels}}} 10"),
+            ]
+        );
+    });
+}
+
+#[test]
+fn a_server_that_is_dropped_aborts_what_waits() {
+    run(async |metrics| {
+        let running = start(dual_stack(), never());
+        let labels = inet(running.address);
+        let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
+        for _ in 0..3 {
+            socket.send(b"x").await.unwrap();
+        }
+        ask(&socket, b"").await;
+        running.task.abort();
+        assert!(running.task.await.unwrap_err().is_cancelled());
+        assert_eq!(
+            samples(&metrics.render()),
+            [
+                format!("dropped_total{{{labels}}} 3"),
+                format!("s_requests_aborted_total{{{labels}}} 3"),
+                format!("s_requests_received_total{{{labels}}} 4"),
+                format!("s_responses_sent_total{{{labels}}} 1"),
+            ]
+        );
+    });
+}
+
+#[test]
+fn a_graceful_shutdown_answers_what_was_received() {
+    run(async |metrics| {
+        let gate = Rc::new(Notify::new());
+        let service = {
+            let gate = Rc::clone(&gate);
+            service_fn(move |datagram: Datagram| {
+                let gate = Rc::clone(&gate);
+                async move {
+                    if datagram.payload().is_empty() {
+                        gate.notified().await;
+                    }
+                    Ok::<_, Infallible>(Some(datagram.into_payload()))
+                }
+            })
+        };
+        let running = start(dual_stack(), service);
+        let address = running.address;
+        let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
+        socket.send(b"").await.unwrap();
+        let received = format!("s_requests_received_total{{{}}} 1", inet(address));
+        soon("one is received", || {
+            samples(&metrics.render()).contains(&received)
+        })
+        .await;
+
+        // In the system's queue when the signal comes: nothing yields to the server in between.
+        for at in 0..50 {
+            socket.try_send(&[at]).unwrap();
+        }
+        running.stop.send(()).unwrap();
+        for at in 0..50 {
+            assert_eq!(receive(&socket).await, [at]);
+        }
+        assert!(!running.task.is_finished(), "one handler still waits");
+        gate.notify_waiters();
+        assert_eq!(receive(&socket).await, b"");
+        running.task.await.unwrap().unwrap();
+        assert_eq!(
+            samples(&metrics.render()),
+            [
+                format!("s_requests_received_total{{{}}} 51", inet(address)),
+                format!("s_responses_sent_total{{{}}} 51", inet(address)),
+            ]
+        );
+        // Nobody listens any more.
+        socket.send(b"x").await.unwrap();
+        assert_eq!(
+            socket.recv(&mut [0; 1]).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
+    });
+}
+
+#[test]
+fn a_service_that_is_not_ready_holds_datagrams_back() {
+    run(async |metrics| {
+        let gate = Rc::new(Notify::new());
+        let service = {
+            let gate = Rc::clone(&gate);
+            ServiceBuilder::new()
+                .concurrency_limit(1)
+                .service(service_fn(move |datagram: Datagram| {
+                    let gate = Rc::clone(&gate);
+                    async move {
+                        gate.notified().await;
+                        Ok::<_, Infallible>(Some(datagram.into_payload()))
+                    }
+                }))
+        };
+        let running = start(dual_stack(), service);
+        let labels = inet(running.address);
+        let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
+        for at in 0..5 {
+            socket.send(&[at]).await.unwrap();
+        }
+        for at in 0..5 {
+            let received = format!("s_requests_received_total{{{labels}}} {}", at + 1);
+            soon("one at a time", || samples(&metrics.render()).contains(&received)).await;
+            yield_now().await;
+            assert!(samples(&metrics.render()).contains(&received));
+            gate.notify_waiters();
+            assert_eq!(receive(&socket).await, [at]);
+        }
+        running.stop().await;
+    });
+}
+
+#[test]
+fn labels_of_ones_own_are_nested_in() {
+    run(async |metrics| {
+        let server = dual_stack();
+        let address = server.local_addr();
+        let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, address));
+        let own = Scope::new(&dualstack_metrics::ClientLabels::UNKNOWN);
+        let running = start(server.scopes(scopes.nest(own)), echo());
+        ask(&client(Ipv4Addr::LOCALHOST.into(), running.port()).await, b"x").await;
+        running.stop().await;
+        let labels = labels("unknown/unknown", address);
+        assert_eq!(
+            samples(&metrics.render()),
+            [
+                format!("s_requests_received_total{{{labels}}} 1"),
+                format!("s_responses_sent_total{{{labels}}} 1")
+            ]
+        );
+    });
+}
+
+#[test]
+fn a_server_and_its_service_may_move_between_threads() {
+    fn is_send<T: Send>(value: T) -> T {
+        value
+    }
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let server = dual_stack();
+        let port = server.local_addr().port();
+        let service = service_fn(async |datagram: Datagram| {
+            tokio::task::yield_now().await;
+            Ok::<_, Infallible>(Some(datagram.into_payload()))
+        });
+        let task = tokio::spawn(is_send(server.serve(service)));
+        assert_eq!(
+            ask(&client(Ipv4Addr::LOCALHOST.into(), port).await, b"x").await,
+            b"x"
+        );
+        task.abort();
+    });
+}
+
+/// `ip` in the namespace that the test runs in.
+fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+#[test]
+fn answers_above_the_mtu_are_fragmented() {
+    // Loopback hides it, unless it is made as narrow as a link.
+    in_namespace(
+        "ip link set lo mtu 1500",
+        "inside_answers_above_the_mtu_are_fragmented",
+    );
+}
+
+#[test]
+#[ignore = "for a namespace of its own"]
+fn inside_answers_above_the_mtu_are_fragmented() {
+    if !inside() {
+        return;
+    }
+    run(async |metrics| {
+        for bind in ["[::]:0", "0.0.0.0:0"] {
+            let socket = SocketOptions::dual_stack()
+                .bind_udp(bind.parse().unwrap())
+                .unwrap();
+            let server = UdpServer::new(socket).unwrap();
+            let service =
+                service_fn(async |_: Datagram| Ok::<_, Infallible>(Some(Bytes::from(vec![7; 3_620]))));
+            let running = start(server, service);
+            for ip in loopbacks()
+                .into_iter()
+                .filter(|ip| ip.is_ipv4() || bind.starts_with('['))
+            {
+                assert_eq!(
+                    ask(&client(ip, running.port()).await, b"x").await,
+                    [7; 3_620],
+                    "{bind} {ip}"
+                );
+            }
+            running.stop().await;
+        }
+        assert!(!metrics.render().contains("failed"), "{}", metrics.render());
+    });
+    let snmp = std::fs::read_to_string("/proc/net/snmp").unwrap();
+    let fields = |at| {
+        snmp.lines()
+            .filter(|line| line.starts_with("Ip:"))
+            .nth(at)
+            .unwrap()
+            .split(' ')
+    };
+    let created = fields(0)
+        .zip(fields(1))
+        .find(|(name, _)| *name == "FragCreates")
+        .unwrap()
+        .1;
+    assert_eq!(created, "6", "two answers of three fragments");
+}
+
+#[test]
+fn where_the_address_is_gone_the_system_chooses() {
+    in_namespace(
+        // On loopback every address of a prefix is the host's.
+        "ip addr add 192.0.2.9/32 dev lo\nip addr add 2001:db8::9/128 dev lo nodad",
+        "inside_where_the_address_is_gone_the_system_chooses",
+    );
+}
+
+#[test]
+#[ignore = "for a namespace of its own"]
+fn inside_where_the_address_is_gone_the_system_chooses() {
+    if !inside() {
+        return;
+    }
+    run(async |metrics| {
+        for (bind, asked, prefix) in [
+            ("0.0.0.0:0", "192.0.2.9", 32),
+            ("[::]:0", "192.0.2.9", 32),
+            ("[::]:0", "2001:db8::9", 128),
+        ] {
+            let socket = SocketOptions::dual_stack()
+                .bind_udp(bind.parse().unwrap())
+                .unwrap();
+            let server = UdpServer::new(socket).unwrap().metrics_prefix("s");
+            let running = start(
+                server,
+                service_fn(move |datagram: Datagram| {
+                    assert_eq!(datagram.local_addr().ip(), asked.parse::<IpAddr>().unwrap());
+                    ip(&format!("addr del {asked}/{prefix} dev lo"));
+                    std::future::ready(Ok::<_, Infallible>(Some(datagram.into_payload())))
+                }),
+            );
+            let any = if asked.contains(':') {
+                "[::1]:0"
+            } else {
+                "127.0.0.1:0"
+            };
+            let socket = UdpSocket::bind(any).await.unwrap();
+            socket
+                .send_to(b"x", (asked.parse::<IpAddr>().unwrap(), running.port()))
+                .await
+                .unwrap();
+            let (length, from) = timeout(PATIENCE, socket.recv_from(&mut [0; 8]))
+                .await
+                .expect("an answer")
+                .unwrap();
+            assert_eq!(length, 1);
+            assert_ne!(from.ip().to_string(), asked);
+            running.stop().await;
+            let nodad = if asked.contains(':') { " nodad" } else { "" };
+            ip(&format!("addr add {asked}/{prefix} dev lo{nodad}"));
+        }
+        assert!(!metrics.render().contains("failed"), "{}", metrics.render());
+    });
+}
+
+#[test]
+fn a_multicast_group_is_no_source() {
+    in_namespace(
+        "ip link add dummy0 type dummy\nip link set dummy0 up\nip addr add 192.0.2.1/24 dev dummy0",
+        "inside_a_multicast_group_is_no_source",
+    );
+}
+
+#[test]
+#[ignore = "for a namespace of its own"]
+fn inside_a_multicast_group_is_no_source() {
+    if !inside() {
+        return;
+    }
+    let link = std::fs::read_to_string("/sys/class/net/dummy0/ifindex")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    let own = Ipv4Addr::new(192, 0, 2, 1);
+    run(async |metrics| {
+        let group = Ipv4Addr::new(239, 1, 2, 3);
+        let socket = SocketOptions::dual_stack()
+            .bind_udp("0.0.0.0:0".parse().unwrap())
+            .unwrap();
+        socket.join_multicast_v4(group, own).unwrap();
+        let inet = start(UdpServer::new(socket).unwrap().metrics_prefix("s"), echo());
+        let asking = UdpSocket::bind((own, 0)).await.unwrap();
+        asking.send_to(b"x", (group, inet.port())).await.unwrap();
+        let (length, from) = timeout(PATIENCE, asking.recv_from(&mut [0; 8]))
+            .await
+            .expect("an answer")
+            .unwrap();
+        assert_eq!((length, from), (1, SocketAddr::from((own, inet.port()))));
+        inet.stop().await;
+
+        let group: Ipv6Addr = "ff02::1234".parse().unwrap();
+        let socket = SocketOptions::dual_stack()
+            .bind_udp("[::]:0".parse().unwrap())
+            .unwrap();
+        socket.join_multicast_v6(&group, link).unwrap();
+        let inet6 = start(UdpServer::new(socket).unwrap().metrics_prefix("s"), echo());
+        let asking = UdpSocket::bind("[::]:0").await.unwrap();
+        asking
+            .send_to(b"x", SocketAddrV6::new(group, inet6.port(), 0, link))
+            .await
+            .unwrap();
+        let (length, from) = timeout(PATIENCE, asking.recv_from(&mut [0; 8]))
+            .await
+            .expect("an answer")
+            .unwrap();
+        let SocketAddr::V6(from) = from else {
+            panic!("{from}")
+        };
+        assert!(from.ip().is_unicast_link_local(), "{from}");
+        assert_eq!((length, from.scope_id(), from.port()), (1, link, inet6.port()));
+        inet6.stop().await;
+        assert!(!metrics.render().contains("failed"), "{}", metrics.render());
+    });
+}
+
+#[test]
+fn errors_of_the_socket_have_no_client_and_the_loop_goes_on() {
+    run(async |metrics| {
+        // A socket that is connected to a port where nobody listens is told so.
+        let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let peer = nobody.local_addr().unwrap();
+        common::close(nobody);
+        let socket = SocketOptions::dual_stack()
+            .bind_udp("127.0.0.1:0".parse().unwrap())
+            .unwrap();
+        let address = socket.local_addr().unwrap();
+        socket.connect(peer).await.unwrap();
+        socket.send(b"x").await.unwrap();
+        let running = start(UdpServer::new(socket).unwrap().metrics_prefix("s"), echo());
+        let server = labels("inet/plain", address)
+            .split_once(",server")
+            .unwrap()
+            .1
+            .to_owned();
+        let error = format!("s_socket_errors_total{{operation=\"receive\",server{server}}} 1");
+
+        // It surfaces with the next datagram, which is served all the same.
+        let somebody = UdpSocket::bind(peer).await.unwrap();
+        somebody.connect(address).await.unwrap();
+        assert_eq!(ask(&somebody, b"x").await, b"x");
+        running.stop().await;
+        assert_eq!(
+            samples(&metrics.render()),
+            [
+                format!("s_requests_received_total{{{}}} 1", labels("inet/plain", address)),
+                format!("s_responses_sent_total{{{}}} 1", labels("inet/plain", address)),
+                error,
+            ]
+        );
+    });
+}
