@@ -498,6 +498,14 @@ impl LabelList {
         self.insert(L::NAME, L::VALUES[label.index()].into());
     }
 
+    pub(crate) fn from_pairs(pairs: &[(&'static str, &'static str)]) -> Self {
+        let mut list = Self::default();
+        for &(name, value) in pairs {
+            list.insert(name, value.into());
+        }
+        list
+    }
+
     pub(crate) fn insert(&mut self, name: &'static str, value: Cow<'static, str>) {
         match self
             .pairs

@@ -152,8 +152,8 @@ impl Scope {
             return Ok(known.2);
         }
 
-        let mut list = LabelList::default();
-        for &(name, value) in outer_set.pairs().iter().chain(inner_set.pairs()) {
+        let mut list = LabelList::from_pairs(outer_set.pairs());
+        for &(name, value) in inner_set.pairs() {
             list.insert(name, value.into());
         }
         let nested = Self::from_list(list)?;

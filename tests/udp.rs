@@ -159,7 +159,7 @@ fn each_datagram_has_one_outcome_by_class() {
         let address = server.local_addr();
         let running = start(
             server,
-            service_fn(async |datagram: Datagram| {
+            service_fn(|datagram: Datagram| async move {
                 counter!("handled_total").increment(1);
                 match &datagram.payload()[..] {
                     b"quiet" => Ok(None),
@@ -605,7 +605,7 @@ fn a_server_and_its_service_may_move_between_threads() {
     runtime.block_on(async {
         let server = dual_stack();
         let port = server.local_addr().port();
-        let service = service_fn(async |datagram: Datagram| {
+        let service = service_fn(|datagram: Datagram| async move {
             tokio::task::yield_now().await;
             Ok::<_, Infallible>(Some(datagram.into_payload()))
         });
@@ -646,7 +646,7 @@ fn inside_answers_above_the_mtu_are_fragmented() {
                 .unwrap();
             let server = UdpServer::new(socket).unwrap();
             let service =
-                service_fn(async |_: Datagram| Ok::<_, Infallible>(Some(Bytes::from(vec![7; 3_620]))));
+                service_fn(|_: Datagram| async { Ok::<_, Infallible>(Some(Bytes::from(vec![7; 3_620]))) });
             let running = start(server, service);
             for ip in loopbacks()
                 .into_iter()
@@ -738,7 +738,8 @@ fn inside_where_the_address_is_gone_the_system_chooses() {
 #[test]
 fn a_multicast_group_is_no_source() {
     in_namespace(
-        "ip link add dummy0 type dummy\nip link set dummy0 up\nip addr add 192.0.2.1/24 dev dummy0",
+        "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad\nip link add v0 type veth peer name v1\n\
+         ip link set v0 up\nip link set v1 up\nip addr add 192.0.2.1/24 dev v0",
         "inside_a_multicast_group_is_no_source",
     );
 }
@@ -749,9 +750,16 @@ fn inside_a_multicast_group_is_no_source() {
     if !inside() {
         return;
     }
-    let link = std::fs::read_to_string("/sys/class/net/dummy0/ifindex")
+    let shown = Command::new("ip")
+        .args(["-oneline", "link", "show", "v0"])
+        .output()
         .unwrap()
-        .trim()
+        .stdout;
+    let link = String::from_utf8(shown)
+        .unwrap()
+        .split(':')
+        .next()
+        .unwrap()
         .parse()
         .unwrap();
     let own = Ipv4Addr::new(192, 0, 2, 1);

@@ -1,5 +1,5 @@
 use super::{Scope, TooManyLabelSets};
-use crate::labels::{ClientLabels, ServerBinding};
+use crate::labels::{ClientLabels, LabelList, LabelSet, ServerBinding};
 
 /// The scopes of one listening socket: one for each class of client, all made at start-up. `Copy`.
 ///
@@ -44,10 +44,14 @@ impl ClientScopes {
     pub fn try_new(binding: ServerBinding) -> Result<Self, TooManyLabelSets> {
         let server = Scope::try_for_server(&binding)?;
         Self {
-            by_class: [Scope::none(); ClientLabels::ALL.len()],
-            server: Scope::none(),
+            by_class: [server; ClientLabels::ALL.len()],
+            server,
         }
-        .try_compose(|client| client.map_or(Ok(server), |client| server.try_nest(Scope::try_new(&client)?)))
+        .try_map(|server, client| {
+            let mut list = LabelList::from_pairs(server.pairs());
+            client.append_to(&mut list);
+            Scope::from_list(list)
+        })
     }
 
     /// The same scopes with the labels of `inner` added to each.
@@ -66,21 +70,18 @@ impl ClientScopes {
     /// # Errors
     ///
     /// When there would be more label sets than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS).
-    pub fn try_nest(self, inner: Scope) -> Result<Self, TooManyLabelSets> {
-        self.try_compose(|client| {
-            client
-                .map_or(self.server, |client| self.for_client(client))
-                .try_nest(inner)
-        })
+    pub fn try_nest(mut self, inner: Scope) -> Result<Self, TooManyLabelSets> {
+        self.server = self.server.try_nest(inner)?;
+        self.try_map(|scope, _| scope.try_nest(inner))
     }
 
-    fn try_compose(
+    fn try_map(
         mut self,
-        scope_of: impl Fn(Option<ClientLabels>) -> Result<Scope, TooManyLabelSets>,
+        map: impl Fn(Scope, ClientLabels) -> Result<Scope, TooManyLabelSets>,
     ) -> Result<Self, TooManyLabelSets> {
-        self.server = scope_of(None)?;
         for client in ClientLabels::ALL {
-            self.by_class[client.index()] = scope_of(Some(client))?;
+            let scope = &mut self.by_class[client.index()];
+            *scope = map(*scope, client)?;
         }
         Ok(self)
     }

@@ -22,7 +22,6 @@ type Pairs = &'static [(&'static str, &'static str)];
 pub(super) struct LabelSetData {
     id: usize,
     pairs: Pairs,
-    warned: AtomicBool,
 }
 
 impl LabelSetData {
@@ -37,7 +36,11 @@ impl LabelSetData {
 
     /// True at the first call.
     pub(super) fn warn_once(&self) -> bool {
-        !self.warned.load(Ordering::Relaxed) && !self.warned.swap(true, Ordering::Relaxed)
+        // Not in the set itself, which has to be immutable to be a key.
+        static WARNED: [AtomicBool; MAX_LABEL_SETS] = [const { AtomicBool::new(false) }; MAX_LABEL_SETS];
+
+        let warned = &WARNED[self.id];
+        !warned.load(Ordering::Relaxed) && !warned.swap(true, Ordering::Relaxed)
     }
 }
 
@@ -86,7 +89,6 @@ pub(super) fn intern(
     let set: &'static LabelSetData = Box::leak(Box::new(LabelSetData {
         id: sets.len(),
         pairs,
-        warned: AtomicBool::new(false),
     }));
     sets.insert(pairs, set);
     Ok(set)
