@@ -70,14 +70,7 @@ mod cache;
 mod filter;
 mod handle;
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_util::layers::Layer;
@@ -85,7 +78,7 @@ use metrics_util::layers::Layer;
 pub use self::{cache::CACHED_HANDLES, handle::CACHED_SCOPES};
 use self::{
     filter::NameFilter,
-    handle::{Expiry, Handle, Metric, Target},
+    handle::{Expiry, Metric, Target},
 };
 use crate::scope::Scope;
 
@@ -207,15 +200,12 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
     type Output = ScopedRecorder<R>;
 
     fn layer(&self, inner: R) -> ScopedRecorder<R> {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-
         let inner = Arc::new(inner);
         // Downgraded from a clone of its own, because an `Arc` of a recorder is turned into one of `dyn Recorder`.
         let recorder: Arc<dyn Recorder + Send + Sync> = Arc::<R>::clone(&inner);
         ScopedRecorder {
             inner,
             target: Arc::new(Target {
-                id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
                 recorder: Arc::downgrade(&recorder),
                 expiry: self.revalidate_after.map(Expiry::after),
                 cache: self.cache && self.revalidate_after != Some(Duration::ZERO),
@@ -248,13 +238,9 @@ impl<R: Recorder> ScopedRecorder<R> {
     /// A handle that chooses at each use, or the inner recorder's own when the name is excluded.
     #[inline]
     fn register<M: Metric>(&self, key: &Key, metadata: &Metadata<'_>) -> M {
-        let handle = cache::find_or_insert(&self.target, key, metadata, || {
-            Handle::new(&self.target, key, metadata, self.filter.scopes(key.name()))
-        });
-        if handle.is_scoped() {
-            M::from_handle(handle)
-        } else {
-            M::register(&*self.inner, key, metadata)
+        match cache::find_or_insert(&self.target, key, metadata, || self.filter.scopes(key.name())) {
+            Some(handle) => M::from_handle(handle),
+            None => M::register(&*self.inner, key, metadata),
         }
     }
 }

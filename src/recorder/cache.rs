@@ -4,7 +4,7 @@ use std::{cell::RefCell, sync::Arc};
 
 use metrics::{Key, Metadata};
 
-use super::handle::{Handle, Metric, Target};
+use super::handle::{Handle, Metric, OwnedMetadata, Target};
 
 /// How many handles of a kind (counters, histograms) a thread caches at the most.
 pub const CACHED_HANDLES: usize = SETS * WAYS;
@@ -13,6 +13,7 @@ pub const CACHED_HANDLES: usize = SETS * WAYS;
 // together would evict each other at each increment.
 const SETS: usize = 256;
 const WAYS: usize = 4;
+const SHARED_METADATA: usize = 64;
 
 pub(super) type LocalCache<M> = RefCell<Cache<M>>;
 
@@ -24,6 +25,8 @@ struct Entry<M> {
 pub(super) struct Cache<M> {
     entries: Vec<Option<Entry<M>>>,
     next_victim: usize,
+    /// Shared by the handles: most of a program's metrics come from few modules.
+    metadata: Vec<Arc<OwnedMetadata>>,
 }
 
 impl<M> Cache<M> {
@@ -31,9 +34,11 @@ impl<M> Cache<M> {
         Self {
             entries: Vec::new(),
             next_victim: 0,
+            metadata: Vec::new(),
         }
     }
 
+    #[inline]
     fn set_of(hash: u64) -> usize {
         #[expect(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]
         let set = hash as usize % SETS;
@@ -44,7 +49,7 @@ impl<M> Cache<M> {
     fn find(
         &self,
         hash: u64,
-        target: &Target,
+        target: &Arc<Target>,
         key: &Key,
         metadata: &Metadata<'_>,
     ) -> Option<&Arc<Handle<M>>> {
@@ -57,6 +62,17 @@ impl<M> Cache<M> {
             .map(|entry| &entry.handle)
     }
 
+    fn shared(&mut self, metadata: &Metadata<'_>) -> Arc<OwnedMetadata> {
+        if let Some(known) = self.metadata.iter().find(|known| known.is(metadata)) {
+            return Arc::clone(known);
+        }
+        let new = Arc::new(OwnedMetadata::new(metadata));
+        if self.metadata.len() < SHARED_METADATA {
+            self.metadata.push(Arc::clone(&new));
+        }
+        new
+    }
+
     /// Puts a handle in the place of the same one, of none, of one whose recorder is gone, or of any; in this order.
     /// Returns what was there, to be dropped when the cache is not borrowed.
     fn insert(&mut self, hash: u64, handle: Arc<Handle<M>>) -> Option<Entry<M>> {
@@ -65,18 +81,12 @@ impl<M> Cache<M> {
         }
         let at = Self::set_of(hash);
         let set = &mut self.entries[at..at + WAYS];
-        let way = set
-            .iter()
-            .position(|entry| {
-                entry
-                    .as_ref()
-                    .is_some_and(|entry| entry.hash == hash && entry.handle.is_same(&handle))
-            })
+        let position = |is_it: &dyn Fn(&Entry<M>) -> bool| {
+            set.iter().position(|entry| entry.as_ref().is_some_and(is_it))
+        };
+        let way = position(&|entry| entry.hash == hash && entry.handle.is_same(&handle))
             .or_else(|| set.iter().position(Option::is_none))
-            .or_else(|| {
-                set.iter()
-                    .position(|entry| entry.as_ref().is_some_and(|entry| entry.handle.is_orphan()))
-            })
+            .or_else(|| position(&|entry| entry.handle.is_orphan()))
             .unwrap_or_else(|| {
                 self.next_victim = self.next_victim.wrapping_add(1);
                 self.next_victim % WAYS
@@ -85,32 +95,57 @@ impl<M> Cache<M> {
     }
 }
 
-/// The handle that this thread has for `key`, or the one that `make` makes.
+/// What this thread knows of a key.
+enum Known<M> {
+    Scoped(Arc<Handle<M>>),
+    Excluded,
+    Nothing,
+}
+
+/// The handle that this thread has for `key`, or a new one, for which `is_scoped` tells whether the name is. `None`
+/// for a name that is not.
 ///
 /// Where the thread's locals are being destroyed there is no cache, and a handle is made each time.
 #[inline]
 pub(super) fn find_or_insert<M: Metric>(
-    target: &Target,
+    target: &Arc<Target>,
     key: &Key,
     metadata: &Metadata<'_>,
-    make: impl FnOnce() -> Handle<M>,
-) -> Arc<Handle<M>> {
-    let hash = key.get_hash() ^ target.id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let found = M::with_cache(|cache| {
-        let cache = cache.try_borrow().ok()?;
-        cache
-            .find(hash, target, key, metadata)
-            .filter(|handle| !handle.is_stale())
-            .cloned()
+    is_scoped: impl FnOnce() -> bool,
+) -> Option<Arc<Handle<M>>> {
+    // Keys of two recorders would fall together.
+    let hash = key.get_hash() ^ (Arc::as_ptr(target) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let known = M::with_cache(|cache| {
+        let Ok(cache) = cache.try_borrow() else {
+            return Known::Nothing;
+        };
+        match cache.find(hash, target, key, metadata) {
+            Some(handle) if !handle.is_scoped() => Known::Excluded,
+            Some(handle) if !handle.is_stale() => Known::Scoped(Arc::clone(handle)),
+            _ => Known::Nothing,
+        }
     });
-    if let Some(handle) = found.flatten() {
-        return handle;
+    match known {
+        Some(Known::Scoped(handle)) => Some(handle),
+        Some(Known::Excluded) => None,
+        Some(Known::Nothing) | None => {
+            let handle = insert(hash, target, key, metadata, is_scoped());
+            handle.is_scoped().then_some(handle)
+        }
     }
-    insert(hash, Arc::new(make()))
 }
 
 #[cold]
-fn insert<M: Metric>(hash: u64, handle: Arc<Handle<M>>) -> Arc<Handle<M>> {
+fn insert<M: Metric>(
+    hash: u64,
+    target: &Arc<Target>,
+    key: &Key,
+    metadata: &Metadata<'_>,
+    is_scoped: bool,
+) -> Arc<Handle<M>> {
+    let shared = M::with_cache(|cache| Some(cache.try_borrow_mut().ok()?.shared(metadata))).flatten();
+    let shared = shared.unwrap_or_else(|| Arc::new(OwnedMetadata::new(metadata)));
+    let handle = Arc::new(Handle::new(target, key, shared, is_scoped));
     let evicted = M::with_cache(|cache| cache.try_borrow_mut().ok()?.insert(hash, Arc::clone(&handle)));
     drop(evicted);
     handle

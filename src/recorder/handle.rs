@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -13,19 +13,23 @@ use metrics::{Counter, CounterFn, Histogram, HistogramFn, Key, Label, Level, Met
 use quanta::Clock;
 
 use super::cache::{Cache, LocalCache};
-use crate::{labels::written, scope::Scope};
+use crate::{
+    labels::written,
+    scope::{MAX_LABEL_SETS, Scope},
+};
 
 /// For how many scopes a handle caches what the inner recorder gave it.
-pub const CACHED_SCOPES: usize = FIRST_SLOTS + MORE_SLOTS + RENEWED_SLOTS;
+pub const CACHED_SCOPES: usize = FIRST_SLOTS + MORE_SLOTS + OVERFLOW_SLOTS;
 
 /// Enough for the clients of one binding, which is all that most counters see.
 const FIRST_SLOTS: usize = 4;
+/// In sets of so many [`WAYS`], by the scope.
 const MORE_SLOTS: usize = 32;
-const RENEWED_SLOTS: usize = 64;
+const WAYS: usize = 4;
+const OVERFLOW_SLOTS: usize = 64;
 
 /// The recorder that handles register with, and what they have to know about it.
 pub(super) struct Target {
-    pub(super) id: u64,
     pub(super) recorder: Weak<dyn Recorder + Send + Sync>,
     pub(super) expiry: Option<Expiry>,
     pub(super) cache: bool,
@@ -107,17 +111,21 @@ macro_rules! impl_metric {
 impl_metric!(Counter, register_counter);
 impl_metric!(Histogram, register_histogram);
 
-/// What the inner recorder gave for one scope.
-struct Slot<M> {
-    scope: Scope,
+/// What the inner recorder gave, for as long as the exporter cannot have forgotten it.
+struct Lease<M> {
     metric: M,
     /// When it was used last, or a little before.
     used: AtomicU64,
-    key: Arc<Key>,
 }
 
-impl<M> Slot<M> {
-    /// Whether the exporter cannot have forgotten the metric by `now`.
+impl<M> Lease<M> {
+    fn new(metric: M, now: Option<Now<'_>>) -> Self {
+        Self {
+            metric,
+            used: AtomicU64::new(now.map_or(0, |now| now.ticks)),
+        }
+    }
+
     #[inline]
     fn is_fresh(&self, now: Option<Now<'_>>) -> bool {
         let Some(Now { ticks, expiry }) = now else {
@@ -135,36 +143,84 @@ impl<M> Slot<M> {
     }
 }
 
+/// What a handle knows of one scope.
+struct Slot<M> {
+    scope: Scope,
+    first: Lease<M>,
+    /// In the place of the first lease, when that has expired: a slot is filled once.
+    renewed: ArcSwapOption<Lease<M>>,
+}
+
+/// Whom a metric says it is from.
+pub(super) struct OwnedMetadata {
+    target: Box<str>,
+    level: Level,
+    module_path: Option<Box<str>>,
+    /// As it is unless a macro says otherwise.
+    target_is_module_path: bool,
+}
+
+impl OwnedMetadata {
+    pub(super) fn new(metadata: &Metadata<'_>) -> Self {
+        Self {
+            target: metadata.target().into(),
+            level: *metadata.level(),
+            module_path: metadata.module_path().map(Into::into),
+            target_is_module_path: metadata.module_path() == Some(metadata.target()),
+        }
+    }
+
+    #[inline]
+    pub(super) fn is(&self, metadata: &Metadata<'_>) -> bool {
+        let (target, module_path) = (metadata.target(), metadata.module_path());
+        if self.level != *metadata.level() || *self.target != *target {
+            return false;
+        }
+        // A macro's two are one string, which need not be compared twice.
+        let are_one = module_path.is_some_and(|path| std::ptr::eq(path, target));
+        are_one && self.target_is_module_path || self.module_path.as_deref() == module_path
+    }
+
+    fn borrowed(&self) -> Metadata<'_> {
+        Metadata::new(&self.target, self.level, self.module_path.as_deref())
+    }
+}
+
 type Slots<M, const N: usize> = [OnceLock<Slot<M>>; N];
 
 /// A metric that is registered with the inner recorder once for each scope it is used in.
+// In this order, so that what each use reads stands together.
+#[repr(C)]
 pub(super) struct Handle<M> {
     target: Arc<Target>,
+    metadata: Arc<OwnedMetadata>,
     key: Key,
-    level: Level,
-    metric_target: Box<str>,
-    module_path: Option<Box<str>>,
     is_scoped: bool,
     is_stale: AtomicBool,
-    first: Slots<M, FIRST_SLOTS>,
+    /// The scopes of the slots, as ids plus one, so that a search does not go through the slots themselves.
+    tags: [AtomicU16; FIRST_SLOTS + MORE_SLOTS],
     more: OnceLock<Box<Slots<M, MORE_SLOTS>>>,
-    /// A slot above is filled once. What it held and has expired, and what it has no room for, goes here.
-    renewed: ArcSwapOption<Vec<Arc<Slot<M>>>>,
+    first: Slots<M, FIRST_SLOTS>,
+    overflow: ArcSwapOption<Vec<Arc<Slot<M>>>>,
 }
 
 impl<M: Metric> Handle<M> {
-    pub(super) fn new(target: &Arc<Target>, key: &Key, metadata: &Metadata<'_>, is_scoped: bool) -> Self {
+    pub(super) fn new(
+        target: &Arc<Target>,
+        key: &Key,
+        metadata: Arc<OwnedMetadata>,
+        is_scoped: bool,
+    ) -> Self {
         Self {
             target: Arc::clone(target),
             key: key.to_retained(),
-            level: *metadata.level(),
-            metric_target: metadata.target().into(),
-            module_path: metadata.module_path().map(Into::into),
+            metadata,
             is_scoped,
             is_stale: AtomicBool::new(false),
+            tags: [const { AtomicU16::new(0) }; FIRST_SLOTS + MORE_SLOTS],
             first: [const { OnceLock::new() }; FIRST_SLOTS],
             more: OnceLock::new(),
-            renewed: ArcSwapOption::empty(),
+            overflow: ArcSwapOption::empty(),
         }
     }
 
@@ -172,116 +228,101 @@ impl<M: Metric> Handle<M> {
     #[inline]
     fn with(&self, scope: Scope, f: impl FnOnce(&M)) {
         let now = self.target.expiry.as_ref().map(Expiry::now);
-        if let Some(slot) = self.slot(scope)
-            && slot.is_fresh(now)
-        {
-            f(&slot.metric);
-        } else {
-            self.with_renewed(scope, now, f);
+        match self.slot(scope) {
+            Some(slot) if slot.first.is_fresh(now) => f(&slot.first.metric),
+            Some(slot) => self.with_renewed(slot, now, f),
+            None => self.with_overflow(scope, now, f),
         }
     }
 
-    /// The slot of a scope. Slots are filled from the front, so the first empty one ends the search.
     #[inline]
     fn slot(&self, scope: Scope) -> Option<&Slot<M>> {
-        for slot in &self.first {
-            let slot = slot.get()?;
-            if slot.scope == scope {
-                return Some(slot);
+        let tag = tag(scope);
+        let is_it = |at: &usize| self.tags[*at].load(Ordering::Acquire) == tag;
+        if let Some(at) = (0..FIRST_SLOTS).find(is_it) {
+            return self.first[at].get();
+        }
+        let set = set_of(scope);
+        let at = (FIRST_SLOTS + set..FIRST_SLOTS + set + WAYS).find(is_it)?;
+        self.more.get()?[at - FIRST_SLOTS].get()
+    }
+
+    #[inline(never)]
+    fn with_renewed(&self, slot: &Slot<M>, now: Option<Now<'_>>, f: impl FnOnce(&M)) {
+        let renewed = slot.renewed.load();
+        if let Some(lease) = &*renewed
+            && lease.is_fresh(now)
+        {
+            if !self.is_stale() {
+                // It is in use again: a macro gets a new handle, which has this in a first lease.
+                self.is_stale.store(true, Ordering::Relaxed);
             }
+            return f(&lease.metric);
         }
-        self.more_of(scope)?
-            .iter()
-            .map_while(OnceLock::get)
-            .find(|slot| slot.scope == scope)
+        match self.register(slot.scope) {
+            Some(metric) => {
+                f(&metric);
+                slot.renewed.store(Some(Arc::new(Lease::new(metric, now))));
+            }
+            // Whoever holds the exporter's handle can still render what was registered before.
+            None => f(&renewed.as_ref().map_or(&slot.first, |lease| lease).metric),
+        }
     }
 
-    fn more_of(&self, scope: Scope) -> Option<&[OnceLock<Slot<M>>]> {
-        let at = Self::set_of(scope);
-        Some(&self.more.get()?[at..at + FIRST_SLOTS])
-    }
-
-    fn set_of(scope: Scope) -> usize {
-        scope.id() % (MORE_SLOTS / FIRST_SLOTS) * FIRST_SLOTS
-    }
-
-    fn with_renewed(&self, scope: Scope, now: Option<Now<'_>>, f: impl FnOnce(&M)) {
+    #[cold]
+    fn with_overflow(&self, scope: Scope, now: Option<Now<'_>>, f: impl FnOnce(&M)) {
         if !self.target.cache {
-            return self.with_registered(scope, now, None, f);
+            if let Some(metric) = self.register(scope) {
+                f(&metric);
+            }
+            return;
         }
-        let renewed = self.renewed.load();
-        let slot = renewed
+        let overflow = self.overflow.load();
+        let slot = overflow
             .iter()
             .flat_map(|slots| slots.iter())
             .find(|slot| slot.scope == scope);
         match slot {
-            Some(slot) if slot.is_fresh(now) => f(&slot.metric),
-            Some(slot) => self.with_registered(scope, now, Some(slot), f),
-            None => self.with_registered(scope, now, self.slot(scope), f),
-        }
-    }
-
-    /// Registers with the inner recorder, where what is known has expired. Nothing is locked or borrowed meanwhile.
-    #[cold]
-    fn with_registered(
-        &self,
-        scope: Scope,
-        now: Option<Now<'_>>,
-        expired: Option<&Slot<M>>,
-        f: impl FnOnce(&M),
-    ) {
-        let Some(recorder) = self.target.recorder.upgrade() else {
-            // Whoever holds the exporter's handle can still render what was registered before.
-            if let Some(slot) = expired {
-                f(&slot.metric);
+            Some(slot) if slot.first.is_fresh(now) => f(&slot.first.metric),
+            Some(slot) => self.with_renewed(slot, now, f),
+            None => {
+                if let Some(metric) = self.register(scope) {
+                    f(&metric);
+                    self.remember(Slot {
+                        scope,
+                        first: Lease::new(metric, now),
+                        renewed: ArcSwapOption::empty(),
+                    });
+                }
             }
-            return;
-        };
-        let key = expired.map_or_else(
-            || Arc::new(scoped_key(&self.key, scope)),
-            |slot| Arc::clone(&slot.key),
-        );
-        let metadata = Metadata::new(&self.metric_target, self.level, self.module_path.as_deref());
-        let metric = M::register(&*recorder, &key, &metadata);
-        f(&metric);
-        if self.target.cache {
-            // The time from before the metric was used: it cannot have been forgotten earlier than that.
-            let used = AtomicU64::new(now.map_or(0, |now| now.ticks));
-            let slot = Slot {
-                scope,
-                metric,
-                used,
-                key,
-            };
-            self.remember(slot, expired.is_some());
         }
     }
 
-    fn remember(&self, slot: Slot<M>, has_expired: bool) {
-        if has_expired {
-            // A macro's next use gets a new handle, which has this in a first slot again.
-            self.is_stale.store(true, Ordering::Relaxed);
-            self.renew(slot);
-            return;
-        }
-        let Err(slot) = fill(&self.first, slot) else {
+    /// Registers with the inner recorder, if that is still there. Nothing is locked or borrowed meanwhile.
+    #[cold]
+    fn register(&self, scope: Scope) -> Option<M> {
+        let recorder = self.target.recorder.upgrade()?;
+        let key = scoped_key(&self.key, scope);
+        Some(M::register(&*recorder, &key, &self.metadata.borrowed()))
+    }
+
+    fn remember(&self, slot: Slot<M>) {
+        let scope = slot.scope;
+        let (first_tags, more_tags) = self.tags.split_at(FIRST_SLOTS);
+        let Err(slot) = fill(&self.first, first_tags, slot) else {
             return;
         };
         let more = self
             .more
             .get_or_init(|| Box::new([const { OnceLock::new() }; MORE_SLOTS]));
-        let at = Self::set_of(slot.scope);
-        if let Err(slot) = fill(&more[at..at + FIRST_SLOTS], slot) {
-            self.renew(slot);
-        }
-    }
-
-    fn renew(&self, slot: Slot<M>) {
+        let set = set_of(scope)..set_of(scope) + WAYS;
+        let Err(slot) = fill(&more[set.clone()], &more_tags[set], slot) else {
+            return;
+        };
         let slot = Arc::new(slot);
-        self.renewed.rcu(|slots| {
+        self.overflow.rcu(|slots| {
             let mut slots = slots.as_deref().cloned().unwrap_or_default();
-            slots.retain(|other| other.scope != slot.scope);
-            if slots.len() == RENEWED_SLOTS {
+            if slots.len() == OVERFLOW_SLOTS {
                 slots.remove(0);
             }
             slots.push(Arc::clone(&slot));
@@ -290,14 +331,30 @@ impl<M: Metric> Handle<M> {
     }
 }
 
+/// Never 0, which is the tag of an empty slot.
+#[inline]
+fn tag(scope: Scope) -> u16 {
+    const { assert!(MAX_LABEL_SETS < u16::MAX as usize) };
+    #[expect(clippy::cast_possible_truncation, reason = "asserted above")]
+    let tag = scope.id() as u16 + 1;
+    tag
+}
+
+#[inline]
+fn set_of(scope: Scope) -> usize {
+    scope.id() % (MORE_SLOTS / WAYS) * WAYS
+}
+
 /// Puts a slot in the first free place, unless another thread has put the same there.
-fn fill<M>(places: &[OnceLock<Slot<M>>], mut slot: Slot<M>) -> Result<(), Slot<M>> {
-    for place in places {
+fn fill<M>(places: &[OnceLock<Slot<M>>], tags: &[AtomicU16], mut slot: Slot<M>) -> Result<(), Slot<M>> {
+    let scope = slot.scope;
+    for (place, its_tag) in places.iter().zip(tags) {
         match place.set(slot) {
-            Ok(()) => return Ok(()),
-            Err(back) if place.get().is_some_and(|there| there.scope == back.scope) => {
+            Ok(()) => {
+                its_tag.store(tag(scope), Ordering::Release);
                 return Ok(());
             }
+            Err(_) if place.get().is_some_and(|there| there.scope == scope) => return Ok(()),
             Err(back) => slot = back,
         }
     }
@@ -306,20 +363,15 @@ fn fill<M>(places: &[OnceLock<Slot<M>>], mut slot: Slot<M>) -> Result<(), Slot<M
 
 impl<M> Handle<M> {
     #[inline]
-    pub(super) fn is_for(&self, target: &Target, key: &Key, metadata: &Metadata<'_>) -> bool {
-        self.target.id == target.id
-            && self.key == *key
-            && self.level == *metadata.level()
-            && *self.metric_target == *metadata.target()
-            && self.module_path.as_deref() == metadata.module_path()
+    pub(super) fn is_for(&self, target: &Arc<Target>, key: &Key, metadata: &Metadata<'_>) -> bool {
+        Arc::ptr_eq(&self.target, target) && is_same_key(&self.key, key) && self.metadata.is(metadata)
     }
 
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        let metadata = Metadata::new(&other.metric_target, other.level, other.module_path.as_deref());
-        self.is_for(&other.target, &other.key, &metadata)
+        self.is_for(&other.target, &other.key, &other.metadata.borrowed())
     }
 
-    /// Whether something in it has expired, so that a new one would be faster.
+    /// Whether something in it was renewed and is in use, so that a new handle would be faster.
     #[inline]
     pub(super) fn is_stale(&self) -> bool {
         self.is_stale.load(Ordering::Relaxed)
@@ -335,6 +387,14 @@ impl<M> Handle<M> {
     pub(super) fn is_scoped(&self) -> bool {
         self.is_scoped
     }
+}
+
+/// Whether two keys are equal: at a glance where both are made of the same statics, as those of a macro are.
+#[inline]
+fn is_same_key(a: &Key, b: &Key) -> bool {
+    let is_same_static =
+        std::ptr::eq(a.name(), b.name()) && std::ptr::eq(a.labels().as_slice(), b.labels().as_slice());
+    is_same_static || a == b
 }
 
 impl CounterFn for Handle<Counter> {

@@ -1,0 +1,38 @@
+//! Ours and the rivals side by side, in one process: ratios of time, and heap allocations for each operation.
+//!
+//! ```text
+//! cargo bench --bench ratios            # everything, ready to paste
+//! cargo bench --bench ratios -- udp     # one part: increments, http or udp
+//! ```
+//!
+//! Each ratio is the median over rounds in which both sides run one after the other, so that a machine whose speed
+//! drifts does not matter.
+
+mod http;
+mod increments;
+mod paired;
+// By the clock of a thread, which is not to be had everywhere.
+#[cfg(target_os = "linux")]
+mod udp;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    #[cfg(target_os = "linux")]
+    if let Some(load) = udp::Load::from_arguments(&arguments) {
+        return load.run();
+    }
+    let is_wanted = |part: &str| arguments.is_empty() || arguments.iter().any(|argument| argument == part);
+    if is_wanted("increments") {
+        increments::print();
+    }
+    if is_wanted("http") {
+        http::print();
+    }
+    #[cfg(target_os = "linux")]
+    if is_wanted("udp") {
+        udp::print();
+    }
+}

@@ -1,0 +1,65 @@
+use std::{fmt::Display, time::Instant};
+
+const ROUNDS: usize = 21;
+
+/// The middle of some measurements.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Nanoseconds that a call of `f` takes.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+pub(crate) fn nanos(calls: u32, mut f: impl FnMut()) -> f64 {
+    let start = Instant::now();
+    for _ in 0..calls {
+        f();
+    }
+    start.elapsed().as_nanos() as f64 / f64::from(calls)
+}
+
+/// Two things in turn: the nanoseconds of a call of each, and the ratio of the first to the second.
+pub(crate) struct Paired {
+    pub(crate) ours: f64,
+    pub(crate) rival: f64,
+    pub(crate) ratio: f64,
+}
+
+/// Each side says what a call of it takes, in nanoseconds.
+pub(crate) fn paired(mut ours: impl FnMut() -> f64, mut rival: impl FnMut() -> f64) -> Paired {
+    // To warm up.
+    ours();
+    rival();
+    let rounds: Vec<_> = (0..ROUNDS).map(|_| (ours(), rival())).collect();
+    Paired {
+        ours: median(rounds.iter().map(|round| round.0).collect()),
+        rival: median(rounds.iter().map(|round| round.1).collect()),
+        ratio: median(rounds.iter().map(|round| round.0 / round.1).collect()),
+    }
+}
+
+pub(crate) fn header(title: &str) {
+    println!("\n| {title} | ns | rival, ns | ratio | target | allocations |");
+    println!("|---|---|---|---|---|---|");
+}
+
+pub(crate) fn row(what: &str, paired: &Paired, target: &str, allocations: impl Display) {
+    let Paired { ours, rival, ratio } = paired;
+    println!("| {what} | {ours:.1} | {rival:.1} | **{ratio:.2}** | {target} | {allocations} |");
+}
+
+/// Heap allocations that a call of `f` makes, after warming up.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+pub(crate) fn allocations(mut f: impl FnMut()) -> f64 {
+    const CALLS: u32 = 1_000;
+
+    for _ in 0..CALLS {
+        f();
+    }
+    let info = allocation_counter::measure(|| {
+        for _ in 0..CALLS {
+            f();
+        }
+    });
+    info.count_total as f64 / f64::from(CALLS)
+}
