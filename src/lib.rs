@@ -45,6 +45,7 @@
 //!   counter is incremented.
 //! - [`ClientLabelsLayer`]: a tower layer that enters the scope of a request's client.
 //! - [`UdpServer`]: the same for datagrams, and the loop that serves them.
+//! - [`DatagramSocket`]: what it receives and answers with, from the address that was asked, for a loop of one's own.
 //! - [`SocketOptions`]: sockets that are dual-stack, or IPv6-only, on purpose.
 //! - [`prometheus`](mod@prometheus): one call that installs it all.
 //!
@@ -158,7 +159,7 @@ pub mod udp_adapter;
 pub use self::socket::{BindError, Pair, SocketOptions};
 #[cfg(feature = "udp")]
 #[doc(inline)]
-pub use self::udp_adapter::{Datagram, Overload, UdpServer};
+pub use self::udp_adapter::{Datagram, DatagramSocket, Overload, UdpServer};
 #[doc(inline)]
 pub use self::{
     labels::{BoundedLabel, ClientLabels, IpFamily, IpType, LabelList, LabelSet, Protocol, ServerBinding},

@@ -33,6 +33,9 @@
 //! | any of them, an IPv4 address | IPv4 | IPv4 | IPv4 |
 //! | [`bind_tcp_pair`](SocketOptions::bind_tcp_pair), [`bind_udp_pair`](SocketOptions::bind_udp_pair) | two sockets, a family each | two sockets, a family each | two sockets, a family each |
 //!
+//! `DragonFly` BSD is as OpenBSD. [`bind_udp_many`](SocketOptions::bind_udp_many) binds as many sockets on one port as
+//! there are workers.
+//!
 //! On a dual-stack socket an IPv4 client has an IPv4-mapped address, `::ffff:a.b.c.d` ([RFC 4291 §2.5.5.2]);
 //! [`ClientLabels`](crate::ClientLabels) counts it as the IPv4 client that it is. On the IPv4 socket of a [`Pair`] it
 //! has its own.
@@ -177,6 +180,29 @@ impl SocketOptions {
             .and_then(|bound| self.register_udp(bound))
     }
 
+    /// As many UDP sockets on one port as there are workers, with [`reuse_port`](Self::reuse_port) whether it was asked
+    /// for or not. Linux spreads the clients over them by their addresses and ports.
+    ///
+    /// # Errors
+    ///
+    /// When one of them cannot be bound; then none is.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, or in one without its I/O driver enabled.
+    pub fn bind_udp_many(&self, address: SocketAddr, sockets: usize) -> Result<Vec<UdpSocket>, BindError> {
+        let options = self.clone().reuse_port(true);
+        let mut address = address;
+        (0..sockets)
+            .map(|_| {
+                let bound = options.bind(Transport::Udp, address)?;
+                // Of the first, which may have fallen back to IPv4 as well.
+                address = bound.local_addr()?;
+                options.register_udp(bound)
+            })
+            .collect()
+    }
+
     /// A TCP listener for each family on one port: `0.0.0.0` and `[::]`, the latter IPv6-only whichever constructor
     /// the options came from. With a port of 0, on a port of the system's choice that is free for both.
     ///
@@ -269,9 +295,18 @@ impl SocketOptions {
         {
             socket
                 .set_only_v6(only)
+                .and_then(|()| socket.only_v6())
+                .and_then(|is_only| {
+                    let unheard =
+                        || io::Error::new(io::ErrorKind::Unsupported, "the system left it as it was");
+                    (is_only == only).then_some(()).ok_or_else(unheard)
+                })
                 .map_err(during(Step::Set("IPV6_V6ONLY")))?;
         }
-        if self.reuse_port {
+        // A UDP socket that shares its port may be given one that others share already, where Linux chooses. Afterwards
+        // it is still in time for those that are bound next.
+        let shares_later = cfg!(target_os = "linux") && transport == Transport::Udp && address.port() == 0;
+        if self.reuse_port && !shares_later {
             set_reuse_port(&socket).map_err(during(Step::Set("SO_REUSEPORT")))?;
         }
         if let Some(bytes) = self.recv_buffer_size {
@@ -289,6 +324,9 @@ impl SocketOptions {
                 .map_err(during(Step::Set("SO_SNDBUF")))?;
         }
         socket.bind(&address.into()).map_err(during(Step::Bind))?;
+        if self.reuse_port && shares_later {
+            set_reuse_port(&socket).map_err(during(Step::Set("SO_REUSEPORT")))?;
+        }
         Ok(socket)
     }
 
@@ -326,9 +364,13 @@ struct Bound {
 
 impl Bound {
     fn port(&self) -> Result<u16, BindError> {
+        self.local_addr().map(|address| address.port())
+    }
+
+    fn local_addr(&self) -> Result<SocketAddr, BindError> {
         self.socket
             .local_addr()
-            .map(|address| address.as_socket().map_or(self.address.port(), |a| a.port()))
+            .map(|address| address.as_socket().unwrap_or(self.address))
             .map_err(|error| BindError::new(self.transport, self.address, during(Step::Bind)(error), None))
     }
 }

@@ -36,7 +36,9 @@
 //!
 //! The first is the sum of the others and of what is in flight, for each class of client, always. What goes wrong with
 //! the socket itself is counted in `…_socket_errors_total{operation="receive"}`, with the labels of the binding and no
-//! client's. The counters are registered when the server is first polled; a recorder must be installed by then.
+//! client's. What the kernel dropped before that, because the receive buffer was full, it says when it is asked, for
+//! `…_socket_drops_total`: see [`Serve::socket_drops`]. The other counters are registered when the server is first
+//! polled; a recorder must be installed by then.
 //!
 //! # Handlers
 //!
@@ -52,13 +54,44 @@
 //! not do on a host with several addresses; only where that address is gone, or was a multicast group, the system
 //! chooses. Answers above the path MTU are fragmented. See [`Datagram`] for what a handler sees.
 //!
+//! [`DatagramSocket`] is that without the rest, for a loop of one's own.
+//!
 //! `quinn-udp` sends and receives. It sets a socket up for QUIC, which forbids fragments and receives several datagrams
 //! as one; here it is shown a socket that is thrown away, and the one that is served gets the one option that is
 //! needed, the destination address of each datagram.
+//!
+//! # Many cores
+//!
+//! A server is one task. For several, bind as many sockets on the port as there are workers: the system spreads the
+//! clients over them, a client always to the same one. Their counters are the same series.
+//!
+//! ```
+//! # use dualstack_metrics::{Datagram, SocketOptions, UdpServer};
+//! # use std::convert::Infallible;
+//! # use tower::service_fn;
+//! # tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(async {
+//! # let (stop, stopped) = tokio::sync::watch::channel(());
+//! # drop(stop);
+//! let mut workers = tokio::task::JoinSet::new();
+//! for socket in SocketOptions::dual_stack().bind_udp_many("[::]:0".parse().unwrap(), 4)? {
+//!     let mut stopped = stopped.clone();
+//!     let server = UdpServer::new(socket)?
+//!         .serve(service_fn(|datagram: Datagram| async { Ok::<_, Infallible>(Some(datagram.into_payload())) }))
+//!         .with_graceful_shutdown(async move { _ = stopped.changed().await });
+//!     workers.spawn(server);
+//! }
+//! while let Some(worker) = workers.join_next().await {
+//!     worker??;
+//! }
+//! # Ok::<(), std::io::Error>(())
+//! # })?;
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 mod call;
 mod counters;
 mod datagram;
+mod drops;
 mod packet;
 mod serve;
 
@@ -68,8 +101,12 @@ use bytes::Bytes;
 use tokio::net::UdpSocket;
 use tower_service::Service;
 
-use self::packet::PacketSocket;
-pub use self::{datagram::Datagram, serve::Serve};
+pub use self::{
+    datagram::Datagram,
+    drops::SocketDrops,
+    packet::{Batch, DatagramSocket},
+    serve::Serve,
+};
 use crate::{
     labels::{Protocol, ServerBinding},
     scope::ClientScopes,
@@ -93,7 +130,7 @@ pub enum Overload {
 #[derive(Debug)]
 #[must_use = "nothing is served before `serve` is called and awaited"]
 pub struct UdpServer {
-    socket: PacketSocket,
+    socket: DatagramSocket,
     scopes: ClientScopes,
     prefix: String,
     max_in_flight: usize,
@@ -111,7 +148,7 @@ impl UdpServer {
     pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let binding = ServerBinding::new(Protocol::Udp, socket.local_addr()?);
         Ok(Self {
-            socket: PacketSocket::new(socket)?,
+            socket: DatagramSocket::new(socket)?,
             scopes: ClientScopes::try_new(binding).map_err(io::Error::other)?,
             prefix: "udp_server".to_owned(),
             max_in_flight: MAX_IN_FLIGHT,

@@ -11,34 +11,139 @@ use bytes::{Bytes, BytesMut};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use tokio::{io::Interest, net::UdpSocket};
 
+use super::{Datagram, drops::SocketId};
+
 /// More than the largest UDP payload (65,527 bytes), so that nothing is ever cut off.
 const RECV_BUFFER: usize = 65_535;
 
 /// What datagrams share a piece of memory, as long as one of them is held.
 const PAYLOAD_CHUNK: usize = 4096;
 
-pub(super) struct PacketSocket {
+/// A UDP socket that tells which address a datagram was sent to, and answers from there. For a loop of one's own;
+/// [`UdpServer`](super::UdpServer) is made of it.
+///
+/// ```
+/// use dualstack_metrics::{
+///     ClientScopes, InScope, Protocol, ServerBinding, SocketOptions,
+///     udp_adapter::{Batch, DatagramSocket},
+/// };
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap())?;
+/// let socket = DatagramSocket::new(socket)?;
+/// let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, socket.local_addr()));
+/// # let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
+/// # client.connect(("127.0.0.1", socket.local_addr().port())).await?;
+/// # client.send(b"ping").await?;
+///
+/// let mut batch = Batch::new();
+/// loop {
+///     let datagram = socket.recv(&mut batch).await?;
+///     socket
+///         .reply(&datagram, b"pong")
+///         .in_scope(scopes.for_client(datagram.client()))
+///         .await?;
+/// #   assert_eq!(datagram.local_addr().ip().to_string(), "127.0.0.1");
+/// #   assert_eq!(client.recv(&mut [0; 8]).await?, 4);
+/// #   break;
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// # })?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// Several tasks may receive, each with a batch of its own, while others send.
+pub struct DatagramSocket {
+    /// Before the socket, which closes after it.
+    id: SocketId,
     socket: UdpSocket,
     state: UdpSocketState,
     local: SocketAddr,
 }
 
-impl PacketSocket {
-    pub(super) fn new(socket: UdpSocket) -> io::Result<Self> {
+impl DatagramSocket {
+    /// Of a bound socket.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be told to report destination addresses.
+    pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let local = socket.local_addr()?;
         let state = set_up(&socket, local)?;
-        Ok(Self { socket, state, local })
+        Ok(Self {
+            id: SocketId::of(&socket)?,
+            socket,
+            state,
+            local,
+        })
     }
 
-    pub(super) fn local_addr(&self) -> SocketAddr {
+    /// How others find the socket in what the kernel tells, without keeping it open.
+    pub(super) fn id(&self) -> &SocketId {
+        &self.id
+    }
+
+    /// The address that the socket is bound to.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// The next datagram: of `batch`, or when there is none left, of what the system has by then.
+    ///
+    /// When the future is dropped before it is done, no datagram is lost.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot receive. Most often the next call can.
+    pub async fn recv(&self, batch: &mut Batch) -> io::Result<Datagram> {
+        loop {
+            if let Some((payload, meta)) = batch.next() {
+                return Ok(Datagram::new(payload, meta.addr, self.destination(&meta)));
+            }
+            self.socket.readable().await?;
+            match self.socket.try_io(Interest::READABLE, || self.try_recv(batch)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => result?,
+            }
+        }
+    }
+
+    /// Answers `datagram` from the address that it was sent to: [`send_from`](Self::send_from) its
+    /// [`local_addr`](Datagram::local_addr) to its [`peer`](Datagram::peer).
+    ///
+    /// # Errors
+    ///
+    /// When the socket does not take the answer.
+    pub async fn reply(&self, datagram: &Datagram, answer: &[u8]) -> io::Result<()> {
+        self.send_from(datagram.local_addr().ip(), answer, datagram.peer())
+            .await
+    }
+
+    /// Sends from one of the host's addresses, or from one that the system chooses: where `from` is the unspecified
+    /// address, a multicast group, or not the host's any more. The port is the socket's.
+    ///
+    /// On an IPv6 socket, IPv4 addresses may be given as such or mapped.
+    ///
+    /// # Errors
+    ///
+    /// When the socket does not take the datagram.
+    pub async fn send_from(&self, from: IpAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
+        let route = Route::new(self.local.is_ipv6(), from, to);
+        loop {
+            self.socket.writable().await?;
+            match self.try_send(payload, &route) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
     }
 
     /// Receives a batch. What was left of the last one is gone.
     pub(super) fn poll_recv(&self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
         loop {
             ready!(self.socket.poll_recv_ready(cx))?;
-            match self.socket.try_io(Interest::READABLE, || self.recv(batch)) {
+            match self.socket.try_io(Interest::READABLE, || self.try_recv(batch)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }
@@ -46,13 +151,16 @@ impl PacketSocket {
     }
 
     /// Receives a batch of what the system has now, which the runtime may not have heard of yet.
-    pub(super) fn recv(&self, batch: &mut Batch) -> io::Result<()> {
+    pub(super) fn try_recv(&self, batch: &mut Batch) -> io::Result<()> {
+        let room = batch.buffer.len() / RECV_BUFFER;
         let mut buffers = batch.buffer.chunks_exact_mut(RECV_BUFFER);
         let mut slices: [_; BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(buffers.next().unwrap_or_default()));
-        let received = self
-            .state
-            .recv((&self.socket).into(), &mut slices, &mut batch.metas)?;
+        let received = self.state.recv(
+            (&self.socket).into(),
+            &mut slices[..room],
+            &mut batch.metas[..room],
+        )?;
         batch.refill(received);
         Ok(())
     }
@@ -94,9 +202,9 @@ impl PacketSocket {
     }
 }
 
-impl fmt::Debug for PacketSocket {
+impl fmt::Debug for DatagramSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PacketSocket")
+        f.debug_struct("DatagramSocket")
             .field("local", &self.local)
             .finish_non_exhaustive()
     }
@@ -120,12 +228,33 @@ pub(super) struct Route {
 
 impl Route {
     pub(super) fn back(meta: &RecvMeta) -> Self {
-        let is_own = |ip: &IpAddr| !ip.to_canonical().is_multicast();
         Self {
             peer: meta.addr,
-            local_ip: meta.dst_ip.filter(is_own),
+            local_ip: meta.dst_ip.filter(can_be_a_source),
         }
     }
+
+    fn new(is_ipv6: bool, from: IpAddr, to: SocketAddr) -> Self {
+        let fit = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) if is_ipv6 => ip.to_ipv6_mapped().into(),
+            IpAddr::V6(_) if !is_ipv6 => ip.to_canonical(),
+            ip => ip,
+        };
+        // A peer's scope id stays.
+        let peer = match fit(to.ip()) {
+            ip if ip == to.ip() => to,
+            ip => SocketAddr::new(ip, to.port()),
+        };
+        Self {
+            peer,
+            local_ip: Some(fit(from)).filter(can_be_a_source),
+        }
+    }
+}
+
+fn can_be_a_source(ip: &IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    !ip.is_unspecified() && !ip.is_multicast()
 }
 
 /// `quinn-udp` sets the options of a QUIC socket: no fragments, coalesced receives. All it needs to know of the socket
@@ -169,8 +298,8 @@ fn set_up(socket: &UdpSocket, _: SocketAddr) -> io::Result<UdpSocketState> {
     UdpSocketState::new(socket.into())
 }
 
-/// What was received at once, and how far it has been read.
-pub(super) struct Batch {
+/// What was received at once, and how far it has been read. Used again and again: its receive buffers are large.
+pub struct Batch {
     buffer: Vec<u8>,
     metas: [RecvMeta; BATCH_SIZE],
     received: usize,
@@ -181,9 +310,17 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new() -> Self {
+    /// An empty batch, for as many datagrams at once as the platform can receive.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_room(BATCH_SIZE)
+    }
+
+    /// An empty batch for `datagrams` at once, at least 1: for a program with many sockets. Each takes 64 KiB of memory.
+    #[must_use]
+    pub fn with_room(datagrams: usize) -> Self {
         Self {
-            buffer: vec![0; BATCH_SIZE * RECV_BUFFER],
+            buffer: vec![0; datagrams.clamp(1, BATCH_SIZE) * RECV_BUFFER],
             metas: [RecvMeta::default(); BATCH_SIZE],
             received: 0,
             message: 0,
@@ -198,7 +335,9 @@ impl Batch {
         self.offset = 0;
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether the next datagram has to come from the system.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.message == self.received
     }
 
@@ -224,6 +363,20 @@ impl Batch {
         };
         let payload = &self.buffer[message * RECV_BUFFER..][start..end];
         Some((share(&mut self.chunk, payload), meta))
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch")
+            .field("messages", &(self.received - self.message))
+            .finish_non_exhaustive()
     }
 }
 

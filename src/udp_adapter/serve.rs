@@ -20,10 +20,10 @@ use tokio::time::Sleep;
 use tower_service::Service;
 
 use super::{
-    Datagram, Overload, UdpServer,
+    Datagram, Overload, SocketDrops, UdpServer,
     call::{Abort, Call, Done, Outcome},
     counters::Counters,
-    packet::{Batch, PacketSocket, Route},
+    packet::{Batch, DatagramSocket, Route},
 };
 use crate::{
     labels::ClientLabels,
@@ -78,6 +78,18 @@ impl<S: Service<Datagram>> Serve<S> {
             signal,
             shutdown: self.shutdown,
         }
+    }
+}
+
+impl<S: Service<Datagram>, Signal> Serve<S, Signal> {
+    /// What the kernel dropped at the socket, to be asked for while the server runs.
+    #[must_use]
+    pub fn socket_drops(&self) -> SocketDrops {
+        SocketDrops::new(
+            self.core.socket.id(),
+            self.core.scopes.server(),
+            &self.core.prefix,
+        )
     }
 }
 
@@ -150,7 +162,7 @@ struct Log {
 }
 
 struct Core<S: Service<Datagram>> {
-    socket: PacketSocket,
+    socket: DatagramSocket,
     service: S,
     scopes: ClientScopes,
     prefix: String,
@@ -264,7 +276,7 @@ where
             if self.is_closing && !self.is_closed {
                 // What the system has queued, until there is nothing, or an error.
                 self.batches_left -= 1;
-                self.is_closed = self.socket.recv(&mut self.batch).is_err() || self.batches_left == 0;
+                self.is_closed = self.socket.try_recv(&mut self.batch).is_err() || self.batches_left == 0;
                 continue;
             }
             if !self.is_closed {

@@ -49,6 +49,13 @@ pub fn close<T>(sockets: T) {
     drop(SPAWNING.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
+/// Runs `start`, which starts a child process and returns when that has said something, or has ended. Until then
+/// the child may have every socket of this process.
+pub fn spawning<T>(start: impl FnOnce() -> T) -> T {
+    let _spawning = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
+    start()
+}
+
 /// A port that no socket of either family has, TCP or UDP. Below the ephemeral ports, so that no other test gets it
 /// by asking for port 0.
 pub fn free_port() -> u16 {

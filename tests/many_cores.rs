@@ -1,0 +1,182 @@
+//! One port, a socket and a server for each worker.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    future::ready,
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use common::{
+    INET, INET6, MAPPED, Seen, and, assert_samples, close, in_namespace, inside, ipv6_or_say, sample,
+    samples, seven,
+};
+use dualstack_metrics::{Datagram, SocketOptions, UdpServer, prometheus::Install};
+use metrics::counter;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::{net::UdpSocket, sync::watch, task::JoinSet, time::timeout};
+use tower::service_fn;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const WORKERS: u8 = 4;
+/// So many that each worker has some: that one has none is less likely than one in ten million.
+const CLIENTS: u64 = 64;
+const REQUESTS: u8 = 25;
+
+/// Asks again and again, from one port. Returns the worker that answers.
+async fn client(ip: IpAddr, port: u16) -> u8 {
+    let socket = UdpSocket::bind((ip, 0)).await.unwrap();
+    socket.connect((ip, port)).await.unwrap();
+    let mut workers = BTreeSet::new();
+    for request in 0..REQUESTS {
+        socket.send(&[request]).await.unwrap();
+        let mut answer = [0; 8];
+        let length = timeout(PATIENCE, socket.recv(&mut answer))
+            .await
+            .expect("an answer")
+            .unwrap();
+        let &[worker, ref rest @ ..] = &answer[..length] else {
+            panic!("an answer has the number of the worker");
+        };
+        assert_eq!(rest, [request]);
+        workers.insert(worker);
+    }
+    assert_eq!(workers.len(), 1, "a client has one worker");
+    workers.pop_first().unwrap()
+}
+
+/// How many clients each worker had.
+async fn clients(ip: IpAddr, port: u16) -> BTreeMap<u8, u64> {
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        clients.spawn(client(ip, port));
+    }
+    let mut of_worker = BTreeMap::new();
+    while let Some(worker) = clients.join_next().await {
+        *of_worker.entry(worker.unwrap()).or_default() += 1;
+    }
+    of_worker
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_load_spreads_and_the_counts_stay_exact() {
+    // The only test of this process that counts.
+    let metrics = Install::new(PrometheusBuilder::new()).install().unwrap();
+    let sockets = SocketOptions::dual_stack()
+        .bind_udp_many("[::]:0".parse().unwrap(), WORKERS.into())
+        .unwrap();
+    let address = sockets[0].local_addr().unwrap();
+    assert!(
+        sockets
+            .iter()
+            .all(|socket| socket.local_addr().unwrap() == address)
+    );
+
+    let stop = watch::Sender::new(());
+    let mut workers = JoinSet::new();
+    for (worker, socket) in (0..WORKERS).zip(sockets) {
+        let mut stopped = stop.subscribe();
+        let service = service_fn(move |datagram: Datagram| {
+            counter!("handled_total", "worker" => worker.to_string()).increment(1);
+            let answer = [&[worker], &datagram.payload()[..]].concat();
+            ready(Ok::<_, Infallible>(Some(Bytes::from(answer))))
+        });
+        let server = UdpServer::new(socket).unwrap().metrics_prefix("s");
+        workers.spawn(server.serve(service).with_graceful_shutdown(async move {
+            stopped.changed().await.unwrap();
+        }));
+    }
+
+    let mut expected = Vec::new();
+    let mut count = async |ip: IpAddr, seen: Seen| {
+        let of_worker = clients(ip, address.port()).await;
+        let has_clients: Vec<_> = of_worker.keys().copied().collect();
+        assert_eq!(has_clients, [0, 1, 2, 3], "the load spreads: {of_worker:?}");
+
+        let labels = seven("udp", address, seen);
+        let requests = u64::from(REQUESTS);
+        for (worker, clients) in of_worker {
+            let labels = and(labels.clone(), "worker", &worker.to_string());
+            expected.push(sample("handled_total", &labels, clients * requests));
+        }
+        // One series for all workers.
+        let all = CLIENTS * requests;
+        expected.push(sample("s_requests_received_total", &labels, all));
+        expected.push(sample("s_responses_sent_total", &labels, all));
+    };
+    let inet = if address.is_ipv4() { INET } else { MAPPED };
+    count(Ipv4Addr::LOCALHOST.into(), inet).await;
+    if ipv6_or_say() {
+        count(Ipv6Addr::LOCALHOST.into(), INET6).await;
+    }
+
+    stop.send(()).unwrap();
+    for _ in 0..WORKERS {
+        let worker = timeout(PATIENCE, workers.join_next()).await.expect("each stops");
+        worker.unwrap().unwrap().unwrap();
+    }
+    let mut counted = samples(&metrics.render());
+    counted.retain(|line| line.starts_with("s_") || line.starts_with("handled_"));
+    assert_samples(counted, expected);
+
+    // The port is free: also for one who does not share.
+    close(());
+    drop(SocketOptions::dual_stack().bind_udp(address).unwrap());
+}
+
+#[tokio::test]
+async fn the_sockets_share_the_port_with_nobody_who_did_not_ask() {
+    let any = "[::]:0".parse().unwrap();
+    let sockets = SocketOptions::dual_stack().bind_udp_many(any, 2).unwrap();
+    let address = sockets[0].local_addr().unwrap();
+    let error = SocketOptions::dual_stack().bind_udp(address).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    // Who asks gets it: a program may be replaced without a gap.
+    let more = SocketOptions::dual_stack().bind_udp_many(address, 2).unwrap();
+    assert_eq!(more[1].local_addr().unwrap(), address);
+
+    assert!(
+        SocketOptions::dual_stack()
+            .bind_udp_many(any, 0)
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_port_of_the_systems_choice_is_nobody_elses() {
+    in_namespace(
+        "echo 40000 40001 > /proc/sys/net/ipv4/ip_local_port_range",
+        "inside_a_port_of_the_systems_choice_is_nobody_elses",
+    );
+}
+
+#[tokio::test]
+#[ignore = "is run by a_port_of_the_systems_choice_is_nobody_elses"]
+async fn inside_a_port_of_the_systems_choice_is_nobody_elses() {
+    if !inside() {
+        return;
+    }
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let many = || SocketOptions::dual_stack().bind_udp_many(any, 3);
+    let port = |sockets: &[UdpSocket]| sockets[0].local_addr().unwrap().port();
+    let (first, second) = (many().unwrap(), many().unwrap());
+    assert_eq!(
+        BTreeSet::from([port(&first), port(&second)]),
+        [40_000, 40_001].into()
+    );
+    // There is none left, although each could be shared.
+    assert_eq!(many().unwrap_err().kind(), ErrorKind::AddrInUse);
+
+    // What the kernel does with the option set before.
+    let shares = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+    shares.set_reuse_port(true).unwrap();
+    shares.bind(&any.into()).unwrap();
+}

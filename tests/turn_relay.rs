@@ -1,0 +1,531 @@
+//! The relay example as its users have it: the real binary, asked by the client of `turn-client-proto` and by coturn's.
+
+#![cfg(all(feature = "axum", feature = "udp", feature = "prometheus"))]
+
+mod common;
+
+#[allow(dead_code, reason = "shared with tests/tracker.rs")]
+#[path = "tracker/clients.rs"]
+mod clients;
+#[allow(dead_code, reason = "shared with tests/tracker.rs")]
+#[path = "tracker/running.rs"]
+mod running;
+#[path = "turn_relay/turn.rs"]
+mod turn;
+
+use std::{
+    io::{BufRead, BufReader, ErrorKind, Read},
+    net::{IpAddr, SocketAddr, UdpSocket},
+    path::PathBuf,
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+use clients::{V4, V6, get};
+use common::{
+    INET, INET6, MAPPED, Seen, and, assert_samples, eventually, free_port, in_namespace, inside, ipv6_or_say,
+    sample, samples, seven, skip_or_fail, spawning,
+};
+use turn::{BOTH, Client, IPV4, IPV6, PATIENCE};
+
+const UNAUTHORIZED: u16 = 401;
+const FAMILY_NOT_SUPPORTED: u16 = 440;
+const PEER_FAMILY_MISMATCH: u16 = 443;
+const INSUFFICIENT_CAPACITY: u16 = 508;
+
+fn binary() -> &'static PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| running::example("turn_relay"))
+}
+
+/// A relay that serves. Killed when dropped.
+struct Relay {
+    listener: SocketAddr,
+    metrics: SocketAddr,
+    child: Child,
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Relay {
+    /// Returns when the relay has said where it listens.
+    fn start(args: &str) -> Self {
+        let mut command = Command::new(binary());
+        command
+            .args(args.split_whitespace())
+            .args(["--user", "alice:secret", "--metrics", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let (child, mut stdout, first) = spawning(|| {
+            let mut child = command.spawn().unwrap();
+            let mut stdout = BufReader::new(child.stdout.take().unwrap());
+            let mut first = String::new();
+            stdout.read_line(&mut first).unwrap();
+            (child, stdout, first)
+        });
+        let mut second = String::new();
+        stdout.read_line(&mut second).unwrap();
+        let address = |line: &str, scheme: &str, path: &str| {
+            let rest = line.trim_end().strip_prefix("listening on ");
+            let address = rest.and_then(|url| url.strip_prefix(scheme)?.strip_suffix(path));
+            address.expect(line).parse().expect(line)
+        };
+        Self {
+            listener: address(&first, "udp://", ""),
+            metrics: address(&second, "http://", "/metrics"),
+            child,
+            _stdout: stdout,
+        }
+    }
+
+    /// On all addresses of the host, with those of the loopback for peers.
+    fn dual_stack() -> Self {
+        let v6 = if ipv6_or_say() { "--relay-ip ::1" } else { "" };
+        Self::start(&format!("--listen [::]:0 --relay-ip 127.0.0.1 {v6}"))
+    }
+
+    fn at(&self, ip: IpAddr) -> SocketAddr {
+        SocketAddr::new(ip, self.listener.port())
+    }
+
+    /// How a client at `ip` is seen.
+    fn seen(&self, ip: IpAddr) -> Seen {
+        match (ip.is_ipv4(), self.listener.is_ipv4()) {
+            (true, true) => INET,
+            (true, false) => MAPPED,
+            _ => INET6,
+        }
+    }
+
+    fn allocations(&self, client: IpAddr, count: u64) -> String {
+        let labels = seven("udp", self.listener, self.seen(client));
+        sample("turn_relay_allocations_total", &labels, count)
+    }
+
+    /// What was relayed between a client and peers at `peer`: datagrams and bytes, to the peers and from them.
+    fn relayed(&self, client: IpAddr, peer: IpAddr, to: (u64, u64), from: (u64, u64)) -> Vec<String> {
+        let family = if peer.is_ipv4() { "inet" } else { "inet6" };
+        let labels = seven("udp", self.listener, self.seen(client));
+        let labels = and(labels, "peer_address_ip_family", family);
+        let all = [("to_peer", to), ("from_peer", from)];
+        let all = all.iter().filter(|(_, (datagrams, _))| *datagrams > 0);
+        all.flat_map(|(direction, (datagrams, bytes))| {
+            let labels = and(labels.clone(), "direction", direction);
+            [
+                sample("turn_relay_datagrams_total", &labels, *datagrams),
+                sample("turn_relay_bytes_total", &labels, *bytes),
+            ]
+        })
+        .collect()
+    }
+
+    fn counts(&self) -> Vec<String> {
+        let mut counts = samples(&get(self.metrics, "/metrics").text());
+        counts.retain(|line| line.starts_with("turn_relay_"));
+        counts
+    }
+
+    /// All series of the relay, once it has them: what is sent is counted afterwards.
+    #[track_caller]
+    fn assert_counts(&self, expected: impl IntoIterator<Item = String>) {
+        let mut expected: Vec<_> = expected.into_iter().collect();
+        expected.sort();
+        let deadline = Instant::now() + PATIENCE;
+        let mut counts = self.counts();
+        while counts != expected && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+            counts = self.counts();
+            counts.sort();
+        }
+        assert_samples(counts, expected);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A host that the client wants to reach.
+struct Peer(UdpSocket);
+
+impl Peer {
+    fn at(ip: IpAddr) -> Self {
+        let socket = UdpSocket::bind((ip, 0)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(socket)
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    fn receive(&self) -> (Vec<u8>, SocketAddr) {
+        let mut buffer = [0; 2_000];
+        let (length, from) = self.0.recv_from(&mut buffer).expect("a datagram");
+        (buffer[..length].to_vec(), from)
+    }
+}
+
+/// There and back: the peer sees the relayed address, and the client the peer's.
+fn exchange(client: &mut Client, peer: &Peer, relayed: SocketAddr, there: &[u8], back: &[u8]) {
+    client.send(peer.address(), there);
+    assert_eq!(peer.receive(), (there.to_vec(), relayed));
+    peer.0.send_to(back, relayed).unwrap();
+    assert_eq!(client.receive(), (peer.address(), back.to_vec()));
+}
+
+fn loopbacks() -> Vec<IpAddr> {
+    let mut ips = vec![V4];
+    if ipv6_or_say() {
+        ips.push(V6);
+    }
+    ips
+}
+
+#[test]
+fn one_socket_reaches_peers_of_both_families() {
+    if !ipv6_or_say() {
+        return;
+    }
+    let relay = Relay::dual_stack();
+    let mut expected = Vec::new();
+    for ip in [V4, V6] {
+        let mut client = Client::new(relay.at(ip));
+        let relayed = client.allocate(BOTH).unwrap();
+        let [v4, v6] = relayed[..] else {
+            panic!("two addresses: {relayed:?}");
+        };
+        assert_eq!((v4.ip(), v6.ip()), (V4, V6));
+        assert_eq!(v4.port(), v6.port(), "of one socket");
+
+        for (peer, relayed) in [(V4, v4), (V6, v6)] {
+            let peer = Peer::at(peer);
+            client.permit(peer.address().ip()).unwrap();
+            exchange(&mut client, &peer, relayed, b"an indication", b"and back");
+            client.bind_channel(peer.address()).unwrap();
+            exchange(&mut client, &peer, relayed, b"a channel", b"");
+            let (to, from) = ((2, 13 + 9), (2, 8));
+            expected.extend(relay.relayed(ip, peer.address().ip(), to, from));
+        }
+        expected.push(relay.allocations(ip, 1));
+    }
+    relay.assert_counts(expected);
+}
+
+#[test]
+fn who_asks_for_no_family_gets_ipv4_as_the_rfc_says() {
+    let relay = Relay::dual_stack();
+    let mut expected = Vec::new();
+    for ip in loopbacks() {
+        let mut client = Client::new(relay.at(ip));
+        let relayed = client.allocate(IPV4).unwrap();
+        assert_eq!(relayed.len(), 1);
+        assert_eq!(relayed[0].ip(), V4);
+        // The socket could, the allocation may not.
+        assert_eq!(client.permission_error(V6), Some(PEER_FAMILY_MISMATCH));
+
+        let peer = Peer::at(V4);
+        client.permit(V4).unwrap();
+        exchange(&mut client, &peer, relayed[0], b"there", b"back again");
+        expected.extend(relay.relayed(ip, V4, (1, 5), (1, 10)));
+        expected.push(relay.allocations(ip, 1));
+    }
+    relay.assert_counts(expected);
+}
+
+#[test]
+fn who_asks_for_ipv6_gets_it_over_ipv4_as_well() {
+    if !ipv6_or_say() {
+        return;
+    }
+    let relay = Relay::dual_stack();
+    let mut expected = Vec::new();
+    for ip in [V4, V6] {
+        let mut client = Client::new(relay.at(ip));
+        let relayed = client.allocate(IPV6).unwrap();
+        assert_eq!(relayed.len(), 1);
+        assert_eq!(relayed[0].ip(), V6);
+        assert_eq!(client.permission_error(V4), Some(PEER_FAMILY_MISMATCH));
+
+        let peer = Peer::at(V6);
+        client.permit(V6).unwrap();
+        exchange(&mut client, &peer, relayed[0], b"there", b"back again");
+        expected.extend(relay.relayed(ip, V6, (1, 5), (1, 10)));
+        expected.push(relay.allocations(ip, 1));
+    }
+    relay.assert_counts(expected);
+}
+
+#[test]
+fn a_mapped_address_is_no_way_to_an_ipv4_peer() {
+    if !ipv6_or_say() {
+        return;
+    }
+    let relay = Relay::dual_stack();
+    let mut client = Client::new(relay.at(V6));
+    let relayed = client.allocate(BOTH).unwrap();
+    let peer = Peer::at(V4);
+    let IpAddr::V4(v4) = V4 else { unreachable!() };
+    let mapped = SocketAddr::new(v4.to_ipv6_mapped().into(), peer.address().port());
+    // An IPv6 address to the protocol, which allows it.
+    client.permit(mapped.ip()).unwrap();
+    client.permit(V4).unwrap();
+    client.send(mapped, b"in disguise");
+    exchange(&mut client, &peer, relayed[0], b"as itself", b"");
+    let mut expected = relay.relayed(V6, V4, (1, 9), (1, 0));
+    expected.push(relay.allocations(V6, 1));
+    relay.assert_counts(expected);
+}
+
+#[test]
+fn a_listener_of_one_family_keeps_to_it() {
+    if !ipv6_or_say() {
+        return;
+    }
+    for (listen, ip, own, other) in [
+        ("127.0.0.1:0", V4, IPV4, IPV6),
+        ("0.0.0.0:0", V4, IPV4, IPV6),
+        ("[::1]:0", V6, IPV6, IPV4),
+        ("[::]:0 --v6only", V6, IPV6, IPV4),
+    ] {
+        let relay = Relay::start(&format!("--listen {listen}"));
+        let refused = Client::new(relay.at(ip)).allocate(other);
+        assert_eq!(refused, Err(Some(FAMILY_NOT_SUPPORTED)), "{listen}");
+
+        let mut client = Client::new(relay.at(ip));
+        let relayed = client.allocate(own).unwrap();
+        assert_eq!(relayed.len(), 1);
+        assert_eq!(relayed[0].ip(), ip, "{listen}");
+        let foreign = if ip == V4 { V6 } else { V4 };
+        assert_eq!(client.permission_error(foreign), Some(PEER_FAMILY_MISMATCH));
+        let peer = Peer::at(ip);
+        client.permit(ip).unwrap();
+        exchange(&mut client, &peer, relayed[0], b"there", b"back again");
+
+        // Of both, the one that there is, with the reason why the other is not (RFC 8656).
+        let mut client = Client::new(relay.at(ip));
+        let relayed = client.allocate(BOTH).unwrap();
+        assert_eq!(relayed.len(), 1);
+        assert_eq!(relayed[0].ip(), ip, "{listen}");
+        assert_eq!(client.failed, [if ip == V4 { IPV6[0] } else { IPV4[0] }]);
+        client.permit(ip).unwrap();
+        exchange(&mut client, &peer, relayed[0], b"there", b"back again");
+
+        let mut expected = relay.relayed(ip, ip, (2, 10), (2, 20));
+        expected.push(relay.allocations(ip, 2));
+        relay.assert_counts(expected);
+    }
+}
+
+#[test]
+fn without_an_address_of_a_family_there_is_no_relay_of_it() {
+    // Of the wildcard's two families, a client's own is the only one whose address is known.
+    let relay = Relay::start("--listen [::]:0");
+    let refused = Client::new(relay.at(V4)).allocate(IPV6);
+    assert_eq!(refused, Err(Some(FAMILY_NOT_SUPPORTED)));
+
+    // Which address that is, the client has said.
+    let second = IpAddr::from([127, 0, 0, 2]);
+    if cfg!(target_os = "linux") {
+        let mut client = Client::new(relay.at(second));
+        let relayed = client.allocate(IPV4).unwrap();
+        assert_eq!(relayed[0].ip(), second);
+        let peer = Peer::at(V4);
+        client.permit(V4).unwrap();
+        exchange(&mut client, &peer, relayed[0], b"there", b"back again");
+        let mut expected = relay.relayed(V4, V4, (1, 5), (1, 10));
+        expected.push(relay.allocations(V4, 1));
+        relay.assert_counts(expected);
+    }
+}
+
+#[test]
+fn who_has_no_password_gets_nothing() {
+    let relay = Relay::dual_stack();
+    let mut client = Client::with_password(relay.at(V4), "wrong");
+    assert_eq!(client.allocate(IPV4), Err(Some(UNAUTHORIZED)));
+    relay.assert_counts([]);
+}
+
+#[test]
+fn there_is_a_limit_and_what_is_given_back_is_free_again() {
+    let relay = Relay::start("--listen 127.0.0.1:0 --max-allocations 1");
+    let mut first = Client::new(relay.at(V4));
+    let relayed = first.allocate(IPV4).unwrap()[0];
+    let refused = Client::new(relay.at(V4)).allocate(IPV4);
+    assert_eq!(refused, Err(Some(INSUFFICIENT_CAPACITY)));
+
+    first.delete();
+    // Nobody listens there any more.
+    let peer = Peer::at(V4);
+    peer.0.connect(relayed).unwrap();
+    eventually("the relay socket is closed", || {
+        let _ = peer.0.send(b"x");
+        peer.0.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        matches!(peer.0.recv(&mut [0]), Err(error) if error.kind() == ErrorKind::ConnectionRefused)
+    });
+    Client::new(relay.at(V4)).allocate(IPV4).unwrap();
+    relay.assert_counts([relay.allocations(V4, 2)]);
+}
+
+#[test]
+fn without_ipv6_it_relays_ipv4() {
+    binary();
+    if cfg!(target_os = "linux") && ipv6_or_say() {
+        in_namespace(
+            "for i in all default lo; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done",
+            "inside_without_ipv6_it_relays_ipv4",
+        );
+    }
+}
+
+#[test]
+#[ignore = "is run by without_ipv6_it_relays_ipv4"]
+fn inside_without_ipv6_it_relays_ipv4() {
+    if inside() {
+        let relay = Relay::start("--listen [::]:0");
+        let mut client = Client::new(relay.at(V4));
+        let relayed = client.allocate(BOTH).unwrap();
+        assert_eq!(client.failed, IPV6);
+        let peer = Peer::at(V4);
+        client.permit(V4).unwrap();
+        exchange(&mut client, &peer, relayed[0], b"there", b"back again");
+    }
+}
+
+#[test]
+fn the_help_names_every_option() {
+    let run = |args: &str| {
+        let mut command = Command::new(binary());
+        command.args(args.split_whitespace());
+        spawning(|| command.output()).unwrap()
+    };
+    let output = run("--help");
+    assert!(output.status.success());
+    let help = String::from_utf8(output.stdout).unwrap();
+    for option in [
+        "--listen",
+        "--relay-ip",
+        "--user",
+        "--realm",
+        "--max-allocations",
+        "--v6only",
+        "--metrics",
+    ] {
+        assert!(help.contains(option), "{option}\n{help}");
+    }
+    for bad in [
+        "",
+        "--user alice",
+        "--user :secret",
+        "--user a:b --relay-ip ::1 --relay-ip ::2",
+    ] {
+        let output = run(bad);
+        assert!(
+            !output.status.success() && !output.stderr.is_empty() && output.stdout.is_empty(),
+            "{bad}"
+        );
+    }
+}
+
+/// coturn's peer, which sends back what it receives. Killed when dropped.
+struct EchoPeer {
+    address: SocketAddr,
+    child: Child,
+}
+
+impl EchoPeer {
+    fn start(ip: IpAddr) -> Self {
+        let address = SocketAddr::new(ip, free_port());
+        let mut command = Command::new("turnutils_peer");
+        command
+            .args(["-L", &ip.to_string(), "-p", &address.port().to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let child = spawning(|| {
+            let child = command.spawn().unwrap();
+            let probe = UdpSocket::bind((ip, 0)).unwrap();
+            probe.connect(address).unwrap();
+            probe.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            eventually("the peer answers", || {
+                probe.send(b"x").is_ok() && probe.recv(&mut [0]).is_ok()
+            });
+            child
+        });
+        Self { address, child }
+    }
+}
+
+impl Drop for EchoPeer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs coturn's client to its end: `MESSAGES` of `LENGTH` bytes, each of which must come back.
+fn uclient(relay: &Relay, ip: IpAddr, peer: SocketAddr, flags: &str) {
+    let mut command = Command::new("turnutils_uclient");
+    command
+        .args(flags.split_whitespace())
+        .args(["-c", "-u", "alice", "-w", "secret", "-z", "5"])
+        .args(["-n", &MESSAGES.to_string(), "-l", &LENGTH.to_string()])
+        .args(["-p", &relay.listener.port().to_string()])
+        .args(["-L", &ip.to_string()])
+        .args(["-e", &peer.ip().to_string(), "-r", &peer.port().to_string()])
+        .arg(ip.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = spawning(|| command.spawn()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    let mut said = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(child.wait().unwrap().success(), "{command:?}\n{said}");
+    assert!(
+        said.contains("Total lost packets 0 (0.000000%), total send dropped 0 (0.000000%)"),
+        "{command:?}\n{said}"
+    );
+}
+
+const MESSAGES: u64 = 10;
+const LENGTH: u64 = 120;
+
+#[test]
+fn coturns_client_relays_over_both_families_to_both() {
+    let has_coturn = |program| Command::new(program).arg("-?").output().is_ok();
+    if !has_coturn("turnutils_uclient") || !has_coturn("turnutils_peer") {
+        return skip_or_fail("there is no turnutils_uclient; install coturn");
+    }
+    let (relay, ips) = (Relay::dual_stack(), loopbacks());
+    let peers: Vec<_> = ips.iter().map(|ip| EchoPeer::start(*ip)).collect();
+    let mut expected = Vec::new();
+    thread::scope(|scope| {
+        let relay = &relay;
+        for ip in &ips {
+            for peer in &peers {
+                let family = if peer.address.is_ipv4() { "" } else { "-x" };
+                // Over channels, and over indications.
+                scope.spawn(move || uclient(relay, *ip, peer.address, family));
+                scope.spawn(move || uclient(relay, *ip, peer.address, &format!("{family} -s")));
+                let all = (2 * MESSAGES, 2 * MESSAGES * LENGTH);
+                expected.extend(relay.relayed(*ip, peer.address.ip(), all, all));
+            }
+            // Each run makes one that it gives back, and one that it uses.
+            expected.push(relay.allocations(*ip, 4 * peers.len() as u64));
+        }
+    });
+    relay.assert_counts(expected);
+}
