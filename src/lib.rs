@@ -47,6 +47,7 @@
 //! - [`UdpServer`]: the same for datagrams, and the loop that serves them.
 //! - [`DatagramSocket`]: what it receives and answers with, from the address that was asked, for a loop of one's own.
 //! - [`SocketOptions`]: sockets that are dual-stack, or IPv6-only, on purpose.
+//! - [`KernelCounters`]: the host's own IPv6 counters, beside those of the program.
 //! - [`prometheus`](mod@prometheus): one call that installs it all.
 //!
 //! # Start-up, with choices
@@ -136,11 +137,14 @@
 //! # Features
 //!
 //! All on by default: `axum` (the client's address from `ConnectInfo`), `udp` ([`udp_adapter`]), `prometheus`
-//! ([`prometheus`]), `kernel` (reserved for the host's own IPv6 counters). Off: `http-listener` and `push-gateway`,
+//! ([`prometheus`]), `kernel` ([`kernel`](mod@kernel)). Off: `http-listener` and `push-gateway`,
 //! which pass the exporter's own through. The [`socket`] module is there with `axum` or `udp`.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "kernel")]
+#[cfg_attr(docsrs, doc(cfg(feature = "kernel")))]
+pub mod kernel;
 pub mod labels;
 pub mod layer;
 #[cfg(feature = "prometheus")]
@@ -154,6 +158,9 @@ pub mod socket;
 #[cfg_attr(docsrs, doc(cfg(feature = "udp")))]
 pub mod udp_adapter;
 
+#[cfg(feature = "kernel")]
+#[doc(inline)]
+pub use self::kernel::KernelCounters;
 #[cfg(any(feature = "axum", feature = "udp"))]
 #[doc(inline)]
 pub use self::socket::{BindError, Pair, SocketOptions};

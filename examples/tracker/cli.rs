@@ -24,6 +24,16 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) v6only: bool,
 
+    /// Leave the host's IPv6 counters out of /metrics
+    #[cfg(feature = "kernel")]
+    #[arg(long)]
+    pub(crate) no_kernel: bool,
+
+    /// Export this interface's IPv6 counters as well; may be given more than once
+    #[cfg(feature = "kernel")]
+    #[arg(long, value_name = "NAME", conflicts_with = "no_kernel")]
+    pub(crate) kernel_interface: Vec<String>,
+
     /// Serve on free ports, send requests as IPv4 and IPv6 clients, print the counters and exit
     #[arg(long, conflicts_with_all = ["udp", "http", "metrics", "v6only"])]
     pub(crate) demo: bool,
@@ -38,6 +48,10 @@ impl Args {
             http: vec![any],
             metrics: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             v6only: false,
+            #[cfg(feature = "kernel")]
+            no_kernel: true,
+            #[cfg(feature = "kernel")]
+            kernel_interface: Vec::new(),
             demo: true,
         }
     }

@@ -11,6 +11,7 @@ mod cli;
 mod connection_id;
 mod counters;
 mod demo;
+mod host;
 mod http;
 mod query;
 mod server;

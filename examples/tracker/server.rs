@@ -21,7 +21,9 @@ use tokio::{
 };
 use tower::service_fn;
 
-use crate::{cli::Args, connection_id::Bans, counters::UDP_PREFIX, http, swarm::Swarm, udp::UdpTracker};
+use crate::{
+    cli::Args, connection_id::Bans, counters::UDP_PREFIX, host::Host, http, swarm::Swarm, udp::UdpTracker,
+};
 
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 const SWARM_UPKEEP: Duration = Duration::from_secs(60);
@@ -60,17 +62,18 @@ impl Server {
             listeners: JoinSet::new(),
         };
         let bans = Arc::<Bans>::default();
+        let mut host = Host::new(args);
         for socket in udp {
-            server.serve_udp(socket, &bans)?;
+            server.serve_udp(socket, &bans, &mut host)?;
         }
         for listener in http {
             server.serve_http(listener)?;
         }
-        server.serve_metrics(metrics_listener, metrics);
+        server.serve_metrics(metrics_listener, metrics, host);
         Ok(server)
     }
 
-    fn serve_udp(&mut self, socket: UdpSocket, bans: &Arc<Bans>) -> io::Result<()> {
+    fn serve_udp(&mut self, socket: UdpSocket, bans: &Arc<Bans>, host: &mut Host) -> io::Result<()> {
         self.udp.push(socket.local_addr()?);
         let tracker = UdpTracker::new(Arc::clone(&self.swarm), Arc::clone(bans));
         let server = UdpServer::new(socket)?
@@ -83,9 +86,10 @@ impl Server {
                     client,
                     Instant::now(),
                 )))
-            }))
-            .with_graceful_shutdown(self.stopped());
-        self.listeners.spawn(server);
+            }));
+        host.add(server.socket_drops());
+        self.listeners
+            .spawn(server.with_graceful_shutdown(self.stopped()));
         Ok(())
     }
 
@@ -103,8 +107,12 @@ impl Server {
         Ok(())
     }
 
-    fn serve_metrics(&mut self, listener: TcpListener, metrics: PrometheusHandle) {
-        let render = move || async move { ([(CONTENT_TYPE, TEXT_FORMAT)], metrics.render()) };
+    fn serve_metrics(&mut self, listener: TcpListener, metrics: PrometheusHandle, host: Host) {
+        let host = Arc::new(host);
+        let render = move || async move {
+            host.update();
+            ([(CONTENT_TYPE, TEXT_FORMAT)], metrics.render())
+        };
         let app = Router::new().route("/metrics", get(render));
         let server = axum::serve(listener, app).with_graceful_shutdown(self.stopped());
         self.listeners.spawn(server.into_future());

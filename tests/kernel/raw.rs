@@ -1,0 +1,47 @@
+//! IPv6 packets that nobody sends on purpose.
+
+use std::{
+    fs,
+    net::{Ipv6Addr, SocketAddrV6},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Two ends of a link, with addresses that are theirs at once.
+pub(crate) const LINK: &str = "ip link add v0 type veth peer name v1
+ip link set v0 up
+ip link set v1 up
+ip addr add fe80::a/64 dev v0 nodad
+ip addr add fe80::b/64 dev v1 nodad";
+
+/// Packets with an IP version of 5, over loopback.
+pub(crate) fn send_broken_headers(count: usize) {
+    let loopback = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0);
+    send_headers(count, 5, loopback, Ipv6Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+}
+
+/// Packets to `::`, over [`LINK`]: on loopback they would be delivered.
+pub(crate) fn send_to_no_address(count: usize) {
+    // The file of the interface begins with its number.
+    let file = fs::read_to_string("/proc/net/dev_snmp6/v0").unwrap();
+    let index = file.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let v1 = SocketAddrV6::new("fe80::b".parse().unwrap(), 0, 0, index);
+    send_headers(count, 6, v1, "fe80::a".parse().unwrap(), Ipv6Addr::UNSPECIFIED);
+}
+
+/// Sends packets without a payload over the way to `via`.
+fn send_headers(count: usize, version: u8, via: SocketAddrV6, source: Ipv6Addr, destination: Ipv6Addr) {
+    const NO_NEXT_HEADER: u8 = 59;
+
+    let mut header = [0; 40];
+    header[0] = version << 4;
+    header[6] = NO_NEXT_HEADER;
+    header[7] = 64;
+    header[8..24].copy_from_slice(&source.octets());
+    header[24..].copy_from_slice(&destination.octets());
+    // With this protocol the header is the sender's.
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::from(255))).unwrap();
+    for _ in 0..count {
+        assert_eq!(socket.send_to(&header, &via.into()).unwrap(), header.len());
+    }
+}
