@@ -77,8 +77,9 @@ use metrics_util::layers::Layer;
 
 pub use self::{cache::CACHED_HANDLES, handle::CACHED_SCOPES};
 use self::{
+    cache::Cached,
     filter::NameFilter,
-    handle::{Expiry, Metric, Target},
+    handle::{Expiry, Target},
 };
 use crate::scope::Scope;
 
@@ -237,7 +238,7 @@ impl<R> ScopedRecorder<R> {
 impl<R: Recorder> ScopedRecorder<R> {
     /// A handle that chooses at each use, or the inner recorder's own when the name is excluded.
     #[inline]
-    fn register<M: Metric>(&self, key: &Key, metadata: &Metadata<'_>) -> M {
+    fn register<M: Cached>(&self, key: &Key, metadata: &Metadata<'_>) -> M {
         match cache::find_or_insert(&self.target, key, metadata, || self.filter.scopes(key.name())) {
             Some(handle) => M::from_handle(handle),
             None => M::register(&*self.inner, key, metadata),

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, sync::Arc};
 
-use metrics::{Key, Metadata};
+use metrics::{Counter, Histogram, Key, Metadata};
 
 use super::handle::{Handle, Metric, OwnedMetadata, Target};
 
@@ -15,7 +15,28 @@ const SETS: usize = 256;
 const WAYS: usize = 4;
 const SHARED_METADATA: usize = 64;
 
-pub(super) type LocalCache<M> = RefCell<Cache<M>>;
+/// A kind of metric that each thread has a cache for.
+pub(super) trait Cached: Metric {
+    /// `None` where the thread's locals are being destroyed.
+    fn with_cache<T>(f: impl FnOnce(&RefCell<Cache<Self>>) -> T) -> Option<T>;
+}
+
+macro_rules! impl_cached {
+    ($metric:ident) => {
+        impl Cached for $metric {
+            #[inline]
+            fn with_cache<T>(f: impl FnOnce(&RefCell<Cache<Self>>) -> T) -> Option<T> {
+                thread_local! {
+                    static CACHE: RefCell<Cache<$metric>> = const { RefCell::new(Cache::new()) };
+                }
+                CACHE.try_with(f).ok()
+            }
+        }
+    };
+}
+
+impl_cached!(Counter);
+impl_cached!(Histogram);
 
 struct Entry<M> {
     hash: u64,
@@ -107,7 +128,7 @@ enum Known<M> {
 ///
 /// Where the thread's locals are being destroyed there is no cache, and a handle is made each time.
 #[inline]
-pub(super) fn find_or_insert<M: Metric>(
+pub(super) fn find_or_insert<M: Cached>(
     target: &Arc<Target>,
     key: &Key,
     metadata: &Metadata<'_>,
@@ -136,7 +157,7 @@ pub(super) fn find_or_insert<M: Metric>(
 }
 
 #[cold]
-fn insert<M: Metric>(
+fn insert<M: Cached>(
     hash: u64,
     target: &Arc<Target>,
     key: &Key,

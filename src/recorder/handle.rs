@@ -12,7 +12,6 @@ use arc_swap::ArcSwapOption;
 use metrics::{Counter, CounterFn, Histogram, HistogramFn, Key, Label, Level, Metadata, Recorder};
 use quanta::Clock;
 
-use super::cache::{Cache, LocalCache};
 use crate::{
     labels::written,
     scope::{MAX_LABEL_SETS, Scope},
@@ -81,9 +80,6 @@ pub(super) trait Metric: Clone + Send + Sync + 'static {
     fn register(recorder: &dyn Recorder, key: &Key, metadata: &Metadata<'_>) -> Self;
 
     fn from_handle(handle: Arc<Handle<Self>>) -> Self;
-
-    /// `None` where the thread's locals are being destroyed.
-    fn with_cache<T>(f: impl FnOnce(&LocalCache<Self>) -> T) -> Option<T>;
 }
 
 macro_rules! impl_metric {
@@ -95,14 +91,6 @@ macro_rules! impl_metric {
 
             fn from_handle(handle: Arc<Handle<Self>>) -> Self {
                 Self::from_arc(handle)
-            }
-
-            #[inline]
-            fn with_cache<T>(f: impl FnOnce(&LocalCache<Self>) -> T) -> Option<T> {
-                thread_local! {
-                    static CACHE: LocalCache<$metric> = const { LocalCache::new(Cache::new()) };
-                }
-                CACHE.try_with(f).ok()
             }
         }
     };
