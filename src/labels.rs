@@ -228,6 +228,7 @@ const fn class(ip: IpAddr) -> (IpFamily, IpType) {
 
 /// What is spoken on a listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Protocol {
     /// HTTP over TCP, written `http`.
     Http,

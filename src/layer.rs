@@ -68,9 +68,8 @@ use std::task::{Context, Poll};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::response::ResponseMode;
 pub use self::{
-    response::{ResponseFuture, ScopeResponse, WithBody, WithoutBody},
+    response::{ResponseFuture, ResponseMode, ScopeResponse, WithBody, WithoutBody},
     source::{ClientSource, FromRequest, HasClient},
 };
 use crate::{

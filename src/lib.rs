@@ -170,7 +170,7 @@ pub use self::udp_adapter::{Datagram, DatagramSocket, Overload, UdpServer};
 #[doc(inline)]
 pub use self::{
     labels::{BoundedLabel, ClientLabels, IpFamily, IpType, LabelList, LabelSet, Protocol, ServerBinding},
-    layer::ClientLabelsLayer,
+    layer::{ClientLabelsLayer, ClientLabelsService},
     recorder::{ScopedRecorder, ScopedRecorderLayer},
     scope::{ClientScopes, EnteredScope, InScope, MAX_LABEL_SETS, Scope, Scoped, TooManyLabelSets},
 };

@@ -19,12 +19,18 @@
 //! `http-listener` and `push-gateway` add `Install::install_exporter`, which runs the exporter's own.) Upkeep, which
 //! keeps histograms from growing between scrapes, runs on a thread of its own.
 
-use std::{fmt, io, thread, time::Duration};
+use std::{
+    fmt, io, mem,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
+};
 
 #[cfg(any(feature = "http-listener", feature = "push-gateway"))]
 use metrics_exporter_prometheus::BuildError;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use metrics_util::{MetricKind, MetricKindMask, layers::Layer as _};
+pub use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+pub use metrics_util::MetricKindMask;
+use metrics_util::{MetricKind, layers::Layer as _};
 
 use crate::recorder::{ScopedRecorder, ScopedRecorderLayer};
 
@@ -92,10 +98,10 @@ impl Install {
         self
     }
 
-    /// How often the recorder's upkeep runs: every 5 s unless set. The exporter of
+    /// How often the recorder's upkeep runs: every 5 s unless set, and each millisecond at the most. The exporter of
     /// `install_exporter` keeps to the builder's `upkeep_timeout` instead.
     pub fn upkeep_interval(mut self, interval: Duration) -> Self {
-        self.upkeep_interval = interval;
+        self.upkeep_interval = interval.max(Duration::from_millis(1));
         self
     }
 
@@ -116,18 +122,21 @@ impl Install {
         let (builder, layer, upkeep_interval) = self.into_parts();
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
-        set_global(&layer, recorder)?;
 
+        // Started before anything is installed, which cannot be undone.
         let upkeep = handle.clone();
+        let (installed, is_installed) = mpsc::channel::<()>();
         thread::Builder::new()
             .name("metrics-upkeep".into())
             .spawn(move || {
-                loop {
-                    thread::sleep(upkeep_interval);
+                while is_installed.recv_timeout(upkeep_interval) != Err(RecvTimeoutError::Disconnected) {
                     upkeep.run_upkeep();
                 }
             })
             .map_err(|error| InstallError(Kind::Thread(error)))?;
+        set_global(&layer, recorder)?;
+        // The thread ends when this is dropped: never, as the recorder.
+        mem::forget(installed);
         Ok(handle)
     }
 
@@ -200,6 +209,14 @@ fn set_global(layer: &ScopedRecorderLayer, recorder: PrometheusRecorder) -> Resu
 /// Why nothing was installed.
 #[derive(Debug)]
 pub struct InstallError(Kind);
+
+impl InstallError {
+    /// Whether it is because a global recorder is installed already.
+    #[must_use]
+    pub fn is_already_installed(&self) -> bool {
+        matches!(self.0, Kind::AlreadyInstalled)
+    }
+}
 
 #[derive(Debug)]
 enum Kind {

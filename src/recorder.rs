@@ -201,6 +201,7 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
     type Output = ScopedRecorder<R>;
 
     fn layer(&self, inner: R) -> ScopedRecorder<R> {
+        let cache = self.cache && self.revalidate_after != Some(Duration::ZERO);
         let inner = Arc::new(inner);
         // Downgraded from a clone of its own, because an `Arc` of a recorder is turned into one of `dyn Recorder`.
         let recorder: Arc<dyn Recorder + Send + Sync> = Arc::<R>::clone(&inner);
@@ -208,8 +209,8 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
             inner,
             target: Arc::new(Target {
                 recorder: Arc::downgrade(&recorder),
-                expiry: self.revalidate_after.map(Expiry::after),
-                cache: self.cache && self.revalidate_after != Some(Duration::ZERO),
+                expiry: self.revalidate_after.filter(|_| cache).map(Expiry::after),
+                cache,
             }),
             filter: self.filter.clone(),
             histograms: self.histograms,

@@ -42,7 +42,7 @@ use self::intern::LabelSetData;
 pub use self::{
     client::ClientScopes,
     intern::{MAX_LABEL_SETS, TooManyLabelSets},
-    scoped::{InScope, Scoped},
+    scoped::{BodyKind, FutureKind, InScope, Scoped, StreamKind},
 };
 use crate::labels::{LabelList, LabelSet, ServerBinding, written};
 

@@ -37,8 +37,8 @@
 //! The first is the sum of the others and of what is in flight, for each class of client, always. What goes wrong with
 //! the socket itself is counted in `…_socket_errors_total{operation="receive"}`, with the labels of the binding and no
 //! client's. What the kernel dropped before that, because the receive buffer was full, it says when it is asked, for
-//! `…_socket_drops_total`: see [`Serve::socket_drops`]. The other counters are registered when the server is first
-//! polled; a recorder must be installed by then.
+//! `…_socket_drops_total`: see [`Serve::socket_drops`]. The other counters are registered with the
+//! first datagram; a recorder must be installed by then.
 //!
 //! # Handlers
 //!
@@ -46,13 +46,14 @@
 //! that is ready when it is first polled costs no allocation. Others run concurrently, [1,024](UdpServer::max_in_flight)
 //! at a time; past that the server [makes room](Overload). The payload of a waiting handler is a copy, so that it
 //! holds no receive buffer: it shares a chunk of 4 KiB with its neighbours at the most. A handler that panics is
-//! counted, and the loop goes on.
+//! counted, and the loop goes on; so is a service that says it cannot be called any more, once for each datagram.
 //!
 //! # Addresses
 //!
 //! An answer leaves from the address that the datagram was sent to, which a plain `send_to` on a wildcard socket does
 //! not do on a host with several addresses; only where that address is gone, or was a multicast group, the system
-//! chooses. Answers above the path MTU are fragmented. See [`Datagram`] for what a handler sees.
+//! chooses. Answers above the path MTU are fragmented (not on Windows, where `quinn-udp` forbids it). See [`Datagram`]
+//! for what a handler sees.
 //!
 //! [`DatagramSocket`] is that without the rest, for a loop of one's own.
 //!
@@ -95,7 +96,7 @@ mod drops;
 mod packet;
 mod serve;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{fmt::Display, io, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use tokio::net::UdpSocket;
@@ -117,6 +118,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What makes room when as many handlers wait as may.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Overload {
     /// A datagram that arrives is not handed to the service. It is counted as aborted.
     RefuseNewest,
@@ -201,6 +203,7 @@ impl UdpServer {
     pub fn serve<S>(self, service: S) -> Serve<S>
     where
         S: Service<Datagram, Response = Option<Bytes>>,
+        S::Error: Display,
     {
         Serve::new(self, service)
     }

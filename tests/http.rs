@@ -1872,8 +1872,8 @@ fn what_is_taken_out_of_the_wrapper_is_outside() {
     local(async |metrics| {
         let scope =
             ClientScopes::new(ServerBinding::new(Protocol::Http, SERVER.parse().unwrap())).for_client(V4);
-        drop(CountDrop("inside_total").in_scope(scope));
-        drop(CountDrop("outside_total").in_scope(scope).into_inner());
+        drop(Scoped::new(CountDrop("inside_total"), scope));
+        drop(Scoped::new(CountDrop("outside_total"), scope).into_inner());
 
         let polls = AtomicUsize::new(0);
         let work = poll_fn(|_| {

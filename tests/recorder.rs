@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -583,6 +583,48 @@ impl Recorder for Witness {
     }
 }
 
+/// A recorder that forgets what it registered first, just before it is used.
+#[derive(Default)]
+struct ForgetsTheFirst {
+    registrations: AtomicUsize,
+    kept: Arc<AtomicU64>,
+}
+
+impl Recorder for ForgetsTheFirst {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        match self.registrations.fetch_add(1, Ordering::Relaxed) {
+            0 => Counter::from_arc(Arc::new(AtomicU64::new(0))),
+            _ => Counter::from_arc(Arc::clone(&self.kept)),
+        }
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+#[test]
+fn what_is_forgotten_before_its_first_use_is_lost_once() {
+    for scope in [mapped(), Scope::none()] {
+        let inner = ForgetsTheFirst::default();
+        let kept = Arc::clone(&inner.kept);
+        let recorder = ScopedRecorderLayer::new().layer(inner);
+        with_local_recorder(&recorder, || {
+            let handle = counter!("c_total");
+            scope.run(|| (0..100).for_each(|_| handle.increment(1)));
+        });
+        assert_eq!(kept.load(Ordering::Relaxed), 99);
+    }
+}
+
 #[test]
 fn a_recorder_that_is_dropped_is_dropped() {
     let witness = Witness::default();
@@ -619,7 +661,7 @@ fn a_kept_handle_still_counts_where_it_counted_when_the_recorder_is_gone() {
 fn a_recorder_may_emit_metrics_while_it_registers_one() {
     let witness = Witness::default();
     let registered = Arc::clone(&witness.registered);
-    let recorder = ScopedRecorderLayer::new().layer(witness);
+    let recorder = ScopedRecorderLayer::new().never_revalidate().layer(witness);
     with_local_recorder(&recorder, || {
         for _ in 0..3 {
             mapped().run(|| counter!("c_total").increment(1));
@@ -638,7 +680,7 @@ fn a_recorder_may_emit_metrics_while_it_registers_one() {
 fn call_sites_that_differ_only_in_metadata_keep_their_own() {
     let witness = Witness::default();
     let registered = Arc::clone(&witness.registered);
-    let recorder = ScopedRecorderLayer::new().layer(witness);
+    let recorder = ScopedRecorderLayer::new().never_revalidate().layer(witness);
     with_local_recorder(&recorder, || {
         for _ in 0..2 {
             counter!(target: "a", level: Level::INFO, "c_total").increment(1);

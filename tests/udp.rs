@@ -571,6 +571,152 @@ fn a_service_that_is_not_ready_holds_datagrams_back() {
     });
 }
 
+/// Handlers by what the first byte says: `g` uses up the task's budget at each poll, for ever; `w` waits for ever.
+fn greedy() -> impl Service<Datagram, Response = Option<Bytes>, Error = Infallible, Future: 'static> + 'static
+{
+    service_fn(|datagram: Datagram| async move {
+        match datagram.payload().first() {
+            Some(b'g') => loop {
+                tokio::task::coop::consume_budget().await;
+            },
+            Some(b'w') => std::future::pending().await,
+            _ => Ok(Some(datagram.into_payload())),
+        }
+    })
+}
+
+#[test]
+fn a_greedy_handler_holds_up_neither_datagrams_nor_the_shutdown() {
+    run(async |metrics| {
+        let running = start(dual_stack().shutdown_timeout(Duration::from_millis(50)), greedy());
+        let labels = inet(running.address);
+        let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
+        socket.send(b"w").await.unwrap();
+        socket.send(b"g").await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(ask(&socket, b"x").await, b"x");
+        }
+        running.stop().await;
+        assert_eq!(
+            samples(&metrics.render()),
+            [
+                format!("s_requests_aborted_total{{{labels}}} 2"),
+                format!("s_requests_received_total{{{labels}}} 5"),
+                format!("s_responses_sent_total{{{labels}}} 3"),
+            ]
+        );
+    });
+}
+
+#[test]
+fn no_handler_waits_because_a_flood_has_used_up_the_budget() {
+    run(async |metrics| {
+        let semaphore = Rc::new(tokio::sync::Semaphore::new(1));
+        let service = service_fn(move |_: Datagram| {
+            let semaphore = Rc::clone(&semaphore);
+            async move {
+                let _permit = semaphore.acquire().await.unwrap();
+                Ok::<_, Infallible>(None)
+            }
+        });
+        let running = start(dual_stack().max_in_flight(1), service);
+        let labels = inet(running.address);
+        let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
+        socket.writable().await.unwrap();
+        for _ in 0..250 {
+            socket.try_send(b"x").unwrap();
+        }
+        let unanswered = format!("s_requests_unanswered_total{{{labels}}} 250");
+        soon("all are handled", || {
+            samples(&metrics.render()).contains(&unanswered)
+        })
+        .await;
+        running.stop().await;
+        assert_eq!(
+            samples(&metrics.render()),
+            [format!("s_requests_received_total{{{labels}}} 250"), unanswered]
+        );
+    });
+}
+
+#[test]
+fn an_error_that_panics_when_it_is_shown_is_one_outcome_too() {
+    struct Unspeakable;
+
+    impl std::fmt::Display for Unspeakable {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("on purpose")
+        }
+    }
+
+    run(async |metrics| {
+        let service = service_fn(|datagram: Datagram| async move {
+            if datagram.payload().is_empty() {
+                Ok(Some(Bytes::new()))
+            } else {
+                Err(Unspeakable)
+            }
+        });
+        let running = start(dual_stack(), service);
+        let labels = inet(running.address);
+        let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
+        socket.send(b"x").await.unwrap();
+        ask(&socket, b"").await;
+        running.stop().await;
+        let (client, server) = labels.split_once(",server").unwrap();
+        assert_eq!(
+            samples(&metrics.render()),
+            [
+                format!("s_requests_failed_total{{{client},reason=\"handler_panic\",server{server}}} 1"),
+                format!("s_requests_received_total{{{labels}}} 2"),
+                format!("s_responses_sent_total{{{labels}}} 1"),
+            ]
+        );
+    });
+}
+
+#[test]
+fn the_oldest_is_not_aborted_when_another_has_made_room() {
+    run(async |metrics| {
+        let gate = Rc::new(Notify::new());
+        let service = service_fn(move |datagram: Datagram| {
+            let gate = Rc::clone(&gate);
+            async move {
+                match &datagram.payload()[..] {
+                    b"never" => std::future::pending().await,
+                    b"done by the next" => gate.notified().await,
+                    _ => {
+                        gate.notify_waiters();
+                        yield_now().await;
+                    }
+                }
+                Ok::<_, Infallible>(Some(datagram.into_payload()))
+            }
+        });
+        let server = dual_stack()
+            .max_in_flight(2)
+            .shutdown_timeout(Duration::from_millis(50));
+        let running = start(server, service);
+        let labels = inet(running.address);
+        let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
+        socket.send(b"never").await.unwrap();
+        socket.send(b"done by the next").await.unwrap();
+        let received = format!("s_requests_received_total{{{labels}}} 2");
+        soon("both wait", || samples(&metrics.render()).contains(&received)).await;
+        socket.send(b"next").await.unwrap();
+        assert_eq!(receive(&socket).await, b"done by the next");
+        assert_eq!(receive(&socket).await, b"next");
+        assert_eq!(
+            samples(&metrics.render()),
+            [
+                format!("s_requests_received_total{{{labels}}} 3"),
+                format!("s_responses_sent_total{{{labels}}} 2")
+            ]
+        );
+        running.stop().await;
+    });
+}
+
 #[test]
 fn labels_of_ones_own_are_nested_in() {
     run(async |metrics| {

@@ -6,7 +6,7 @@ use std::{
 use bytes::Bytes;
 use pin_project_lite::pin_project;
 
-use crate::scope::{InScope, Scope, Scoped};
+use crate::scope::{Scope, Scoped};
 
 /// A response whose remaining work can be put into a scope: the body of an [`http::Response`].
 #[diagnostic::on_unimplemented(
@@ -25,7 +25,7 @@ impl<B> ScopeResponse for http::Response<B> {
     type Scoped = http::Response<Scoped<B>>;
 
     fn scoped(self, scope: Scope) -> Self::Scoped {
-        self.map(|body| body.in_scope(scope))
+        self.map(|body| Scoped::new(body, scope))
     }
 }
 
@@ -46,14 +46,20 @@ pub struct WithBody;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WithoutBody;
 
-/// What becomes of a response. Sealed by being nameless outside.
-pub trait ResponseMode<Response>: Copy {
+/// What becomes of a response: [`WithBody`] or [`WithoutBody`]. Sealed.
+pub trait ResponseMode<Response>: Copy + Sealed {
     /// What the response becomes.
     type Output;
 
     /// Makes it so.
     fn apply(response: Response, scope: Scope) -> Self::Output;
 }
+
+/// Keeps [`ResponseMode`] to the two that there are.
+pub trait Sealed {}
+
+impl Sealed for WithBody {}
+impl Sealed for WithoutBody {}
 
 impl<Response: ScopeResponse> ResponseMode<Response> for WithBody {
     type Output = Response::Scoped;

@@ -247,13 +247,10 @@ impl<M: Metric> Handle<M> {
             }
             return f(&lease.metric);
         }
-        match self.register(slot.scope) {
-            Some(metric) => {
-                f(&metric);
-                slot.renewed.store(Some(Arc::new(Lease::new(metric, now))));
-            }
+        match self.with_registered(slot.scope, f) {
+            Ok(metric) => slot.renewed.store(Some(Arc::new(Lease::new(metric, now)))),
             // Whoever holds the exporter's handle can still render what was registered before.
-            None => f(&renewed.as_ref().map_or(&slot.first, |lease| lease).metric),
+            Err(f) => f(&renewed.as_ref().map_or(&slot.first, |lease| lease).metric),
         }
     }
 
@@ -274,8 +271,7 @@ impl<M: Metric> Handle<M> {
             Some(slot) if slot.first.is_fresh(now) => f(&slot.first.metric),
             Some(slot) => self.with_renewed(slot, now, f),
             None => {
-                if let Some(metric) = self.register(scope) {
-                    f(&metric);
+                if let Ok(metric) = self.with_registered(scope, f) {
                     self.remember(Slot {
                         scope,
                         first: Lease::new(metric, now),
@@ -284,6 +280,22 @@ impl<M: Metric> Handle<M> {
                 }
             }
         }
+    }
+
+    /// Calls `f` with a metric that is registered for it, and returns one to keep; or `f`, where the recorder is gone.
+    fn with_registered<F: FnOnce(&M)>(&self, scope: Scope, f: F) -> Result<M, F> {
+        let Some(metric) = self.register(scope) else {
+            return Err(f);
+        };
+        f(&metric);
+        // An exporter that forgot it just before it was used has lost this one use, as it would a macro's. But it has
+        // to be asked again before its answer is kept: what it has now was used just now, or is new.
+        let kept = if self.target.expiry.is_some() {
+            self.register(scope)
+        } else {
+            None
+        };
+        Ok(kept.unwrap_or(metric))
     }
 
     /// Registers with the inner recorder, if that is still there. Nothing is locked or borrowed meanwhile.

@@ -171,7 +171,18 @@ impl<B: Default> Default for Scoped<B> {
 /// assert_eq!(child.await.unwrap(), scope);
 /// # });
 /// ```
-pub trait InScope: Sized {
+///
+/// `Kind` says which of the three a type is, and is found by the compiler. What is none of them has no such methods: a
+/// `tracing::Span` keeps its own `in_scope`. For a type that is more than one, there is [`Scoped::new`].
+///
+/// ```
+/// use dualstack_metrics::{InScope, Scope, Scoped};
+///
+/// let body: Scoped<String> = String::from("a body").in_scope(Scope::none());
+/// let stream = futures_util::stream::empty::<()>().in_scope(Scope::none());
+/// tracing::info_span!("request").in_scope(|| drop((body, stream)));
+/// ```
+pub trait InScope<Kind>: Sized {
     /// Polls and drops `self` in `scope`, instead of the scope that is in force where that happens.
     fn in_scope(self, scope: Scope) -> Scoped<Self> {
         Scoped::new(self, scope)
@@ -183,4 +194,18 @@ pub trait InScope: Sized {
     }
 }
 
-impl<T> InScope for T {}
+/// A [`Future`], for [`InScope`].
+#[derive(Clone, Copy, Debug)]
+pub enum FutureKind {}
+
+/// A [`Stream`], for [`InScope`].
+#[derive(Clone, Copy, Debug)]
+pub enum StreamKind {}
+
+/// A [`Body`], for [`InScope`].
+#[derive(Clone, Copy, Debug)]
+pub enum BodyKind {}
+
+impl<F: Future> InScope<FutureKind> for F {}
+impl<S: Stream> InScope<StreamKind> for S {}
+impl<B: Body> InScope<BodyKind> for B {}

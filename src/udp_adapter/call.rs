@@ -16,7 +16,7 @@ use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 
 use super::packet::Route;
-use crate::scope::{InScope, Scope, Scoped};
+use crate::scope::{Scope, Scoped};
 
 /// What became of a datagram.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl<F> Call<F> {
         *this.route = Some(route);
         *this.scope = scope;
         *this.abort = None;
-        this.future.set(Some(future.in_scope(scope)));
+        this.future.set(Some(Scoped::new(future, scope)));
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -119,13 +119,16 @@ where
             is_aborted = abort.requested.load(Ordering::Acquire);
         }
         let outcome = match this.future.as_pin_mut() {
-            Some(future) if !is_aborted => match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
-                Ok(Poll::Pending) => return Poll::Pending,
-                Ok(Poll::Ready(Ok(Some(answer)))) => Outcome::Answer(answer),
-                Ok(Poll::Ready(Ok(None))) => Outcome::NoAnswer,
-                Ok(Poll::Ready(Err(error))) => Outcome::HandlerError(error.to_string()),
-                Err(_) => Outcome::HandlerPanic,
-            },
+            Some(future) if !is_aborted => {
+                let poll = || future.poll(cx).map_err(|error| error.to_string());
+                match catch_unwind(AssertUnwindSafe(poll)) {
+                    Ok(Poll::Pending) => return Poll::Pending,
+                    Ok(Poll::Ready(Ok(Some(answer)))) => Outcome::Answer(answer),
+                    Ok(Poll::Ready(Ok(None))) => Outcome::NoAnswer,
+                    Ok(Poll::Ready(Err(error))) => Outcome::HandlerError(error),
+                    Err(_) => Outcome::HandlerPanic,
+                }
+            }
             _ => Outcome::Aborted,
         };
         self.as_mut().clear();

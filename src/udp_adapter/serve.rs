@@ -72,6 +72,10 @@ impl<S: Service<Datagram>> Serve<S> {
     /// Shuts down when `signal` is done: what the system has received by then is answered, and nothing after that. The
     /// server is done when all handlers are, or after [`UdpServer::shutdown_timeout`], when those that still wait are
     /// aborted.
+    ///
+    /// # Panics
+    ///
+    /// The returned future panics when the signal comes and the runtime's time driver is not enabled.
     pub fn with_graceful_shutdown<Signal: Future<Output = ()>>(self, signal: Signal) -> Serve<S, Signal> {
         Serve {
             core: self.core,
@@ -110,14 +114,15 @@ where
             *this.shutdown = Shutdown::Yes { deadline };
             this.core.is_closing = true;
         }
-        let done = this.core.poll(cx);
-        if let Shutdown::Yes { deadline } = this.shutdown
-            && done.is_pending()
-        {
-            ready!(deadline.as_mut().poll(cx));
+        // Before the handlers, which may leave nothing of the task's budget.
+        let is_late = match this.shutdown {
+            Shutdown::Yes { deadline } => deadline.as_mut().poll(cx).is_ready(),
+            Shutdown::No => false,
+        };
+        if is_late {
             this.core.give_up();
         } else {
-            ready!(done);
+            ready!(this.core.poll(cx));
         }
         Poll::Ready(Ok(()))
     }
@@ -263,32 +268,48 @@ where
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.poll_flush(cx));
+            // First a batch, then the handlers that wait: either could use up the task's budget.
+            let taken = self.poll_batch(cx);
             self.poll_in_flight(cx);
             if !self.outbox.is_empty() {
                 continue;
             }
-            while !self.batch.is_empty() && self.outbox.is_empty() {
-                ready!(self.poll_next_call(cx));
+            if taken.is_pending() {
+                return Poll::Pending;
             }
-            if !self.outbox.is_empty() {
-                continue;
+            if self.is_closed && self.batch.is_empty() {
+                return if self.in_flight.is_empty() {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                };
             }
-            if self.is_closing && !self.is_closed {
+        }
+    }
+
+    /// Takes a batch and hands it to the service. Pending when there is none, or the service takes none now.
+    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.batch.is_empty() && !self.is_closed {
+            if self.is_closing {
                 // What the system has queued, until there is nothing, or an error.
                 self.batches_left -= 1;
-                self.is_closed = self.socket.try_recv(&mut self.batch).is_err() || self.batches_left == 0;
-                continue;
-            }
-            if !self.is_closed {
-                ready!(self.poll_recv(cx));
-                continue;
-            }
-            return if self.in_flight.is_empty() {
-                Poll::Ready(())
+                match self.socket.try_recv(&mut self.batch) {
+                    Ok(()) => self.is_closed = self.batches_left == 0,
+                    Err(error) => {
+                        self.is_closed = true;
+                        if error.kind() != io::ErrorKind::WouldBlock {
+                            self.receive_failed(&error);
+                        }
+                    }
+                }
             } else {
-                Poll::Pending
-            };
+                ready!(self.poll_recv(cx));
+            }
         }
+        while !self.batch.is_empty() && self.outbox.is_empty() {
+            ready!(self.poll_next_call(cx));
+        }
+        Poll::Ready(())
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -299,10 +320,7 @@ where
         match ready!(self.socket.poll_recv(cx, &mut self.batch)) {
             Ok(()) => self.errors_in_a_row = 0,
             Err(error) => {
-                self.count(self.scopes.server(), |counters| &counters.receive_error);
-                if let Some(left_out) = self.log.socket.allows() {
-                    tracing::warn!(socket = %self.socket.local_addr(), %error, left_out, "cannot receive datagrams");
-                }
+                self.receive_failed(&error);
                 self.errors_in_a_row += 1;
                 if self.errors_in_a_row >= ERRORS_IN_A_ROW {
                     self.pause = Some(Box::pin(tokio::time::sleep(ERROR_PAUSE)));
@@ -312,12 +330,27 @@ where
         Poll::Ready(())
     }
 
+    fn receive_failed(&mut self, error: &io::Error) {
+        self.count(self.scopes.server(), |counters| &counters.receive_error);
+        if let Some(left_out) = self.log.socket.allows() {
+            tracing::warn!(socket = %self.socket.local_addr(), %error, left_out, "cannot receive datagrams");
+        }
+    }
+
     /// Ready when the socket has taken every answer there was.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while let Some((answer, route, scope)) = self.outbox.pop_front() {
-            if self.socket.poll_send_ready(cx).is_pending() {
-                self.outbox.push_front((answer, route, scope));
-                return Poll::Pending;
+            match self.socket.poll_send_ready(cx) {
+                Poll::Pending => {
+                    self.outbox.push_front((answer, route, scope));
+                    return Poll::Pending;
+                }
+                // The runtime is gone, and the socket will never be ready.
+                Poll::Ready(Err(_)) => {
+                    self.count(scope, |counters| &counters.send_failed);
+                    continue;
+                }
+                Poll::Ready(Ok(())) => {}
             }
             if let Some(answer) = self.try_send(answer, route, scope) {
                 self.outbox.push_front(answer);
@@ -391,17 +424,24 @@ where
 
     /// Hands the next datagram of the batch to the service. Pending when the service takes none now.
     fn poll_next_call(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let is_full = self.in_flight.len() >= self.max_in_flight;
-        if is_full && self.overload == Overload::RefuseNewest {
+        if self.overload == Overload::RefuseNewest && !self.has_room(cx) {
             if let Some((_, meta)) = self.batch.next() {
                 self.refuse(&meta);
             }
             return Poll::Ready(());
         }
 
+        // A flood must leave the thread to others now and then, and its handlers must not find the budget used up, which
+        // would make them wait.
+        ready!(tokio::task::coop::poll_proceed(cx)).made_progress();
         let service = &mut self.service;
-        let is_ready = match catch_unwind(AssertUnwindSafe(|| service.poll_ready(cx))) {
-            Ok(ready) => ready!(ready).map_err(|error| Outcome::HandlerError(error.to_string())),
+        let ready = catch_unwind(AssertUnwindSafe(|| {
+            service
+                .poll_ready(cx)
+                .map_err(|error| Outcome::HandlerError(error.to_string()))
+        }));
+        let is_ready = match ready {
+            Ok(ready) => ready!(ready),
             Err(_) => Err(Outcome::HandlerPanic),
         };
         let Some((payload, meta)) = self.batch.next() else {
@@ -450,8 +490,16 @@ where
         }
     }
 
+    /// Whether one more handler may wait, when those that are done have gone.
+    fn has_room(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.in_flight.len() >= self.max_in_flight {
+            self.poll_in_flight(cx);
+        }
+        self.in_flight.len() < self.max_in_flight
+    }
+
     fn make_room(&mut self, cx: &mut Context<'_>) {
-        if self.in_flight.len() < self.max_in_flight {
+        if self.has_room(cx) {
             return;
         }
         if let Some((_, oldest)) = self.by_age.pop_first() {
