@@ -257,9 +257,8 @@ impl<M: Metric> Handle<M> {
     #[cold]
     fn with_overflow(&self, scope: Scope, now: Option<Now<'_>>, f: impl FnOnce(&M)) {
         if !self.target.cache {
-            if let Some(metric) = self.register(scope) {
-                f(&metric);
-            }
+            // Without a recorder there is nothing that was kept either.
+            let _ = self.with_registered(scope, f);
             return;
         }
         let overflow = self.overflow.load();
@@ -283,27 +282,21 @@ impl<M: Metric> Handle<M> {
     }
 
     /// Calls `f` with a metric that is registered for it, and returns one to keep; or `f`, where the recorder is gone.
+    /// Nothing is locked or borrowed meanwhile.
+    #[cold]
     fn with_registered<F: FnOnce(&M)>(&self, scope: Scope, f: F) -> Result<M, F> {
-        let Some(metric) = self.register(scope) else {
+        let Some(recorder) = self.target.recorder.upgrade() else {
             return Err(f);
         };
+        let (key, metadata) = (scoped_key(&self.key, scope), self.metadata.borrowed());
+        let metric = M::register(&*recorder, &key, &metadata);
         f(&metric);
+        if self.target.expiry.is_none() {
+            return Ok(metric);
+        }
         // An exporter that forgot it just before it was used has lost this one use, as it would a macro's. But it has
         // to be asked again before its answer is kept: what it has now was used just now, or is new.
-        let kept = if self.target.expiry.is_some() {
-            self.register(scope)
-        } else {
-            None
-        };
-        Ok(kept.unwrap_or(metric))
-    }
-
-    /// Registers with the inner recorder, if that is still there. Nothing is locked or borrowed meanwhile.
-    #[cold]
-    fn register(&self, scope: Scope) -> Option<M> {
-        let recorder = self.target.recorder.upgrade()?;
-        let key = scoped_key(&self.key, scope);
-        Some(M::register(&*recorder, &key, &self.metadata.borrowed()))
+        Ok(M::register(&*recorder, &key, &metadata))
     }
 
     fn remember(&self, slot: Slot<M>) {
