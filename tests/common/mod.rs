@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read},
+    io::{self, Read, Write},
     net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     process::{Command, Stdio, id},
     sync::{
@@ -20,13 +20,20 @@ const INSIDE: &str = "DUALSTACK_TEST_INSIDE";
 // until it has said something.
 static SPAWNING: Mutex<()> = Mutex::new(());
 
+/// Past the macros of std, whose output a test that passes keeps to itself.
+fn say_skipped(reason: &str) {
+    let test = std::thread::current();
+    let line = format!("{}: skipped: {reason}\n", test.name().unwrap_or("a test"));
+    io::stderr().write_all(line.as_bytes()).expect("stderr");
+}
+
 /// Says aloud that something is not tested here; with `REQUIRE_EXTERNAL=1`, fails instead.
 pub fn skip_or_fail(reason: &str) {
     assert!(
         std::env::var_os("REQUIRE_EXTERNAL").is_none_or(|value| value != "1"),
         "REQUIRE_EXTERNAL=1, but: {reason}"
     );
-    eprintln!("skipped: {reason}");
+    say_skipped(reason);
 }
 
 /// Whether `::1` can be bound.
@@ -38,7 +45,7 @@ pub fn ipv6_available() -> bool {
 pub fn ipv6_or_say() -> bool {
     let available = ipv6_available();
     if !available {
-        eprintln!("skipped: no IPv6 on this host");
+        say_skipped("no IPv6 on this host");
     }
     available
 }
