@@ -432,7 +432,7 @@ fn ipv4_is_served_where_ipv6_is_switched_off() {
     running::binary();
     if ipv6_or_say() {
         in_namespace(
-            "for i in all default lo; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done",
+            common::WITHOUT_IPV6_ADDRESSES,
             "inside_ipv4_is_served_where_ipv6_is_switched_off",
         );
     }
@@ -455,7 +455,7 @@ fn inside_ipv4_is_served_where_ipv6_is_switched_off() {
 fn ipv4_is_served_where_the_kernel_has_no_ipv6() {
     running::binary();
     under_seccomp(
-        "import socket\ndeny(errno.EAFNOSUPPORT, 'socket', (0, socket.AF_INET6))",
+        common::WITHOUT_IPV6_SOCKETS,
         "inside_ipv4_is_served_where_the_kernel_has_no_ipv6",
     );
 }

@@ -612,7 +612,7 @@ async fn inside_a_namespace_whose_default_is_ipv6_only() {
 fn ipv6_that_is_switched_off_leaves_ipv4() {
     if ipv6_or_say() {
         in_namespace(
-            "for i in all default lo; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done",
+            common::WITHOUT_IPV6_ADDRESSES,
             "inside_a_namespace_with_ipv6_switched_off",
         );
     }
@@ -649,10 +649,7 @@ async fn inside_a_namespace_with_ipv6_switched_off() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_kernel_without_ipv6_serves_ipv4() {
-    under_seccomp(
-        "import socket\ndeny(errno.EAFNOSUPPORT, 'socket', (0, socket.AF_INET6))",
-        "under_a_kernel_without_ipv6",
-    );
+    under_seccomp(common::WITHOUT_IPV6_SOCKETS, "under_a_kernel_without_ipv6");
 }
 
 #[cfg(target_os = "linux")]

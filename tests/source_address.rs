@@ -10,7 +10,6 @@ use std::{
     convert::Infallible,
     future::ready,
     net::{self, IpAddr, SocketAddr, SocketAddrV6},
-    process::Command,
     rc::Rc,
     sync::mpsc,
     thread,
@@ -19,8 +18,8 @@ use std::{
 
 use bytes::Bytes;
 use common::{
-    INET, INET6, MAPPED, Seen, assert_samples, eventually, in_namespace, inside, ipv6_or_say, sample,
-    samples, seven,
+    INET, INET6, MAPPED, Seen, assert_samples, eventually, in_namespace, inside, ip, ipv6_or_say,
+    link_number, sample, samples, seven,
 };
 use dualstack_metrics::{
     ClientScopes, Datagram, DatagramSocket, InScope, Protocol, ServerBinding, SocketOptions, UdpServer,
@@ -53,12 +52,6 @@ const CASES: [(&str, [&str; 2], Seen); 4] = [
     ("[::]:0", ["fe80::1", "fe80::2"], INET6),
 ];
 
-fn ip(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
 fn configure(link: &str, addresses: &[&str]) {
     ip(&format!("link set {link} addrgenmode none"));
     ip(&format!("link set {link} up"));
@@ -73,8 +66,7 @@ fn number(link: &str) -> u32 {
     eventually("the link is up", || {
         ip(&format!("-oneline link show dev {link}")).contains("state UP")
     });
-    let shown = ip(&format!("-oneline link show dev {link}"));
-    shown.split_once(':').unwrap().0.parse().unwrap()
+    link_number(link)
 }
 
 /// The other host: a thread in a namespace of its own, which opens sockets there.

@@ -23,21 +23,14 @@ use clients::{
     get, raw, request,
 };
 use common::{
-    INET, INET6, MAPPED, Seen, free_port, in_namespace, inside, ipv6_available, ipv6_or_say, under_seccomp,
+    INET, INET6, MAPPED, Seen, free_port, in_namespace, inside, ipv6_available, ipv6_or_say, loopbacks,
+    under_seccomp,
 };
 use running::{Http, Swarm, Tracker, Udp, at, run};
 
 const BAD_ID: &str = "connection ID mismatch";
 const MALFORMED: &str = "malformed request";
 const STILL_OPEN: &str = "connections were still open at the end of the shutdown";
-
-fn loopbacks() -> Vec<IpAddr> {
-    let mut ips = vec![V4];
-    if ipv6_or_say() {
-        ips.push(V6);
-    }
-    ips
-}
 
 /// How a client at `ip` is seen by a listener: IPv4 ones are plain where the host has no IPv6 sockets.
 fn seen(ip: IpAddr, listener: SocketAddr) -> Seen {
@@ -953,7 +946,7 @@ fn demo_rows(client: Seen, has_ipv6: bool) -> Vec<String> {
 fn a_host_with_ipv6_switched_off_is_served_over_ipv4() {
     running::binary();
     in_namespace(
-        "for i in all default lo; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done",
+        common::WITHOUT_IPV6_ADDRESSES,
         "inside_a_host_with_ipv6_switched_off",
     );
 }
@@ -974,10 +967,7 @@ fn inside_a_host_with_ipv6_switched_off() {
 #[test]
 fn a_kernel_without_ipv6_is_served_over_ipv4() {
     running::binary();
-    under_seccomp(
-        "import socket\ndeny(errno.EAFNOSUPPORT, 'socket', (0, socket.AF_INET6))",
-        "under_a_kernel_without_ipv6",
-    );
+    under_seccomp(common::WITHOUT_IPV6_SOCKETS, "under_a_kernel_without_ipv6");
 }
 
 #[cfg(target_os = "linux")]

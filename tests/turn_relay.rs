@@ -26,7 +26,7 @@ use std::{
 use clients::{V4, V6, get};
 use common::{
     INET, INET6, MAPPED, Seen, and, assert_samples, eventually, free_port, in_namespace, inside, ipv6_or_say,
-    sample, samples, seven, skip_or_fail, spawning,
+    loopbacks, sample, samples, seven, skip_or_fail, spawning,
 };
 use turn::{BOTH, Client, IPV4, IPV6, PATIENCE};
 
@@ -176,14 +176,6 @@ fn exchange(client: &mut Client, peer: &Peer, relayed: SocketAddr, there: &[u8],
     assert_eq!(peer.receive(), (there.to_vec(), relayed));
     peer.0.send_to(back, relayed).unwrap();
     assert_eq!(client.receive(), (peer.address(), back.to_vec()));
-}
-
-fn loopbacks() -> Vec<IpAddr> {
-    let mut ips = vec![V4];
-    if ipv6_or_say() {
-        ips.push(V6);
-    }
-    ips
 }
 
 #[test]
@@ -377,7 +369,7 @@ fn without_ipv6_it_relays_ipv4() {
     binary();
     if cfg!(target_os = "linux") && ipv6_or_say() {
         in_namespace(
-            "for i in all default lo; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done",
+            common::WITHOUT_IPV6_ADDRESSES,
             "inside_without_ipv6_it_relays_ipv4",
         );
     }

@@ -8,13 +8,12 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
-    process::Command,
     rc::Rc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use common::{in_namespace, inside, ipv6_or_say, samples, soon};
+use common::{in_namespace, inside, ip, link_number, loopbacks, samples, soon};
 use dualstack_metrics::{
     ClientScopes, Datagram, Overload, Protocol, Scope, ServerBinding, SocketOptions, UdpServer,
     prometheus::Install,
@@ -142,14 +141,6 @@ fn inet(server: SocketAddr) -> String {
         },
         server,
     )
-}
-
-fn loopbacks() -> Vec<IpAddr> {
-    let mut ips = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
-    if ipv6_or_say() {
-        ips.push(Ipv6Addr::LOCALHOST.into());
-    }
-    ips
 }
 
 #[test]
@@ -765,12 +756,6 @@ fn a_server_and_its_service_may_move_between_threads() {
     });
 }
 
-/// `ip` in the namespace that the test runs in.
-fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
-    assert!(status.success(), "ip {arguments}");
-}
-
 #[test]
 fn answers_above_the_mtu_are_fragmented() {
     // Loopback hides it, unless it is made as narrow as a link.
@@ -897,18 +882,7 @@ fn inside_a_multicast_group_is_no_source() {
     if !inside() {
         return;
     }
-    let shown = Command::new("ip")
-        .args(["-oneline", "link", "show", "v0"])
-        .output()
-        .unwrap()
-        .stdout;
-    let link = String::from_utf8(shown)
-        .unwrap()
-        .split(':')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
+    let link = link_number("v0");
     let own = Ipv4Addr::new(192, 0, 2, 1);
     run(async |metrics| {
         let group = Ipv4Addr::new(239, 1, 2, 3);

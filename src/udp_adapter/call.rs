@@ -85,10 +85,6 @@ impl<F> Call<F> {
         this.future.set(Some(Scoped::new(future, scope)));
     }
 
-    pub(super) fn number(&self) -> u64 {
-        self.number
-    }
-
     pub(super) fn scope(&self) -> Scope {
         self.scope
     }

@@ -350,18 +350,13 @@ impl Batch {
         let start = self.offset;
         // An empty datagram has a stride of 0.
         let end = meta.len.min(start + meta.stride.max(1));
+        let payload = &self.buffer[self.message * RECV_BUFFER..][start..end];
         if end == meta.len {
             self.message += 1;
             self.offset = 0;
         } else {
             self.offset = end;
         }
-        let message = if self.offset == 0 {
-            self.message - 1
-        } else {
-            self.message
-        };
-        let payload = &self.buffer[message * RECV_BUFFER..][start..end];
         Some((share(&mut self.chunk, payload), meta))
     }
 }

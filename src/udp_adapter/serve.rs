@@ -15,7 +15,6 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use pin_project_lite::pin_project;
-use quinn_udp::RecvMeta;
 use tokio::time::Sleep;
 use tower_service::Service;
 
@@ -25,10 +24,7 @@ use super::{
     counters::Counters,
     packet::{Batch, DatagramSocket, Route},
 };
-use crate::{
-    labels::ClientLabels,
-    scope::{ClientScopes, Scope},
-};
+use crate::scope::{ClientScopes, Scope};
 
 /// A socket that fails this often in a row is left alone for a while.
 const ERRORS_IN_A_ROW: u32 = 16;
@@ -245,10 +241,28 @@ impl<S: Service<Datagram>> Core<S> {
         while let Some((_, _, scope)) = self.outbox.pop_front() {
             self.count(scope, |counters| &counters.send_failed);
         }
-        while let Some((_, meta)) = self.batch.next() {
-            let scope = self.scopes.for_client(meta.addr);
-            self.count(scope, |counters| &counters.received);
-            self.count(scope, |counters| &counters.aborted);
+        while self.abort_next() {}
+    }
+
+    /// Takes the next datagram of the batch, if there is one, and serves it no further.
+    fn abort_next(&mut self) -> bool {
+        let Some((_, meta)) = self.batch.next() else {
+            return false;
+        };
+        let scope = self.scopes.for_client(meta.addr);
+        self.count(scope, |counters| &counters.received);
+        self.count(scope, |counters| &counters.aborted);
+        true
+    }
+
+    fn warn_of_overload(&mut self, message: &'static str) {
+        if let Some(left_out) = self.log.overload.allows() {
+            tracing::warn!(
+                socket = %self.socket.local_addr(),
+                limit = self.max_in_flight,
+                left_out,
+                "too many handlers wait, {message}; see `UdpServer::max_in_flight`"
+            );
         }
     }
 }
@@ -425,9 +439,8 @@ where
     /// Hands the next datagram of the batch to the service. Pending when the service takes none now.
     fn poll_next_call(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.overload == Overload::RefuseNewest && !self.has_room(cx) {
-            if let Some((_, meta)) = self.batch.next() {
-                self.refuse(&meta);
-            }
+            self.abort_next();
+            self.warn_of_overload("a datagram is refused");
             return Poll::Ready(());
         }
 
@@ -447,8 +460,7 @@ where
         let Some((payload, meta)) = self.batch.next() else {
             return Poll::Ready(());
         };
-        let client = ClientLabels::from(meta.addr);
-        let scope = self.scopes.for_client(client);
+        let scope = self.scopes.for_client(meta.addr);
         let route = Route::back(&meta);
         self.count(scope, |counters| &counters.received);
         self.next_number += 1;
@@ -484,7 +496,7 @@ where
             }
             Poll::Pending => {
                 self.make_room(cx);
-                self.by_age.insert(call.number(), call.as_mut().abort_handle());
+                self.by_age.insert(number, call.as_mut().abort_handle());
                 self.in_flight.push(call);
             }
         }
@@ -504,32 +516,11 @@ where
         }
         if let Some((_, oldest)) = self.by_age.pop_first() {
             oldest.abort();
-            if let Some(left_out) = self.log.overload.allows() {
-                tracing::warn!(
-                    socket = %self.socket.local_addr(),
-                    limit = self.max_in_flight,
-                    left_out,
-                    "too many handlers wait, the oldest is aborted; see `UdpServer::max_in_flight`"
-                );
-            }
+            self.warn_of_overload("the oldest is aborted");
         }
         // The set takes turns, and may pass before it comes to the one that was aborted.
         while self.in_flight.len() >= self.max_in_flight {
             self.poll_in_flight(cx);
-        }
-    }
-
-    fn refuse(&mut self, meta: &RecvMeta) {
-        let scope = self.scopes.for_client(meta.addr);
-        self.count(scope, |counters| &counters.received);
-        self.count(scope, |counters| &counters.aborted);
-        if let Some(left_out) = self.log.overload.allows() {
-            tracing::warn!(
-                socket = %self.socket.local_addr(),
-                limit = self.max_in_flight,
-                left_out,
-                "too many handlers wait, a datagram is refused; see `UdpServer::max_in_flight`"
-            );
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Read, Write},
-    net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     process::{Command, Stdio, id},
     sync::{
         Mutex, PoisonError,
@@ -63,6 +63,15 @@ pub fn spawning<T>(start: impl FnOnce() -> T) -> T {
     start()
 }
 
+/// Where a client of this host can be reached by a server on all addresses: `127.0.0.1`, and `::1` where there is one.
+pub fn loopbacks() -> Vec<IpAddr> {
+    let mut ips = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
+    if ipv6_or_say() {
+        ips.push(Ipv6Addr::LOCALHOST.into());
+    }
+    ips
+}
+
 /// A port that no socket of either family has, TCP or UDP. Below the ephemeral ports, so that no other test gets it
 /// by asking for port 0.
 pub fn free_port() -> u16 {
@@ -98,6 +107,27 @@ pub fn in_namespace(setup: &str, test: &str) {
     let mut command = Command::new("unshare");
     command.args(["--net", "sh", "-c", &script]);
     run_inside(command, test, READY);
+}
+
+/// The setup of a namespace whose addresses are IPv4 only. IPv6 sockets can still be made there.
+pub const WITHOUT_IPV6_ADDRESSES: &str =
+    "for i in all default lo; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done";
+
+/// The rule of a kernel that makes no IPv6 sockets.
+pub const WITHOUT_IPV6_SOCKETS: &str =
+    "import socket\ndeny(errno.EAFNOSUPPORT, 'socket', (0, socket.AF_INET6))";
+
+/// What `ip` says, in the namespace that the test runs in.
+pub fn ip(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The number of a link.
+pub fn link_number(link: &str) -> u32 {
+    let shown = ip(&format!("-oneline link show dev {link}"));
+    shown.split_once(':').unwrap().0.parse().unwrap()
 }
 
 /// Runs the ignored `test` of this binary with system calls failing as `rules` says: the rest of a Python program,
