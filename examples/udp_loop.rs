@@ -7,7 +7,7 @@
 
 use std::{error::Error, net::SocketAddr};
 
-use dualstack_metrics::{ClientScopes, InScope, Protocol, ServerBinding, SocketOptions};
+use dualstack_metrics::{ClientScopes, Protocol, ServerBinding, SocketOptions, WithScope};
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::UdpSocket;
@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             continue;
         };
         handle(&socket, &buffer[..length], peer)
-            .in_scope(scopes.for_client(peer))
+            .with_scope(scopes.for_client(peer))
             .await;
         print!("{}", metrics.render());
     }

@@ -58,7 +58,7 @@
 //!
 //! The inner `call`, each poll of its future, each poll of the response body, and the drop of both. `poll_ready` is
 //! not: no request is known there. A task that the service spawns is outside, unless it is spawned
-//! [`in_current_scope`](crate::InScope::in_current_scope).
+//! [`with_current_scope`](crate::WithScope::with_current_scope).
 
 mod response;
 mod source;
@@ -74,7 +74,7 @@ pub use self::{
 };
 use crate::{
     labels::{ClientLabels, ServerBinding},
-    scope::{ClientScopes, InScope, Scope},
+    scope::{ClientScopes, Scope, WithScope},
 };
 
 /// A [`Layer`] that puts the labels of the client in force while its request is served.
@@ -212,6 +212,6 @@ where
     fn call(&mut self, request: Request) -> Self::Future {
         let scope = self.scope_of(&request);
         let _entered = scope.enter();
-        ResponseFuture::new(self.inner.call(request).in_scope(scope), self.mode)
+        ResponseFuture::new(self.inner.call(request).with_scope(scope), self.mode)
     }
 }

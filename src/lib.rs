@@ -102,7 +102,7 @@
 //! # A loop of one's own
 //!
 //! ```no_run
-//! use dualstack_metrics::{ClientScopes, InScope, Protocol, ServerBinding};
+//! use dualstack_metrics::{ClientScopes, WithScope, Protocol, ServerBinding};
 //!
 //! # async fn handle(_: &[u8], _: std::net::SocketAddr) {}
 //! # async fn serve(socket: tokio::net::UdpSocket) -> std::io::Result<()> {
@@ -110,7 +110,7 @@
 //! let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, socket.local_addr()?));
 //! loop {
 //!     let (len, peer) = socket.recv_from(&mut buf).await?;
-//!     handle(&buf[..len], peer).in_scope(scopes.for_client(peer)).await; // or scope.run(|| ...)
+//!     handle(&buf[..len], peer).with_scope(scopes.for_client(peer)).await; // or scope.run(|| ...)
 //! }
 //! # }
 //! ```
@@ -118,11 +118,11 @@
 //! and anywhere below:
 //!
 //! ```
-//! # use dualstack_metrics::InScope as _;
+//! # use dualstack_metrics::WithScope as _;
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 //! # async fn work() {}
 //! metrics::counter!("udp_tracker_server_requests_accepted_total", "request_kind" => "announce").increment(1);
-//! tokio::spawn(work().in_current_scope());
+//! tokio::spawn(work().with_current_scope());
 //! # });
 //! ```
 //!
@@ -132,7 +132,7 @@
 //! `u16` where a label set is expected does not compile, and the number of label sets in a process has a
 //! [limit](MAX_LABEL_SETS). It does not look into `X-Forwarded-For`: behind a proxy the client is the proxy, unless a
 //! [source](ClientLabelsLayer::source) says otherwise. It does not choose labels for what runs in a task that was
-//! spawned without [`in_current_scope`](InScope::in_current_scope).
+//! spawned without [`with_current_scope`](WithScope::with_current_scope).
 //!
 //! # Features
 //!
@@ -172,7 +172,7 @@ pub use self::{
     labels::{BoundedLabel, ClientLabels, IpFamily, IpType, LabelList, LabelSet, Protocol, ServerBinding},
     layer::{ClientLabelsLayer, ClientLabelsService},
     recorder::{ScopedRecorder, ScopedRecorderLayer},
-    scope::{ClientScopes, EnteredScope, InScope, MAX_LABEL_SETS, Scope, Scoped, TooManyLabelSets},
+    scope::{ClientScopes, EnteredScope, MAX_LABEL_SETS, Scope, Scoped, TooManyLabelSets, WithScope},
 };
 
 /// The README's snippets compile.

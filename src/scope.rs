@@ -23,9 +23,9 @@
 //! what its own wrapper says. Scopes that shall hold together are composed when they are made, with
 //! [`nest`](Scope::nest).
 //!
-//! A guard must not be held across an `.await`: other tasks would be polled under it. [`InScope::in_scope`] enters
+//! A guard must not be held across an `.await`: other tasks would be polled under it. [`WithScope::with_scope`] enters
 //! around every poll instead, and around the drop. A task that is spawned starts outside every scope;
-//! [`InScope::in_current_scope`] and [`Scope::bind`] carry the scope along.
+//! [`WithScope::with_current_scope`] and [`Scope::bind`] carry the scope along.
 //!
 //! # What it costs
 //!
@@ -42,7 +42,7 @@ use self::intern::LabelSetData;
 pub use self::{
     client::ClientScopes,
     intern::{MAX_LABEL_SETS, TooManyLabelSets},
-    scoped::{BodyKind, FutureKind, InScope, Scoped, StreamKind},
+    scoped::{Scoped, WithScope},
 };
 use crate::labels::{LabelList, LabelSet, ServerBinding, written};
 
@@ -185,6 +185,27 @@ impl Scope {
     pub fn run<T>(self, f: impl FnOnce() -> T) -> T {
         let _entered = self.enter();
         f()
+    }
+
+    /// Wraps a future, stream or body, which is then polled and dropped with the scope in force.
+    ///
+    /// The same as [`value.with_scope(scope)`](WithScope::with_scope), but the scope is evaluated first, so that it
+    /// can be made from something that `value` takes over:
+    ///
+    /// ```
+    /// # use dualstack_metrics::{ClientScopes, Protocol, ServerBinding};
+    /// # use std::net::SocketAddr;
+    /// # struct Request { from: SocketAddr }
+    /// # async fn process(request: Request) { drop(request) }
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// # let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, "[::]:6969".parse().unwrap()));
+    /// # let request = Request { from: "192.0.2.7:50000".parse().unwrap() };
+    /// tokio::spawn(scopes.for_client(request.from).wrap(process(request)));
+    /// # });
+    /// ```
+    #[inline]
+    pub fn wrap<T>(self, value: T) -> Scoped<T> {
+        Scoped::new(value, self)
     }
 
     /// A closure that is called, or dropped without a call, with the scope in force.

@@ -33,8 +33,8 @@ use common::{
     seven, soon,
 };
 use dualstack_metrics::{
-    ClientLabels, ClientLabelsLayer, ClientScopes, InScope, Protocol, Scope, Scoped, ServerBinding,
-    SocketOptions, prometheus::Install,
+    ClientLabels, ClientLabelsLayer, ClientScopes, Protocol, Scope, Scoped, ServerBinding, SocketOptions,
+    WithScope, prometheus::Install,
 };
 use futures_util::{
     FutureExt, Stream, StreamExt,
@@ -1620,14 +1620,14 @@ fn spawned_tasks() {
                 "/",
                 get(async |State(kept): State<Counter>| {
                     let outside = tokio::spawn(child("outside", kept.clone()));
-                    let inside = tokio::spawn(child("inside", kept.clone()).in_current_scope());
+                    let inside = tokio::spawn(child("inside", kept.clone()).with_current_scope());
                     // Goes on when the response has long been sent.
                     tokio::spawn(
                         async move {
                             child("late", kept).await;
                             counter!("late_total").increment(1);
                         }
-                        .in_current_scope(),
+                        .with_current_scope(),
                     );
                     inside.await.unwrap();
                     outside.await.unwrap();
@@ -1674,7 +1674,7 @@ fn an_aborted_child_is_dropped_in_its_scope() {
                         let _aborted = CountDrop("aborted_total");
                         pending::<()>().await;
                     };
-                    let child = tokio::spawn(child.in_current_scope());
+                    let child = tokio::spawn(child.with_current_scope());
                     tokio::task::yield_now().await;
                     child.abort();
                     assert!(child.await.unwrap_err().is_cancelled());
@@ -1766,12 +1766,12 @@ fn futures_that_take_turns_on_one_thread_never_see_each_other() {
             }
         };
         let tasks =
-            ClientLabels::ALL.map(|client| tokio::spawn(work(10).in_scope(scopes.for_client(client))));
+            ClientLabels::ALL.map(|client| tokio::spawn(work(10).with_scope(scopes.for_client(client))));
         let bare = tokio::spawn(work(7));
         // In one task, too.
         let (first, second) = (
-            work(3).in_scope(scopes.for_client(V4)),
-            work(4).in_scope(scopes.for_client(V6)),
+            work(3).with_scope(scopes.for_client(V4)),
+            work(4).with_scope(scopes.for_client(V6)),
         );
         join(join(first, second), work(5)).await;
         for task in tasks.into_iter().chain([bare]) {
@@ -1802,18 +1802,18 @@ fn a_future_in_a_scope_inside_another() {
                 tokio::task::yield_now().await;
                 count();
             }
-            .in_scope(scopes.for_client(V6))
+            .with_scope(scopes.for_client(V6))
             .await;
             async {
                 count();
                 tokio::task::yield_now().await;
                 count();
             }
-            .in_scope(Scope::none())
+            .with_scope(Scope::none())
             .await;
             count();
         }
-        .in_scope(scopes.for_client(V4))
+        .with_scope(scopes.for_client(V4))
         .await;
         assert_samples(
             samples(&metrics.render()),
@@ -1843,8 +1843,8 @@ fn streams() {
                 Poll::Ready(Some(left))
             })
         };
-        let ended = counting(3).in_scope(scopes.for_client(V4));
-        let cut = counting(9).in_scope(scopes.for_client(V6));
+        let ended = counting(3).with_scope(scopes.for_client(V4));
+        let cut = counting(9).with_scope(scopes.for_client(V6));
         let (mut ended, mut cut) = (pin!(ended), Box::pin(cut));
         for _ in 0..4 {
             ended.next().await;
@@ -1861,7 +1861,7 @@ fn streams() {
                 sample("dropped_total", &mock_labels(INET6), 1),
             ],
         );
-        let sized = stream::iter(0..5).in_scope(scopes.for_client(V4));
+        let sized = stream::iter(0..5).with_scope(scopes.for_client(V4));
         assert_eq!(sized.size_hint(), (5, Some(5)));
         assert_eq!(sized.collect::<Vec<_>>().await, [0, 1, 2, 3, 4]);
     });
@@ -1872,8 +1872,8 @@ fn what_is_taken_out_of_the_wrapper_is_outside() {
     local(async |metrics| {
         let scope =
             ClientScopes::new(ServerBinding::new(Protocol::Http, SERVER.parse().unwrap())).for_client(V4);
-        drop(Scoped::new(CountDrop("inside_total"), scope));
-        drop(Scoped::new(CountDrop("outside_total"), scope).into_inner());
+        drop(scope.wrap(CountDrop("inside_total")));
+        drop(scope.wrap(CountDrop("outside_total")).into_inner());
 
         let polls = AtomicUsize::new(0);
         let work = poll_fn(|_| {
@@ -1884,7 +1884,7 @@ fn what_is_taken_out_of_the_wrapper_is_outside() {
                 Poll::Ready(())
             }
         });
-        let mut scoped = work.in_scope(scope);
+        let mut scoped = work.with_scope(scope);
         assert!((&mut scoped).now_or_never().is_none());
         assert!(scoped.get_mut().now_or_never().is_none());
         assert!(scoped.into_inner().now_or_never().is_some());

@@ -31,8 +31,8 @@ use common::{
     INET, INET6, Labels, MAPPED, Random, UNKNOWN, assert_samples, ipv6_or_say, sample, samples, seven, soon,
 };
 use dualstack_metrics::{
-    ClientLabels, ClientLabelsLayer, ClientScopes, InScope, Protocol, Scope, ScopedRecorder,
-    ScopedRecorderLayer, ServerBinding, SocketOptions, prometheus::Install,
+    ClientLabels, ClientLabelsLayer, ClientScopes, Protocol, Scope, ScopedRecorder, ScopedRecorderLayer,
+    ServerBinding, SocketOptions, WithScope, prometheus::Install,
 };
 use futures_util::stream;
 use http::header;
@@ -239,7 +239,7 @@ async fn handler(request: Request) -> Body {
     }
     if random.below(3) == 0 {
         let guard = Guard::new(client, child_dropped);
-        tokio::spawn(child(random.clone(), client, guard).in_current_scope());
+        tokio::spawn(child(random.clone(), client, guard).with_current_scope());
     }
     if random.below(3) == 0 {
         let guard = Guard::new(OUTSIDE, child_dropped);

@@ -22,7 +22,7 @@ use common::{
     link_number, sample, samples, seven,
 };
 use dualstack_metrics::{
-    ClientScopes, Datagram, DatagramSocket, InScope, Protocol, ServerBinding, SocketOptions, UdpServer,
+    ClientScopes, Datagram, DatagramSocket, Protocol, ServerBinding, SocketOptions, UdpServer, WithScope,
     prometheus::Install, udp_adapter::Batch,
 };
 use metrics::counter;
@@ -283,7 +283,7 @@ fn inside_a_loop_of_ones_own_answers_from_the_address_that_was_asked() {
                         socket.reply(&datagram, &[7; LARGE]).await
                     };
                     answer
-                        .in_scope(scopes.for_client(datagram.client()))
+                        .with_scope(scopes.for_client(datagram.client()))
                         .await
                         .unwrap();
                 };

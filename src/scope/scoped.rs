@@ -14,7 +14,7 @@ const TAKEN: &str = "the value leaves the wrapper only with `into_inner`, which 
 pin_project! {
     /// A future, stream or body that is polled, and dropped, with a [`Scope`] in force.
     ///
-    /// Made by [`InScope::in_scope`].
+    /// Made by [`WithScope::with_scope`] and [`Scope::wrap`].
     #[derive(Clone, Debug)]
     #[must_use = "futures, streams and bodies do nothing unless polled"]
     pub struct Scoped<T> {
@@ -34,8 +34,7 @@ pin_project! {
 }
 
 impl<T> Scoped<T> {
-    /// Wraps `inner`, which is polled and dropped in `scope` from here on.
-    pub fn new(inner: T, scope: Scope) -> Self {
+    pub(crate) fn new(inner: T, scope: Scope) -> Self {
         Self {
             inner: Some(inner),
             scope,
@@ -151,12 +150,12 @@ impl<B: Default> Default for Scoped<B> {
 
 /// Puts a future, a stream or a body into a scope.
 ///
-/// The scope is in force in each `poll` and in the drop, and at no other time: not for another task that is polled
-/// on the same thread in between, and not for a task that this one spawns (spawn it with
-/// [`in_current_scope`](Self::in_current_scope)).
+/// The scope is in force during each poll and during the drop, and at no other time. It is not in force for another
+/// task that is polled on the same thread in between. A task that this one spawns inherits nothing: spawn it with
+/// [`with_current_scope`](Self::with_current_scope).
 ///
 /// ```
-/// use dualstack_metrics::{ClientLabels, InScope, Scope};
+/// use dualstack_metrics::{ClientLabels, Scope, WithScope};
 ///
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// async fn work() -> Scope {
@@ -165,47 +164,24 @@ impl<B: Default> Default for Scoped<B> {
 /// }
 ///
 /// let scope = Scope::new(&ClientLabels::UNKNOWN);
-/// assert_eq!(work().in_scope(scope).await, scope);
+/// assert_eq!(work().with_scope(scope).await, scope);
 ///
-/// let child = async { tokio::spawn(work().in_current_scope()).await }.in_scope(scope);
+/// let child = async { tokio::spawn(work().with_current_scope()).await }.with_scope(scope);
 /// assert_eq!(child.await.unwrap(), scope);
 /// # });
 /// ```
 ///
-/// `Kind` says which of the three a type is, and is found by the compiler. What is none of them has no such methods: a
-/// `tracing::Span` keeps its own `in_scope`. For a type that is more than one, there is [`Scoped::new`].
-///
-/// ```
-/// use dualstack_metrics::{InScope, Scope, Scoped};
-///
-/// let body: Scoped<String> = String::from("a body").in_scope(Scope::none());
-/// let stream = futures_util::stream::empty::<()>().in_scope(Scope::none());
-/// tracing::info_span!("request").in_scope(|| drop((body, stream)));
-/// ```
-pub trait InScope<Kind>: Sized {
-    /// Polls and drops `self` in `scope`, instead of the scope that is in force where that happens.
-    fn in_scope(self, scope: Scope) -> Scoped<Self> {
+/// For a closure, use [`Scope::run`] or [`Scope::bind`].
+pub trait WithScope: Sized {
+    /// Polls and drops `self` in `scope`, instead of the scope that is in force there.
+    fn with_scope(self, scope: Scope) -> Scoped<Self> {
         Scoped::new(self, scope)
     }
 
-    /// Polls and drops `self` in the scope that is in force at this call. For what is handed to another task.
-    fn in_current_scope(self) -> Scoped<Self> {
+    /// Polls and drops `self` in the scope that is in force at this call. Use it for what is handed to another task.
+    fn with_current_scope(self) -> Scoped<Self> {
         Scoped::new(self, Scope::current())
     }
 }
 
-/// A [`Future`], for [`InScope`].
-#[derive(Clone, Copy, Debug)]
-pub enum FutureKind {}
-
-/// A [`Stream`], for [`InScope`].
-#[derive(Clone, Copy, Debug)]
-pub enum StreamKind {}
-
-/// A [`Body`], for [`InScope`].
-#[derive(Clone, Copy, Debug)]
-pub enum BodyKind {}
-
-impl<F: Future> InScope<FutureKind> for F {}
-impl<S: Stream> InScope<StreamKind> for S {}
-impl<B: Body> InScope<BodyKind> for B {}
+impl<T> WithScope for T {}

@@ -24,7 +24,7 @@ const PAYLOAD_CHUNK: usize = 4096;
 ///
 /// ```
 /// use dualstack_metrics::{
-///     ClientScopes, InScope, Protocol, ServerBinding, SocketOptions,
+///     ClientScopes, WithScope, Protocol, ServerBinding, SocketOptions,
 ///     udp_adapter::{Batch, DatagramSocket},
 /// };
 ///
@@ -41,7 +41,7 @@ const PAYLOAD_CHUNK: usize = 4096;
 ///     let datagram = socket.recv(&mut batch).await?;
 ///     socket
 ///         .reply(&datagram, b"pong")
-///         .in_scope(scopes.for_client(datagram.client()))
+///         .with_scope(scopes.for_client(datagram.client()))
 ///         .await?;
 /// #   assert_eq!(datagram.local_addr().ip().to_string(), "127.0.0.1");
 /// #   assert_eq!(client.recv(&mut [0; 8]).await?, 4);
