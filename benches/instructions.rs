@@ -27,7 +27,7 @@ use metrics::{Counter, counter, set_global_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tower::{Layer as _, Service as _, service_fn};
 
-const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
+const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt");
 /// In percent.
 const MARGIN: u64 = 5;
 const CALLS: u64 = 1_000;

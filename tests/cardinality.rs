@@ -2,15 +2,12 @@
 
 #![cfg(all(feature = "axum", feature = "prometheus"))]
 
-mod common;
-
 use std::{
     convert::Infallible,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use axum::extract::ConnectInfo;
-use common::{INET, INET6, MAPPED, Random, and, assert_samples, sample, samples, seven};
 use dualstack_metrics::{
     ClientLabels, ClientLabelsLayer, MAX_LABEL_SETS, Protocol, Scope, ServerBinding, prometheus::Install,
 };
@@ -19,6 +16,7 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use test_support::{INET, INET6, MAPPED, Random, and, assert_samples, sample, samples, seven};
 use tower::{Layer, Service, service_fn};
 
 const CLIENTS: usize = 1_000_000;

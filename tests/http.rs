@@ -2,8 +2,6 @@
 
 #![cfg(all(feature = "axum", feature = "prometheus"))]
 
-mod common;
-
 use std::{
     convert::Infallible,
     future::{pending, poll_fn, ready},
@@ -28,10 +26,6 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
-use common::{
-    INET, INET6, Labels, MAPPED, Seen, UNKNOWN, and, assert_samples, ipv6_or_say, sample, samples, series,
-    seven, soon,
-};
 use dualstack_metrics::{
     ClientLabels, ClientLabelsLayer, ClientScopes, Protocol, Scope, Scoped, ServerBinding, SocketOptions,
     WithScope, prometheus::Install,
@@ -55,6 +49,10 @@ use hyper_util::{
 };
 use metrics::{Counter, counter};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use test_support::{
+    INET, INET6, Labels, MAPPED, Seen, UNKNOWN, and, assert_samples, ipv6_or_say, sample, samples, series,
+    seven, soon,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

@@ -2,21 +2,19 @@
 
 #![cfg(all(feature = "axum", feature = "prometheus"))]
 
-mod common;
-
 use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use common::{INET, assert_samples, sample, samples, seven};
 use dualstack_metrics::{
     ClientLabels, ClientLabelsLayer, ClientScopes, MAX_LABEL_SETS, Protocol, Scope, ServerBinding,
     TooManyLabelSets, prometheus::Install,
 };
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use test_support::{INET, assert_samples, sample, samples, seven};
 
 /// A binding made from a peer: the mistake that the cap is there for.
 fn binding(port: usize) -> ServerBinding {

@@ -7,11 +7,6 @@
     target_os = "linux"
 ))]
 
-mod common;
-
-#[path = "kernel/raw.rs"]
-mod raw;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
@@ -25,13 +20,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{assert_samples, eventually, in_namespace, inside, samples, series, skip_or_fail, spawning};
 use dualstack_metrics::{
     ClientScopes, Datagram, KernelCounters, Protocol, ScopedRecorder, ServerBinding, UdpServer,
     kernel::MAX_INTERFACES, prometheus::Install,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use socket2::{Domain, SockRef, Socket, Type};
+use test_support::{
+    assert_samples, eventually, in_namespace, inside, raw, samples, series, skip_or_fail, spawning,
+};
 use tower::service_fn;
 
 const DOCS: &str = include_str!("../docs/kernel-counters.md");
@@ -777,7 +774,7 @@ fn drops_at(address: SocketAddr) {
         };
         tokio::select! {
             _ = server => unreachable!("it serves until it is dropped"),
-            () = common::soon("all are received", || received() == sent - dropped) => {}
+            () = test_support::soon("all are received", || received() == sent - dropped) => {}
         }
         drops.update().unwrap();
         shown(dropped);

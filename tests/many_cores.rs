@@ -2,8 +2,6 @@
 
 #![cfg(target_os = "linux")]
 
-mod common;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
@@ -14,13 +12,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{
-    INET, INET6, MAPPED, Seen, and, assert_samples, close, in_namespace, inside, ipv6_or_say, sample,
-    samples, seven,
-};
 use dualstack_metrics::{Datagram, SocketOptions, UdpServer, prometheus::Install};
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use test_support::{
+    INET, INET6, MAPPED, Seen, and, assert_samples, close, in_namespace, inside, ipv6_or_say, sample,
+    samples, seven,
+};
 use tokio::{net::UdpSocket, sync::watch, task::JoinSet, time::timeout};
 use tower::service_fn;
 

@@ -1,7 +1,5 @@
 //! The recorder, from outside: what the Prometheus exporter writes, series by series.
 
-mod common;
-
 use std::{
     cell::RefCell,
     collections::BTreeSet,
@@ -13,7 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{eventually, samples};
 use dualstack_metrics::{
     BoundedLabel, ClientLabels, ClientScopes, Protocol, Scope, ScopedRecorder, ScopedRecorderLayer,
     ServerBinding, prometheus::Install, recorder::CACHED_SCOPES,
@@ -27,6 +24,7 @@ use metrics_util::{
     MetricKindMask,
     layers::{FanoutBuilder, FilterLayer, Layer, PrefixLayer, RouterBuilder, Stack},
 };
+use test_support::{eventually, samples};
 
 const SERVER: &str = r#"server_binding_address_ip_family="inet6",server_binding_address_ip_type="plain",server_binding_ip="::",server_binding_port="6969",server_binding_protocol="udp""#;
 

@@ -3,8 +3,6 @@
 
 #![cfg(all(feature = "axum", feature = "prometheus"))]
 
-mod common;
-
 use std::{
     any::Any,
     convert::Infallible,
@@ -27,9 +25,6 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
-use common::{
-    INET, INET6, Labels, MAPPED, Random, UNKNOWN, assert_samples, ipv6_or_say, sample, samples, seven, soon,
-};
 use dualstack_metrics::{
     ClientLabels, ClientLabelsLayer, ClientScopes, Protocol, Scope, ScopedRecorder, ScopedRecorderLayer,
     ServerBinding, SocketOptions, WithScope, prometheus::Install,
@@ -41,6 +36,9 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use metrics::{Counter, counter, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use test_support::{
+    INET, INET6, Labels, MAPPED, Random, UNKNOWN, assert_samples, ipv6_or_say, sample, samples, seven, soon,
+};
 use tokio::{net::TcpStream, sync::oneshot, task::JoinSet};
 use tower::ServiceExt;
 

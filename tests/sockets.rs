@@ -2,8 +2,6 @@
 
 #![cfg(any(feature = "axum", feature = "udp"))]
 
-mod common;
-
 use std::{
     error::Error,
     io::{self, ErrorKind, Write},
@@ -11,10 +9,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use common::{close, free_port, ipv6_or_say};
-#[cfg(target_os = "linux")]
-use common::{in_namespace, inside, under_seccomp};
 use dualstack_metrics::{BindError, Pair, SocketOptions};
+use test_support::{close, free_port, ipv6_or_say};
+#[cfg(target_os = "linux")]
+use test_support::{in_namespace, inside, under_seccomp};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 const MAPPED_LOOPBACK: IpAddr = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
@@ -612,7 +610,7 @@ async fn inside_a_namespace_whose_default_is_ipv6_only() {
 fn ipv6_that_is_switched_off_leaves_ipv4() {
     if ipv6_or_say() {
         in_namespace(
-            common::WITHOUT_IPV6_ADDRESSES,
+            test_support::WITHOUT_IPV6_ADDRESSES,
             "inside_a_namespace_with_ipv6_switched_off",
         );
     }
@@ -649,7 +647,7 @@ async fn inside_a_namespace_with_ipv6_switched_off() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_kernel_without_ipv6_serves_ipv4() {
-    under_seccomp(common::WITHOUT_IPV6_SOCKETS, "under_a_kernel_without_ipv6");
+    under_seccomp(test_support::WITHOUT_IPV6_SOCKETS, "under_a_kernel_without_ipv6");
 }
 
 #[cfg(target_os = "linux")]

@@ -2,8 +2,6 @@
 
 #![cfg(target_os = "linux")]
 
-mod common;
-
 use std::{
     cell::RefCell,
     collections::BTreeSet,
@@ -17,10 +15,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{
-    INET, INET6, MAPPED, Seen, assert_samples, eventually, in_namespace, inside, ip, ipv6_or_say,
-    link_number, sample, samples, seven,
-};
 use dualstack_metrics::{
     ClientScopes, Datagram, DatagramSocket, Protocol, ServerBinding, SocketOptions, UdpServer, WithScope,
     prometheus::Install, udp_adapter::Batch,
@@ -30,6 +24,10 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use nix::{
     sched::{CloneFlags, unshare},
     unistd::gettid,
+};
+use test_support::{
+    INET, INET6, MAPPED, Seen, assert_samples, eventually, in_namespace, inside, ip, ipv6_or_say,
+    link_number, sample, samples, seven,
 };
 use tokio::{
     net::UdpSocket,

@@ -1,7 +1,5 @@
 //! `UdpServer` on real sockets: outcomes, addresses, limits, shutdown.
 
-mod common;
-
 use std::{
     cell::RefCell,
     convert::Infallible,
@@ -13,13 +11,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{in_namespace, inside, ip, link_number, loopbacks, samples, soon};
 use dualstack_metrics::{
     ClientScopes, Datagram, Overload, Protocol, Scope, ServerBinding, SocketOptions, UdpServer,
     prometheus::Install,
 };
 use metrics::counter;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use test_support::{in_namespace, inside, ip, link_number, loopbacks, samples, soon};
 use tokio::{
     net::UdpSocket,
     sync::{Notify, oneshot},
@@ -245,7 +243,7 @@ fn an_answer_leaves_from_the_address_that_was_asked() {
         // On Linux the whole of 127.0.0.0/8 is this host.
         let second = IpAddr::from([127, 0, 0, 2]);
         if !cfg!(target_os = "linux") {
-            return common::skip_or_fail("127.0.0.2 is an address of this host on Linux only");
+            return test_support::skip_or_fail("127.0.0.2 is an address of this host on Linux only");
         }
         let options = SocketOptions::dual_stack();
         for wildcard in ["[::]:0", "0.0.0.0:0"] {
@@ -309,7 +307,7 @@ fn datagrams_that_were_sent_as_one_are_separate() {
             src_ip: None,
         };
         if sender.max_gso_segments() < 10 {
-            return common::skip_or_fail("this system has no segmentation offload");
+            return test_support::skip_or_fail("this system has no segmentation offload");
         }
         sender.try_send((&socket).into(), &transmit).unwrap();
         // The client's own receives are coalesced now: what counts is what the server saw.
@@ -519,7 +517,7 @@ fn a_graceful_shutdown_answers_what_was_received() {
             ]
         );
         // Nobody listens any more, once no child of another test has the socket.
-        common::close(());
+        test_support::close(());
         socket.send(b"x").await.unwrap();
         assert_eq!(
             socket.recv(&mut [0; 1]).await.unwrap_err().kind(),
@@ -931,7 +929,7 @@ fn errors_of_the_socket_have_no_client_and_the_loop_goes_on() {
         // A socket that is connected to a port where nobody listens is told so.
         let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let peer = nobody.local_addr().unwrap();
-        common::close(nobody);
+        test_support::close(nobody);
         let socket = SocketOptions::dual_stack()
             .bind_udp("127.0.0.1:0".parse().unwrap())
             .unwrap();

@@ -2,8 +2,6 @@
 
 #![cfg(all(feature = "axum", feature = "prometheus"))]
 
-mod common;
-
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -12,7 +10,6 @@ use std::{
 
 use axum::{Router, routing::get};
 use bytes::Bytes;
-use common::{UNKNOWN, and, assert_samples, ipv6_or_say, sample, samples, seven};
 use dualstack_metrics::{ClientLabelsLayer, Protocol, ServerBinding, SocketOptions, prometheus::Install};
 use futures_util::future::join_all;
 use http::{Request, header};
@@ -21,6 +18,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use test_support::{UNKNOWN, and, assert_samples, ipv6_or_say, sample, samples, seven};
 use tokio::net::TcpStream;
 
 #[derive(Clone, Default)]

@@ -1,19 +1,12 @@
 //! One port, two families: as one socket, or as a socket for each. What `docs/dual-stack-sockets.md` says is shown here.
 
-#![cfg(all(
-    target_os = "linux",
-    feature = "axum",
-    feature = "udp",
-    feature = "prometheus"
-))]
-
-mod common;
+#![cfg(target_os = "linux")]
 
 #[allow(dead_code, reason = "shared with tests/tracker.rs")]
-#[path = "tracker/clients.rs"]
+#[path = "common/clients.rs"]
 mod clients;
 #[allow(dead_code, reason = "shared with tests/tracker.rs")]
-#[path = "tracker/running.rs"]
+#[path = "common/running.rs"]
 mod running;
 
 use std::{
@@ -22,10 +15,12 @@ use std::{
 };
 
 use aquatic_udp_protocol::AnnounceEvent::Started;
-use clients::{TORRENT, UdpClient, V4, V6, announce, announced};
-use common::{INET, INET6, MAPPED, close, free_port, in_namespace, inside, ipv6_or_say, under_seccomp};
+use clients::{TORRENT, UdpClient, announce, announced};
 use dualstack_metrics::{BindError, SocketOptions};
 use running::{Http, Swarm, Tracker, Udp, run};
+use test_support::{
+    INET, INET6, MAPPED, V4, V6, close, free_port, in_namespace, inside, ipv6_or_say, under_seccomp,
+};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 const MAPPED_V4: IpAddr = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
@@ -394,7 +389,7 @@ const NO_IPV6: &str = "this host has no IPv6, or has it switched off; bind an IP
                        `SocketOptions::dual_stack()`, which serves IPv4 without IPv6";
 
 /// Serves an IPv4 client on `[::]`; refuses to bind `[::1]`.
-fn serves_without_ipv6(is_bound_to: IpAddr, seen: common::Seen, os_error: &str) {
+fn serves_without_ipv6(is_bound_to: IpAddr, seen: test_support::Seen, os_error: &str) {
     let tracker = Tracker::dual_stack();
     let (udp, http) = (tracker.udp[0], tracker.http[0]);
     assert_eq!((udp.ip(), http.ip()), (is_bound_to, is_bound_to));
@@ -429,10 +424,9 @@ fn serves_without_ipv6(is_bound_to: IpAddr, seen: common::Seen, os_error: &str) 
 
 #[test]
 fn ipv4_is_served_where_ipv6_is_switched_off() {
-    running::binary();
     if ipv6_or_say() {
         in_namespace(
-            common::WITHOUT_IPV6_ADDRESSES,
+            test_support::WITHOUT_IPV6_ADDRESSES,
             "inside_ipv4_is_served_where_ipv6_is_switched_off",
         );
     }
@@ -453,9 +447,8 @@ fn inside_ipv4_is_served_where_ipv6_is_switched_off() {
 
 #[test]
 fn ipv4_is_served_where_the_kernel_has_no_ipv6() {
-    running::binary();
     under_seccomp(
-        common::WITHOUT_IPV6_SOCKETS,
+        test_support::WITHOUT_IPV6_SOCKETS,
         "inside_ipv4_is_served_where_the_kernel_has_no_ipv6",
     );
 }

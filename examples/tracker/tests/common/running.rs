@@ -3,75 +3,17 @@
 use std::{
     io::{BufRead, BufReader, Read},
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
-    sync::OnceLock,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use super::{
-    clients::get,
-    common::{Labels, Seen, and, assert_samples, eventually, inside, sample, samples, seven, spawning},
+use test_support::{
+    Labels, Seen, and, assert_samples, eventually, http::get, sample, samples, seven, spawning,
 };
 
-/// The tracker's executable file.
-pub(crate) fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| example("tracker"))
-}
-
-/// An example's executable file. `cargo test` has built it, `cargo test --test tracker` has not.
-pub(crate) fn example(name: &str) -> PathBuf {
-    // <target>/<profile>/deps/<this test>
-    let this = std::env::current_exe().unwrap();
-    let profile = this.ancestors().nth(2).expect("a profile's folder");
-    if !inside() {
-        build(name, profile);
-    }
-    profile.join(format!("examples/{name}{}", std::env::consts::EXE_SUFFIX))
-}
-
-/// Builds what `cargo test` would build: with another profile or other features it would have to be built again.
-fn build(example: &str, profile: &Path) {
-    let features = [
-        ("default", cfg!(feature = "default")),
-        ("axum", cfg!(feature = "axum")),
-        ("udp", cfg!(feature = "udp")),
-        ("prometheus", cfg!(feature = "prometheus")),
-        ("kernel", cfg!(feature = "kernel")),
-        ("http-listener", cfg!(feature = "http-listener")),
-        ("push-gateway", cfg!(feature = "push-gateway")),
-    ];
-    let features = features.iter().filter(|(_, is_on)| *is_on);
-    let features: Vec<_> = features.map(|(name, _)| *name).collect();
-    let name = profile.file_name().unwrap().to_str().unwrap();
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .args([
-            "build",
-            "--quiet",
-            "--offline",
-            "--example",
-            example,
-            "--manifest-path",
-        ])
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
-        .args(["--profile", if name == "debug" { "dev" } else { name }])
-        .args(["--no-default-features", "--features", &features.join(",")])
-        .arg("--target-dir")
-        .arg(profile.parent().unwrap());
-    let output = spawning(|| cargo.output()).unwrap();
-    assert!(
-        output.status.success(),
-        "{cargo:?}: {}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
 fn command(args: &str) -> Command {
-    let mut command = Command::new(binary());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tracker"));
     command
         .args(args.split_whitespace())
         .stdin(Stdio::null())

@@ -14,7 +14,7 @@ use aquatic_udp_protocol::{
     Ipv4AddrBytes, NumberOfBytes, NumberOfPeers, PeerId, PeerKey, Port, Request, Response, ScrapeRequest,
     TransactionId,
 };
-use metrics_exporter_prometheus::PrometheusHandle;
+use dualstack_metrics::prometheus::PrometheusHandle;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpStream, UdpSocket},

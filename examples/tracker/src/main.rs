@@ -1,8 +1,8 @@
 //! A small BitTorrent tracker, over HTTP and UDP on one dual-stack socket each, whose counters tell IPv4 from IPv6.
 //!
 //! ```text
-//! cargo run --release --example tracker              # serves until stopped
-//! cargo run --release --example tracker -- --demo    # sends itself requests, prints the counters, exits
+//! cargo run --release -p tracker              # serves until stopped
+//! cargo run --release -p tracker -- --demo    # sends itself requests, prints the counters, exits
 //! ```
 //!
 //! Nothing in `udp.rs` and `http.rs` knows of labels: they count, and `server.rs` says in whose scope.
@@ -25,8 +25,10 @@ use std::{
 };
 
 use clap::Parser as _;
-use dualstack_metrics::{ScopedRecorderLayer, prometheus::Install};
-use metrics_exporter_prometheus::PrometheusBuilder;
+use dualstack_metrics::{
+    ScopedRecorderLayer,
+    prometheus::{Install, PrometheusBuilder},
+};
 
 use crate::{cli::Args, server::Server};
 

@@ -8,20 +8,20 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Two ends of a link, with addresses that are theirs at once.
-pub(crate) const LINK: &str = "ip link add v0 type veth peer name v1
+pub const LINK: &str = "ip link add v0 type veth peer name v1
 ip link set v0 up
 ip link set v1 up
 ip addr add fe80::a/64 dev v0 nodad
 ip addr add fe80::b/64 dev v1 nodad";
 
 /// Packets with an IP version of 5, over loopback.
-pub(crate) fn send_broken_headers(count: usize) {
+pub fn send_broken_headers(count: usize) {
     let loopback = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0);
     send_headers(count, 5, loopback, Ipv6Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
 }
 
 /// Packets to `::`, over [`LINK`]: on loopback they would be delivered.
-pub(crate) fn send_to_no_address(count: usize) {
+pub fn send_to_no_address(count: usize) {
     // The file of the interface begins with its number.
     let file = fs::read_to_string("/proc/net/dev_snmp6/v0").unwrap();
     let index = file.split_whitespace().nth(1).unwrap().parse().unwrap();

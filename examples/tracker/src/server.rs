@@ -11,8 +11,8 @@ use std::{
 };
 
 use axum::{Router, http::header::CONTENT_TYPE, routing::get};
+use dualstack_metrics::prometheus::PrometheusHandle;
 use dualstack_metrics::{ClientLabelsLayer, Datagram, Protocol, ServerBinding, SocketOptions, UdpServer};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     net::{TcpListener, UdpSocket},
     sync::watch,

@@ -1,12 +1,8 @@
 //! The tracker example as its users have it: the real binary, asked over real sockets.
 
-#![cfg(all(feature = "axum", feature = "udp", feature = "prometheus"))]
-
-mod common;
-
-#[path = "tracker/clients.rs"]
+#[path = "common/clients.rs"]
 mod clients;
-#[path = "tracker/running.rs"]
+#[path = "common/running.rs"]
 mod running;
 
 use std::{
@@ -19,14 +15,15 @@ use aquatic_udp_protocol::{
     ConnectRequest, NumberOfPeers, Response, TransactionId,
 };
 use clients::{
-    OTHER, Scraped, TORRENT, UdpClient, V4, V6, announce, announce_path, announced, bytes, escaped, files,
-    get, raw, request,
-};
-use common::{
-    INET, INET6, MAPPED, Seen, free_port, in_namespace, inside, ipv6_available, ipv6_or_say, loopbacks,
-    under_seccomp,
+    Bencoded as _, OTHER, Scraped, TORRENT, UdpClient, announce, announce_path, announced, bytes, escaped,
+    files,
 };
 use running::{Http, Swarm, Tracker, Udp, at, run};
+use test_support::{
+    INET, INET6, MAPPED, Seen, V4, V6, free_port,
+    http::{get, raw, request},
+    in_namespace, inside, ipv6_available, ipv6_or_say, loopbacks, under_seccomp,
+};
 
 const BAD_ID: &str = "connection ID mismatch";
 const MALFORMED: &str = "malformed request";
@@ -944,9 +941,8 @@ fn demo_rows(client: Seen, has_ipv6: bool) -> Vec<String> {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_host_with_ipv6_switched_off_is_served_over_ipv4() {
-    running::binary();
     in_namespace(
-        common::WITHOUT_IPV6_ADDRESSES,
+        test_support::WITHOUT_IPV6_ADDRESSES,
         "inside_a_host_with_ipv6_switched_off",
     );
 }
@@ -966,8 +962,7 @@ fn inside_a_host_with_ipv6_switched_off() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_kernel_without_ipv6_is_served_over_ipv4() {
-    running::binary();
-    under_seccomp(common::WITHOUT_IPV6_SOCKETS, "under_a_kernel_without_ipv6");
+    under_seccomp(test_support::WITHOUT_IPV6_SOCKETS, "under_a_kernel_without_ipv6");
 }
 
 #[cfg(target_os = "linux")]
@@ -984,7 +979,6 @@ fn under_a_kernel_without_ipv6() {
 #[cfg(target_os = "linux")]
 #[test]
 fn without_arguments_it_serves_on_the_default_ports() {
-    running::binary();
     in_namespace("", "inside_a_host_with_all_ports_free");
 }
 

@@ -1,26 +1,18 @@
 //! What the host counts: asked for before the counters are rendered.
 
-#[cfg(feature = "kernel")]
-use dualstack_metrics::KernelCounters;
-use dualstack_metrics::udp_adapter::SocketDrops;
+use dualstack_metrics::{KernelCounters, udp_adapter::SocketDrops};
 
 use crate::cli::Args;
 
 pub(crate) struct Host {
     drops: Vec<SocketDrops>,
-    #[cfg(feature = "kernel")]
     kernel: Option<KernelCounters>,
 }
 
 impl Host {
-    #[cfg_attr(
-        not(feature = "kernel"),
-        expect(unused_variables, reason = "the rest is not an option")
-    )]
     pub(crate) fn new(args: &Args) -> Self {
         Self {
             drops: Vec::new(),
-            #[cfg(feature = "kernel")]
             kernel: (!args.no_kernel).then(|| {
                 let interfaces = args.kernel_interface.iter();
                 interfaces.fold(KernelCounters::new(), KernelCounters::interface)
@@ -39,7 +31,6 @@ impl Host {
                 tracing::warn!(%error, "the drops of a socket cannot be read");
             }
         }
-        #[cfg(feature = "kernel")]
         if let Some(Err(error)) = self.kernel.as_ref().map(KernelCounters::update) {
             tracing::warn!(%error, "the kernel's counters cannot be read");
         }

@@ -1,32 +1,19 @@
 //! The relay example as its users have it: the real binary, asked by the client of `turn-client-proto` and by coturn's.
 
-#![cfg(all(feature = "axum", feature = "udp", feature = "prometheus"))]
-
-mod common;
-
-#[allow(dead_code, reason = "shared with tests/tracker.rs")]
-#[path = "tracker/clients.rs"]
-mod clients;
-#[allow(dead_code, reason = "shared with tests/tracker.rs")]
-#[path = "tracker/running.rs"]
-mod running;
-#[path = "turn_relay/turn.rs"]
+#[path = "common/turn.rs"]
 mod turn;
 
 use std::{
     io::{BufRead, BufReader, ErrorKind, Read},
     net::{IpAddr, SocketAddr, UdpSocket},
-    path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
-    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
 
-use clients::{V4, V6, get};
-use common::{
-    INET, INET6, MAPPED, Seen, and, assert_samples, eventually, free_port, in_namespace, inside, ipv6_or_say,
-    loopbacks, sample, samples, seven, skip_or_fail, spawning,
+use test_support::{
+    INET, INET6, MAPPED, Seen, V4, V6, and, assert_samples, eventually, free_port, http::get, in_namespace,
+    inside, ipv6_or_say, loopbacks, sample, samples, seven, skip_or_fail, spawning,
 };
 use turn::{BOTH, Client, IPV4, IPV6, PATIENCE};
 
@@ -34,11 +21,6 @@ const UNAUTHORIZED: u16 = 401;
 const FAMILY_NOT_SUPPORTED: u16 = 440;
 const PEER_FAMILY_MISMATCH: u16 = 443;
 const INSUFFICIENT_CAPACITY: u16 = 508;
-
-fn binary() -> &'static PathBuf {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| running::example("turn_relay"))
-}
 
 /// A relay that serves. Killed when dropped.
 struct Relay {
@@ -51,7 +33,7 @@ struct Relay {
 impl Relay {
     /// Returns when the relay has said where it listens.
     fn start(args: &str) -> Self {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_turn_relay"));
         command
             .args(args.split_whitespace())
             .args(["--user", "alice:secret", "--metrics", "127.0.0.1:0"])
@@ -366,10 +348,9 @@ fn there_is_a_limit_and_what_is_given_back_is_free_again() {
 
 #[test]
 fn without_ipv6_it_relays_ipv4() {
-    binary();
     if cfg!(target_os = "linux") && ipv6_or_say() {
         in_namespace(
-            common::WITHOUT_IPV6_ADDRESSES,
+            test_support::WITHOUT_IPV6_ADDRESSES,
             "inside_without_ipv6_it_relays_ipv4",
         );
     }
@@ -392,7 +373,7 @@ fn inside_without_ipv6_it_relays_ipv4() {
 #[test]
 fn the_help_names_every_option() {
     let run = |args: &str| {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_turn_relay"));
         command.args(args.split_whitespace());
         spawning(|| command.output()).unwrap()
     };

@@ -1,7 +1,7 @@
 //! A TURN relay whose one socket on `[::]` serves clients of both families, and whose relay sockets reach peers of both.
 //!
 //! ```text
-//! cargo run --example turn_relay -- --user alice:secret --relay-ip 127.0.0.1 --relay-ip ::1
+//! cargo run -p turn_relay -- --user alice:secret --relay-ip 127.0.0.1 --relay-ip ::1
 //! turnutils_peer -L 127.0.0.1 & turnutils_peer -L ::1 &
 //! turnutils_uclient -c -u alice -w secret -e 127.0.0.1 127.0.0.1      # an IPv4 peer
 //! turnutils_uclient -c -x -u alice -w secret -e ::1 127.0.0.1         # an IPv6 peer, of an IPv4 client
@@ -23,8 +23,7 @@ use std::{
 
 use axum::{Router, http::header::CONTENT_TYPE, routing::get};
 use clap::Parser as _;
-use dualstack_metrics::SocketOptions;
-use metrics_exporter_prometheus::PrometheusBuilder;
+use dualstack_metrics::{SocketOptions, prometheus::PrometheusBuilder};
 use tokio::task::JoinSet;
 use tracing_subscriber::{
     Layer as _,

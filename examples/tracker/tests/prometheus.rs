@@ -1,22 +1,12 @@
 //! The rules, alerts and dashboards, against Debian's Prometheus and the tracker example, in network namespaces where
 //! their own ports are free.
 
-#![cfg(all(
-    feature = "axum",
-    feature = "udp",
-    feature = "prometheus",
-    feature = "kernel",
-    target_os = "linux"
-))]
+#![cfg(target_os = "linux")]
 
-mod common;
-
-#[path = "tracker/clients.rs"]
+#[path = "common/clients.rs"]
 #[allow(dead_code, reason = "the tracker's tests use all of it")]
 mod clients;
-#[path = "kernel/raw.rs"]
-mod raw;
-#[path = "tracker/running.rs"]
+#[path = "common/running.rs"]
 #[allow(dead_code, reason = "the tracker's tests use all of it")]
 mod running;
 
@@ -33,12 +23,16 @@ use std::{
 };
 
 use aquatic_udp_protocol::AnnounceEvent;
-use clients::{TORRENT, UdpClient, V4, V6, announce, escaped, get};
-use common::{eventually, in_namespace, inside, skip_or_fail, spawning};
-use running::{Tracker, at, binary};
+use clients::{TORRENT, UdpClient, announce, escaped};
+use running::{Tracker, at};
 use serde_json::Value;
+use test_support::{
+    V4, V6, eventually,
+    http::{self, get},
+    in_namespace, inside, raw, skip_or_fail, spawning,
+};
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const DASHBOARDS: [&str; 4] = ["families", "http-tracker", "kernel", "udp-tracker"];
 const RULES: [&str; 2] = ["recording", "alerts"];
 
@@ -332,7 +326,7 @@ impl Drop for Prometheus {
 
 /// The status and the body. Of HTTP/1.0, so that the body is in one piece.
 fn http_get(server: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let answer = clients::raw(server, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes());
+    let answer = http::raw(server, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes());
     let answer = String::from_utf8(answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
@@ -359,7 +353,6 @@ fn udp_clients(tracker: &Tracker) -> [UdpClient; 2] {
 
 /// The test of the same name that starts with `inside_`, with the tracker built.
 fn inside_namespace(test: &str) {
-    binary();
     in_namespace(&format!("ip link set lo mtu 1500\n{}", raw::LINK), test);
 }
 

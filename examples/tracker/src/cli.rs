@@ -25,12 +25,10 @@ pub(crate) struct Args {
     pub(crate) v6only: bool,
 
     /// Leave the host's IPv6 counters out of /metrics
-    #[cfg(feature = "kernel")]
     #[arg(long)]
     pub(crate) no_kernel: bool,
 
     /// Export this interface's IPv6 counters as well; may be given more than once
-    #[cfg(feature = "kernel")]
     #[arg(long, value_name = "NAME", conflicts_with = "no_kernel")]
     pub(crate) kernel_interface: Vec<String>,
 
@@ -48,9 +46,7 @@ impl Args {
             http: vec![any],
             metrics: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             v6only: false,
-            #[cfg(feature = "kernel")]
             no_kernel: true,
-            #[cfg(feature = "kernel")]
             kernel_interface: Vec::new(),
             demo: true,
         }

@@ -4,8 +4,8 @@ use std::{
     borrow::Cow,
     cell::Cell,
     collections::BTreeMap,
-    io::{ErrorKind, Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
@@ -18,11 +18,9 @@ use bendy::{
     decoding::{Decoder, FromBencode},
     value::Value,
 };
+use test_support::http::{Answer, get};
 
 const PATIENCE: Duration = Duration::from_secs(10);
-
-pub(crate) const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-pub(crate) const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
 /// Bytes that no text has.
 pub(crate) const TORRENT: [u8; 20] = *b"\x00\xff%&=+ \n a torrent..";
@@ -238,21 +236,20 @@ pub(crate) fn bytes(request: impl Into<Request>) -> Vec<u8> {
     bytes
 }
 
-/// The answer to a request over HTTP.
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    /// In lower case.
-    pub(crate) head: String,
-    pub(crate) body: Vec<u8>,
+/// What the tracker puts into an answer over HTTP.
+pub(crate) trait Bencoded {
+    /// Decodes the body of a successful answer. The decoder takes no dictionary whose keys are not in order.
+    fn bencoded(&self) -> Value<'static>;
+
+    /// Why the tracker refused.
+    fn failure(&self) -> String;
+
+    /// The answer to an announce from `client`, in the compact format of its family.
+    fn announced(&self, client: IpAddr) -> Announced;
 }
 
-impl Answer {
-    pub(crate) fn text(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(&self.body)
-    }
-
-    /// Decodes the body of a successful answer. The decoder takes no dictionary whose keys are not in order.
-    pub(crate) fn bencoded(&self) -> Value<'static> {
+impl Bencoded for Answer {
+    fn bencoded(&self) -> Value<'static> {
         assert_eq!(self.status, 200, "{}", self.head);
         let mut decoder = Decoder::new(&self.body);
         let object = decoder.next_object().unwrap().expect("a value");
@@ -265,16 +262,14 @@ impl Answer {
         value
     }
 
-    /// Why the tracker refused.
-    pub(crate) fn failure(&self) -> String {
+    fn failure(&self) -> String {
         let mut answer = dict(self.bencoded());
         let reason = answer.remove("failure reason").expect("a reason");
         assert!(answer.is_empty(), "nothing but the reason: {}", self.text());
         String::from_utf8(byte_string(reason)).unwrap()
     }
 
-    /// The answer to an announce from `client`, in the compact format of its family.
-    pub(crate) fn announced(&self, client: IpAddr) -> Announced {
+    fn announced(&self, client: IpAddr) -> Announced {
         let mut answer = dict(self.bencoded());
         let mut next = |key: &str| answer.remove(key).expect(key);
         assert_eq!(next("interval"), Value::Integer(1_800));
@@ -340,45 +335,6 @@ pub(crate) fn files(torrents: &[([u8; 20], Scraped)]) -> Value<'static> {
         (key(torrent), Value::Dict(numbers))
     });
     Value::Dict(BTreeMap::from([(key(b"files"), Value::Dict(files.collect()))]))
-}
-
-/// Sends what may be no request at all, and reads until the server closes. Nothing, where it does so with a reset.
-pub(crate) fn raw(server: SocketAddr, request: &[u8]) -> Vec<u8> {
-    let mut stream = TcpStream::connect(server).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    let mut answer = Vec::new();
-    let done = stream
-        .write_all(request)
-        .and_then(|()| stream.read_to_end(&mut answer));
-    if let Err(error) = done {
-        assert!(
-            matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
-            "{error}"
-        );
-    }
-    answer
-}
-
-pub(crate) fn request(server: SocketAddr, method: &str, path: &str) -> Answer {
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
-    let answer = raw(server, request.as_bytes());
-    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
-    let (head, body) = answer.split_at(end.expect("a head"));
-    let (head, body) = (String::from_utf8_lossy(head).to_lowercase(), &body[4..]);
-    let mut lines = head.lines();
-    let status = lines.next().and_then(|line| line.strip_prefix("http/1.1 "));
-    let length = format!("content-length: {}", body.len());
-    assert!(lines.any(|line| line == length), "{length}, not: {head}");
-    Answer {
-        status: status.expect("a status")[..3].parse().unwrap(),
-        body: body.to_vec(),
-        head,
-    }
-}
-
-pub(crate) fn get(server: SocketAddr, path: &str) -> Answer {
-    request(server, "GET", path)
 }
 
 /// The path of an announce, with `more` parameters.

@@ -1,6 +1,17 @@
 //! What the tests need of the host, and how they say that it is not there.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#![allow(
+    missing_docs,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    clippy::should_implement_trait,
+    clippy::return_self_not_must_use,
+    reason = "it is for tests alone"
+)]
+
+pub mod http;
+#[cfg(target_os = "linux")]
+pub mod raw;
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +24,9 @@ use std::{
     },
     time::{Duration, Instant},
 };
+
+pub const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
 const INSIDE: &str = "DUALSTACK_TEST_INSIDE";
 
