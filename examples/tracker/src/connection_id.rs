@@ -27,7 +27,7 @@ impl ConnectionIds {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             keys: RandomState::new(),
-            socket: rand::random(),
+            socket: fastrand::u128(..),
             start: now,
         }
     }

@@ -226,7 +226,7 @@ impl Peers {
     }
 
     fn pick(&self, wanted: usize, but: SocketAddr, now: Instant) -> Vec<(SocketAddr, PeerId)> {
-        let start = rand::random_range(0..self.list.len().max(1));
+        let start = fastrand::usize(..self.list.len().max(1));
         let (end, front) = self.list.split_at(start);
         front
             .iter()
