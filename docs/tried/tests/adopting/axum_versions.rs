@@ -1,0 +1,77 @@
+use dualstack_metrics::{Protocol, ServerBinding};
+
+use super::{assert_one_each, get, listener, recorder};
+
+mod axum_07_ {
+    use super::*;
+
+    use axum_07::{
+        Router,
+        extract::{ConnectInfo, Request},
+        routing,
+    };
+    use dualstack_metrics::ClientLabelsLayer;
+    use std::net::SocketAddr;
+
+    fn client(request: &Request) -> Option<SocketAddr> {
+        request
+            .extensions()
+            .get::<ConnectInfo<SocketAddr>>()
+            .map(|info| info.0)
+    }
+
+    #[tokio::test]
+    async fn counts_the_client() {
+        let recorder = recorder();
+        let _guard = metrics::set_default_local_recorder(&recorder);
+        let (listener, address) = listener();
+        let binding = ServerBinding::new(Protocol::Http, address);
+
+        let app = Router::new()
+            .route("/", routing::get(hello))
+            .layer(ClientLabelsLayer::new(binding).source(client));
+
+        let app = app.into_make_service_with_connect_info::<SocketAddr>();
+        tokio::spawn(async { axum_07::serve(listener, app).await });
+        get(address, "/").await;
+        assert_one_each(&recorder, "hellos_total", address);
+    }
+}
+
+mod axum_06_ {
+    use super::*;
+
+    use axum_06::{Router, body::Body, extract::ConnectInfo, http::Request, routing};
+    use dualstack_metrics::ClientLabelsLayer;
+    use std::net::SocketAddr;
+
+    fn client(request: &Request<Body>) -> Option<SocketAddr> {
+        request
+            .extensions()
+            .get::<ConnectInfo<SocketAddr>>()
+            .map(|info| info.0)
+    }
+
+    #[tokio::test]
+    async fn counts_the_client() {
+        let recorder = recorder();
+        let _guard = metrics::set_default_local_recorder(&recorder);
+        let (listener, address) = listener();
+        let binding = ServerBinding::new(Protocol::Http, address);
+
+        let app = Router::new()
+            .route("/", routing::get(hello))
+            .layer(ClientLabelsLayer::new(binding).source(client).without_body());
+
+        let app = app.into_make_service_with_connect_info::<SocketAddr>();
+        let server = axum_06::Server::from_tcp(listener.into_std().unwrap()).unwrap();
+        tokio::spawn(async { server.serve(app).await });
+        get(address, "/").await;
+        assert_one_each(&recorder, "hellos_total", address);
+    }
+}
+
+async fn hello() -> &'static str {
+    metrics::counter!("hellos_total").increment(1);
+    "hello"
+}

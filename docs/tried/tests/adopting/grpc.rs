@@ -1,0 +1,49 @@
+use std::net::SocketAddr;
+
+use dualstack_metrics::{ClientLabelsLayer, Protocol, ServerBinding};
+use http::Request;
+use test_support::{assert_samples, sample, series, seven};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{
+    body::Body,
+    transport::{Channel, Server, server::TcpConnectInfo},
+};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient, health_server::HealthServer};
+
+use super::{clients, listener, recorder};
+
+fn client(request: &Request<Body>) -> Option<SocketAddr> {
+    request.extensions().get::<TcpConnectInfo>()?.remote_addr()
+}
+
+#[tokio::test]
+async fn counts_the_client() {
+    let recorder = recorder();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (listener, address) = listener();
+    // A service that comes with its client. Its interceptor counts, as a method would.
+    let service = HealthServer::with_interceptor(
+        tonic_health::server::HealthService::from_health_reporter(tonic_health::server::HealthReporter::new()),
+        |request| {
+            metrics::counter!("checks_total").increment(1);
+            Ok(request)
+        },
+    );
+
+    let binding = ServerBinding::new(Protocol::Http, listener.local_addr().unwrap());
+    let server = Server::builder()
+        .layer(ClientLabelsLayer::new(binding).source(client))
+        .add_service(service)
+        .serve_with_incoming(TcpListenerStream::new(listener));
+
+    tokio::spawn(server);
+    for (to, _) in clients(address) {
+        let channel = Channel::from_shared(format!("http://{to}")).unwrap();
+        let mut client = HealthClient::new(channel.connect().await.unwrap());
+        client.check(HealthCheckRequest::default()).await.unwrap();
+    }
+    assert_samples(
+        series(&recorder.get_ref().handle().render(), "checks_total"),
+        clients(address).map(|(_, seen)| sample("checks_total", &seven("http", address, seen), 1)),
+    );
+}
