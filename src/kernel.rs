@@ -60,14 +60,13 @@
 //! as a whole, as will all of `UdpLite6*`, whose removal from Linux is announced. It does not read `dev_snmp6`. What is
 //! left to reuse is splitting a line at the white space.
 
-mod carry;
+mod counters;
 mod help;
 mod names;
-mod reading;
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, fs,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError, mpsc},
@@ -75,7 +74,7 @@ use std::{
     time::Duration,
 };
 
-use self::{carry::Carried, reading::Reading};
+use self::counters::Counters;
 use crate::scope::Scope;
 
 /// How many names of interfaces are followed: where interfaces come and go by the hundred, as those of containers do,
@@ -101,8 +100,8 @@ enum Interfaces {
 
 #[derive(Debug, Default)]
 struct State {
-    host: Carried,
-    interfaces: BTreeMap<String, Carried>,
+    host: Counters,
+    interfaces: BTreeMap<String, Counters>,
     has_warned: bool,
 }
 
@@ -146,17 +145,19 @@ impl KernelCounters {
     pub fn update(&self) -> Result<(), Error> {
         // Held while reading: of two updates the one that read later must set later.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(host) = read(&self.proc_net.join("snmp6"))? else {
+        let path = self.proc_net.join("snmp6");
+        let Some(text) = read(&path)? else {
             return Ok(());
         };
-        state.host.check(&host)?;
+        state.host.read(&text).map_err(|problem| problem.at(&path))?;
         let interfaces = self.read_interfaces(&mut state)?;
 
         Scope::none().run(|| {
-            state.host.set(host, None);
-            for (name, reading) in interfaces {
-                let carried = state.interfaces.entry(name.clone()).or_default();
-                carried.set(reading, Some(&name));
+            state.host.set();
+            for name in interfaces {
+                if let Some(counters) = state.interfaces.get_mut(&name) {
+                    counters.set();
+                }
             }
         });
         Ok(())
@@ -190,31 +191,40 @@ impl KernelCounters {
         Ok(Updates { _stop: stop })
     }
 
-    fn read_interfaces(&self, state: &mut State) -> Result<Vec<(String, Reading)>, Error> {
+    /// Returns the names of those that are there.
+    fn read_interfaces(&self, state: &mut State) -> Result<Vec<String>, Error> {
         let directory = self.proc_net.join("dev_snmp6");
-        let mut readings = Vec::new();
-        let mut new = 0;
+        let mut present = Vec::new();
         for name in self.interfaces.names(&directory)? {
-            let Some(reading) = read_interface(&directory.join(&name))? else {
+            let path = directory.join(&name);
+            let Some(text) = read_interface(&path)? else {
                 continue;
             };
-            match state.interfaces.get(&name) {
-                Some(carried) => carried.check(&reading)?,
-                None if state.interfaces.len() + new < MAX_INTERFACES => new += 1,
-                None => {
-                    if !state.has_warned {
-                        tracing::warn!(
-                            interface = name,
-                            "{MAX_INTERFACES} interfaces are followed: no more"
-                        );
-                        state.has_warned = true;
-                    }
-                    continue;
-                }
+            if !state.follows(&name) {
+                continue;
             }
-            readings.push((name, reading));
+            let counters = state
+                .interfaces
+                .entry(name.clone())
+                .or_insert_with(|| Counters::of_interface(&name));
+            counters.read(&text).map_err(|problem| problem.at(&path))?;
+            present.push(name);
         }
-        Ok(readings)
+        Ok(present)
+    }
+}
+
+impl State {
+    /// Whether the interface is followed already, or there is room for it.
+    fn follows(&mut self, interface: &str) -> bool {
+        if self.interfaces.contains_key(interface) || self.interfaces.len() < MAX_INTERFACES {
+            return true;
+        }
+        if !self.has_warned {
+            self.has_warned = true;
+            tracing::warn!(interface, "{MAX_INTERFACES} interfaces are followed: no more");
+        }
+        false
     }
 }
 
@@ -234,7 +244,7 @@ impl Interfaces {
                 Ok(names)
             }
             Self::All => {
-                let error = |error| Error::new(directory, Problem::Io(error));
+                let error = |error| Problem::Io(error).at(directory);
                 let entries = match directory.read_dir() {
                     Err(missing) if missing.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
                     entries => entries.map_err(error)?,
@@ -256,17 +266,16 @@ fn is_interface(name: &str) -> bool {
 }
 
 /// `None` when there is no such file.
-fn read(path: &Path) -> Result<Option<Reading>, Error> {
-    // One call of `read` after another sees one text: the kernel writes it at the first.
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::new(path, Problem::Io(error))),
-    };
-    Reading::parse(path, &text).map(Some)
+fn read(path: &Path) -> Result<Option<String>, Error> {
+    // The kernel writes the text at the first of several calls of `read`, so all of them see one.
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Problem::Io(error).at(path)),
+    }
 }
 
-fn read_interface(path: &Path) -> Result<Option<Reading>, Error> {
+fn read_interface(path: &Path) -> Result<Option<String>, Error> {
     match read(path) {
         // Gone since it was opened.
         Err(_) if !path.exists() => Ok(None),
@@ -295,14 +304,16 @@ enum Problem {
     Whole(String),
 }
 
-impl Error {
-    fn new(path: &Path, problem: Problem) -> Self {
-        Self {
+impl Problem {
+    fn at(self, path: &Path) -> Error {
+        Error {
             path: path.into(),
-            problem,
+            problem: self,
         }
     }
+}
 
+impl Error {
     /// The file that it is about.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use super::names;
-
 const PACKETS: &[(&str, &str)] = &[
     (
         "Ip6InReceives",
@@ -245,14 +243,14 @@ const ICMP_MESSAGES: &[(&str, &str)] = &[
     ),
 ];
 
-/// The HELP text of the counter that the kernel calls `kernel`.
-pub(super) fn text(kernel: &str, is_of_interface: bool) -> String {
+/// The HELP text of the counter that the kernel calls `kernel`; `number` is the message type that its name ends with, if any.
+pub(super) fn text(kernel: &str, number: Option<&str>, is_of_interface: bool) -> String {
     let file = if is_of_interface {
         "/proc/net/dev_snmp6"
     } else {
         "/proc/net/snmp6"
     };
-    if let Some((_, Some(number))) = names::metric(kernel) {
+    if let Some(number) = number {
         let kernel = &kernel[..kernel.len() - number.len()];
         let direction = if kernel == "Icmp6InType" {
             "received"
