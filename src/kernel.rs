@@ -1,7 +1,7 @@
-//! The host's IPv6 counters, as the kernel keeps them (Linux), beside those of the program.
+//! The kernel's IPv6 counters of this host (Linux), next to those of the program.
 //!
-//! What the program counts is what arrived at it. The kernel knows what did not: header errors, packets without a
-//! route, failed reassembly, full receive buffers, and congestion marks.
+//! A program counts what reached it. The kernel also knows what did not: header errors, packets without a route, failed
+//! reassembly, full receive buffers, and congestion marks.
 //!
 //! ```
 //! use dualstack_metrics::KernelCounters;
@@ -14,15 +14,16 @@
 //! kernel.update()?;
 //! let output = metrics.render();
 //! # if std::fs::exists("/proc/net/snmp6")? {
-//! assert!(output.contains("# HELP ip6_in_hdr_errors_total Received packets dropped for an error in the IPv6 header"));
+//! assert!(output.contains("# HELP ip6_in_hdr_errors_total Received packets dropped because of an error in the IPv6"));
 //! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Names
 //!
-//! Every `Ip6*`, `Icmp6*`, `Udp6*` and `UdpLite6*` counter of `/proc/net/snmp6` is set, those that nobody knew of when
-//! this was written included; what a kernel does not have is absent. The name is the kernel's in snake case:
+//! Every `Ip6*`, `Icmp6*`, `Udp6*` and `UdpLite6*` counter of `/proc/net/snmp6` is set, including counters that newer
+//! kernels add. A counter that the kernel does not have is absent. The name of the metric is the kernel's name in snake
+//! case:
 //!
 //! | kernel | metric |
 //! |---|---|
@@ -34,31 +35,24 @@
 //! | `UdpLite6InDatagrams` | `udplite6_in_datagrams_total` |
 //! | `Ip6InReceives` of one interface | `interface_ip6_in_receives_total{interface="eth0"}` |
 //!
-//! A word begins at a capital after a small letter or a figure, and at the last of several capitals when a small letter
-//! follows, unless that is a plural's `s` or the `v` of a version. `docs/kernel-counters.md` has the whole table, and
-//! what the counters mean; the HELP text of each says it as well, in short, and quotes the kernel's name. Per-interface
-//! counters have names of their own so that a `sum()` does not count a packet twice.
+//! A word starts at a capital after a small letter or a digit. In a run of capitals, the last one starts a word if a
+//! small letter follows it, unless that letter is a plural `s` or the `v` of a version. `docs/kernel-counters.md` has
+//! the whole table with the meaning of each counter. The HELP text of each metric has the meaning and the kernel's name.
+//! Counters of an interface have names of their own, so that a `sum()` does not count a packet twice.
 //!
 //! # What is set, and when
 //!
-//! [`update`](KernelCounters::update) reads everything first, and sets nothing unless all of it makes sense. Where there
-//! is no such file (IPv6 switched off at boot, another system), it does nothing, and that is no error. The counters are
-//! set outside every [`Scope`], also from the handler of a request: they are the host's, or rather those of the network
-//! namespace that the process is in, and no client's. Metrics are described at the first update that sees them, with the
-//! recorder of that time.
+//! [`update`](KernelCounters::update) reads all files first, and sets nothing unless all of them are valid. If there is
+//! no such file, because IPv6 was disabled at boot or the system is not Linux, `update` does nothing and returns `Ok`.
 //!
-//! A counter of the [`metrics`] crate that is set to an absolute value never falls. An interface's counters start from
-//! zero when it goes away and comes back under the same name, so what it had before is carried as an offset: the sum
-//! over its lives that were seen. For the kernel's own number, ask the kernel. At most [`MAX_INTERFACES`] names of
-//! interfaces are followed in the life of one `KernelCounters`.
+//! The counters are set outside every [`Scope`], even in the handler of a request, because they belong to no client.
+//! They describe the network namespace of the process. A metric is described at the first update that finds it, with the
+//! recorder in use at that time.
 //!
-//! # Why not the `procfs` crate
-//!
-//! Its reader of this file (0.18) fills a struct with one field for each counter that was known. A counter that it does
-//! not know it passes over (of Linux 6.18: `Ip6OutTransmits`, `Icmp6OutRateLimitHost`, `Udp6MemErrors`,
-//! `UdpLite6MemErrors`, and every `Icmp6InType…` and `Icmp6OutType…`). One counter that the kernel lacks makes it fail
-//! as a whole, as will all of `UdpLite6*`, whose removal from Linux is announced. It does not read `dev_snmp6`. What is
-//! left to reuse is splitting a line at the white space.
+//! A counter of the [`metrics`] crate that is set to an absolute value never falls. The kernel's counters of an interface
+//! start from zero when the interface disappears and comes back under the same name. The values from before are then
+//! added as an offset, so the series is the sum over all lives of the interface that were seen. One `KernelCounters`
+//! follows at most [`MAX_INTERFACES`] interface names.
 
 mod counters;
 mod help;
@@ -77,15 +71,15 @@ use std::{
 use self::counters::Counters;
 use crate::scope::Scope;
 
-/// How many names of interfaces are followed: where interfaces come and go by the hundred, as those of containers do,
-/// the number of series must not.
+/// How many interface names one [`KernelCounters`] follows. On hosts where interfaces come and go by the hundred, as those
+/// of containers do, this bounds the number of series.
 pub const MAX_INTERFACES: usize = 256;
 
 const PROC_NET: &str = "/proc/net";
 
-/// Sets counters to what the kernel's are. See the [module](self).
+/// Sets counters to the values of the kernel's counters. See the [module](self).
 #[derive(Debug)]
-#[must_use = "nothing is set before `update` or `update_every` is called"]
+#[must_use = "counters are set by `update` or `update_every`"]
 pub struct KernelCounters {
     proc_net: PathBuf,
     interfaces: Interfaces,
@@ -106,7 +100,7 @@ struct State {
 }
 
 impl KernelCounters {
-    /// The counters of the host, without those of single interfaces.
+    /// The counters of the host, without those of its interfaces.
     pub fn new() -> Self {
         Self {
             proc_net: PROC_NET.into(),
@@ -115,7 +109,7 @@ impl KernelCounters {
         }
     }
 
-    /// Those of this interface as well, while it is there. For more than one, call it again.
+    /// Adds the counters of an interface, for as long as it exists. To add more than one, call it again.
     pub fn interface(mut self, name: impl Into<String>) -> Self {
         if let Interfaces::These(names) = &mut self.interfaces {
             names.push(name.into());
@@ -123,27 +117,27 @@ impl KernelCounters {
         self
     }
 
-    /// Those of every interface as well, loopback and those that appear later included: some 70 series for each.
+    /// Adds the counters of every interface, including loopback and interfaces that appear later: about 70 series each.
     pub fn all_interfaces(mut self) -> Self {
         self.interfaces = Interfaces::All;
         self
     }
 
-    /// The directory to read in the place of `/proc/net`: `/host/proc/1/net`, say, in a container that is shown the
-    /// host's `/proc`.
+    /// Reads this directory instead of `/proc/net`. In a container with the host's `/proc` at `/host/proc`, the host's
+    /// counters are in `/host/proc/1/net`.
     pub fn proc_net(mut self, directory: impl Into<PathBuf>) -> Self {
         self.proc_net = directory.into();
         self
     }
 
-    /// Reads the kernel's counters and sets those of the recorder. Takes some 100 µs, and does not block on anything
-    /// but another update.
+    /// Reads the kernel's counters and sets those of the recorder. Takes about 40 µs for the host and as much for each
+    /// interface. Blocks only while another update runs.
     ///
     /// # Errors
     ///
-    /// When a file cannot be read, or is not what the kernel writes. Nothing is set then.
+    /// If a file cannot be read, or does not have the kernel's format. Nothing is set then.
     pub fn update(&self) -> Result<(), Error> {
-        // Held while reading: of two updates the one that read later must set later.
+        // Locked while reading, so that of two updates the one that reads later also sets later.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.proc_net.join("snmp6");
         let Some(text) = read(&path)? else {
@@ -163,12 +157,12 @@ impl KernelCounters {
         Ok(())
     }
 
-    /// Updates now and every `interval`, on a thread of its own, until what is returned is dropped. Errors are logged.
-    /// The recorder is the global one.
+    /// Updates the global recorder now and every `interval`, on a new thread, until the returned [`Updates`] is dropped.
+    /// An update that fails after one that succeeded is logged as a warning.
     ///
     /// # Errors
     ///
-    /// When no thread can be started.
+    /// If the thread cannot be started.
     pub fn update_every(self, interval: Duration) -> io::Result<Updates> {
         let (stop, stopped) = mpsc::channel::<()>();
         thread::Builder::new()
@@ -180,7 +174,7 @@ impl KernelCounters {
                     if let Err(error) = &result
                         && !was_error
                     {
-                        tracing::warn!(%error, "the kernel's counters cannot be read");
+                        tracing::warn!(%error, "cannot read the kernel's counters");
                     }
                     was_error = result.is_err();
                     if stopped.recv_timeout(interval) != Err(mpsc::RecvTimeoutError::Timeout) {
@@ -191,7 +185,7 @@ impl KernelCounters {
         Ok(Updates { _stop: stop })
     }
 
-    /// Returns the names of those that are there.
+    /// Returns the names of the interfaces that exist.
     fn read_interfaces(&self, state: &mut State) -> Result<Vec<String>, Error> {
         let directory = self.proc_net.join("dev_snmp6");
         let mut present = Vec::new();
@@ -215,14 +209,17 @@ impl KernelCounters {
 }
 
 impl State {
-    /// Whether the interface is followed already, or there is room for it.
+    /// Whether the interface is already followed, or there is room for it.
     fn follows(&mut self, interface: &str) -> bool {
         if self.interfaces.contains_key(interface) || self.interfaces.len() < MAX_INTERFACES {
             return true;
         }
         if !self.has_warned {
             self.has_warned = true;
-            tracing::warn!(interface, "{MAX_INTERFACES} interfaces are followed: no more");
+            tracing::warn!(
+                interface,
+                "no counters of this interface and later ones: the limit is {MAX_INTERFACES} interface names"
+            );
         }
         false
     }
@@ -260,14 +257,14 @@ impl Interfaces {
     }
 }
 
-/// Anything else is the name of no interface, and must not become a path.
+/// Nothing else can be the name of an interface, and a name becomes part of a path.
 fn is_interface(name: &str) -> bool {
     !name.is_empty() && name != "." && name != ".." && !name.contains('/')
 }
 
 /// `None` when there is no such file.
 fn read(path: &Path) -> Result<Option<String>, Error> {
-    // The kernel writes the text at the first of several calls of `read`, so all of them see one.
+    // This takes several reads of one consistent text: the kernel writes it once, at the first.
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -277,20 +274,20 @@ fn read(path: &Path) -> Result<Option<String>, Error> {
 
 fn read_interface(path: &Path) -> Result<Option<String>, Error> {
     match read(path) {
-        // Gone since it was opened.
+        // The interface disappeared after the file was opened.
         Err(_) if !path.exists() => Ok(None),
         result => result,
     }
 }
 
-/// Keeps [`KernelCounters::update_every`] going until it is dropped.
+/// Stops the updates of [`KernelCounters::update_every`] when dropped.
 #[derive(Debug)]
-#[must_use = "dropping it ends the updates"]
+#[must_use = "dropping it stops the updates"]
 pub struct Updates {
     _stop: mpsc::Sender<()>,
 }
 
-/// Why nothing was set.
+/// Why [`KernelCounters::update`] set nothing.
 #[derive(Debug)]
 pub struct Error {
     path: PathBuf,
@@ -314,7 +311,7 @@ impl Problem {
 }
 
 impl Error {
-    /// The file that it is about.
+    /// The file or directory with the problem.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

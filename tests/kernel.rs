@@ -177,9 +177,8 @@ fn every_counter_of_a_file_is_set_and_documented() {
         ("icmp6_in_type_total", "Icmp6InType", "received"),
         ("icmp6_out_type_total", "Icmp6OutType", "sent"),
     ] {
-        let line = format!(
-            "# HELP {metric} ICMPv6 messages {direction}, by their type. ({kernel}* in /proc/net/snmp6)"
-        );
+        let line =
+            format!("# HELP {metric} ICMPv6 messages {direction}, by type. ({kernel}* in /proc/net/snmp6)");
         assert!(help.contains(&*line), "{line}");
     }
     assert_eq!(help.len(), documented().len() + 2);
@@ -258,7 +257,7 @@ fn one_malformed_file_sets_nothing_of_the_others() {
     assert_eq!(error.path(), path);
     assert_eq!(
         error.to_string(),
-        format!("{}, line 2: not a number: \"two\"", path.display())
+        format!("{}, line 2: expected a number, found \"two\"", path.display())
     );
     assert_eq!(rendered(&recorder), "");
 

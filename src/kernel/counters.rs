@@ -46,7 +46,7 @@ impl Counters {
             return Err(Problem::Whole("the file is empty".into()));
         }
         if !text.ends_with('\n') {
-            return Err(Problem::Whole("the last line is cut off".into()));
+            return Err(Problem::Whole("the last line is incomplete".into()));
         }
         self.read_index = None;
         for total in self.totals.values_mut() {
@@ -64,7 +64,7 @@ impl Counters {
         match missing {
             None => Ok(()),
             Some((name, _)) => Err(Problem::Whole(format!(
-                "{name} was there before, and is not any more"
+                "{name} is missing, although an earlier update had it"
             ))),
         }
     }
@@ -81,7 +81,7 @@ impl Counters {
             };
             // Two names of the kernel must not become one series.
             if self.totals.values().any(|other| other.key == total.key) {
-                return Err(format!("{name} is there twice"));
+                return Err(format!("{name} appears twice"));
             }
             self.totals.insert(name.into(), total);
         }
@@ -91,7 +91,7 @@ impl Counters {
             .and_then(|total| total.read.replace(value))
         {
             None => Ok(()),
-            Some(_) => Err(format!("{name} is there twice")),
+            Some(_) => Err(format!("{name} appears twice")),
         }
     }
 
@@ -167,16 +167,16 @@ impl Total {
 fn parse(line: &str) -> Result<(&str, u64), String> {
     let mut words = line.split_ascii_whitespace();
     let (Some(name), Some(value), None) = (words.next(), words.next(), words.next()) else {
-        return Err(format!("not a name and a number: {line:?}"));
+        return Err(format!("expected a name and a number, found {line:?}"));
     };
     if !name.starts_with(|first: char| first.is_ascii_alphabetic())
         || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
     {
-        return Err(format!("not a counter's name: {name:?}"));
+        return Err(format!("expected the name of a counter, found {name:?}"));
     }
     // `u64::from_str` takes a plus sign.
     if !value.bytes().all(|digit| digit.is_ascii_digit()) {
-        return Err(format!("not a number: {value:?}"));
+        return Err(format!("expected a number, found {value:?}"));
     }
     match value.parse() {
         Ok(number) => Ok((name, number)),
@@ -215,35 +215,44 @@ mod tests {
     fn what_the_kernel_does_not_write_is_an_error() {
         for (text, error) in [
             ("", "snmp6: the file is empty"),
-            ("Ip6InReceives 1", "snmp6: the last line is cut off"),
+            ("Ip6InReceives 1", "snmp6: the last line is incomplete"),
             (
                 "Ip6InReceives 1\nIp6InDeliv\n",
-                "snmp6, line 2: not a name and a number: \"Ip6InDeliv\"",
+                "snmp6, line 2: expected a name and a number, found \"Ip6InDeliv\"",
             ),
-            ("\n", "snmp6, line 1: not a name and a number: \"\""),
+            ("\n", "snmp6, line 1: expected a name and a number, found \"\""),
             (
                 "Ip6InReceives 1 2\n",
-                "snmp6, line 1: not a name and a number: \"Ip6InReceives 1 2\"",
+                "snmp6, line 1: expected a name and a number, found \"Ip6InReceives 1 2\"",
             ),
-            ("Ip6InReceives -1\n", "snmp6, line 1: not a number: \"-1\""),
-            ("Ip6InReceives +1\n", "snmp6, line 1: not a number: \"+1\""),
+            (
+                "Ip6InReceives -1\n",
+                "snmp6, line 1: expected a number, found \"-1\"",
+            ),
+            (
+                "Ip6InReceives +1\n",
+                "snmp6, line 1: expected a number, found \"+1\"",
+            ),
             (
                 "Ip6InReceives 18446744073709551616\n",
                 "snmp6, line 1: 18446744073709551616 of Ip6InReceives: number too large to fit in target type",
             ),
             (
                 "Ip6\u{fc} 1\n",
-                "snmp6, line 1: not a counter's name: \"Ip6\u{fc}\"",
+                "snmp6, line 1: expected the name of a counter, found \"Ip6\u{fc}\"",
             ),
-            ("6 1\n", "snmp6, line 1: not a counter's name: \"6\""),
+            (
+                "6 1\n",
+                "snmp6, line 1: expected the name of a counter, found \"6\"",
+            ),
             (
                 "Ip6InReceives 1\nIp6InReceives 1\n",
-                "snmp6, line 2: Ip6InReceives is there twice",
+                "snmp6, line 2: Ip6InReceives appears twice",
             ),
             // Both would be ip6_in_receives_total.
             (
                 "Ip6InReceives 1\nIp6In_receives 1\n",
-                "snmp6, line 2: Ip6In_receives is there twice",
+                "snmp6, line 2: Ip6In_receives appears twice",
             ),
         ] {
             let problem = Counters::default().read(text).unwrap_err();

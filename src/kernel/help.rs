@@ -5,28 +5,28 @@ use std::borrow::Cow;
 const PACKETS: &[(&str, &str)] = &[
     (
         "Ip6InReceives",
-        "Packets that came in from the interfaces, those with errors included. Rises in normal service.",
+        "Packets received, including those with errors. Rises in normal service.",
     ),
     (
         "Ip6InHdrErrors",
-        "Received packets dropped for an error in the IPv6 header, or a hop limit that ran out. Should stay at 0.",
+        "Received packets dropped because of an error in the IPv6 header or an expired hop limit. Should stay at 0.",
     ),
     (
         "Ip6InTooBigErrors",
-        "Packets larger than the MTU of the interface they were to leave by, mostly ones to be forwarded. Should stay at \
-         0 on a host.",
+        "Packets larger than the MTU of the outgoing interface, usually while forwarding. Should stay at 0 on a host.",
     ),
     (
         "Ip6InNoRoutes",
-        "Received packets that no route led on from here. Should stay at 0, but on a router that is asked for the unknown.",
+        "Received packets that had no route to their destination. Should stay at 0, except on a router.",
     ),
     (
         "Ip6InAddrErrors",
-        "Received packets dropped because their destination is no valid address here. Should stay at 0.",
+        "Received packets dropped because their destination is not a valid address here. Should stay at 0.",
     ),
     (
         "Ip6InUnknownProtos",
-        "Received packets of a protocol that nothing here takes. Should stay at 0, but for experimental protocols.",
+        "Received packets of a protocol that this host does not support. Should stay at 0, unless experimental \
+         protocols are in use.",
     ),
     (
         "Ip6InTruncatedPkts",
@@ -34,70 +34,75 @@ const PACKETS: &[(&str, &str)] = &[
     ),
     (
         "Ip6InDiscards",
-        "Received packets dropped without an error of theirs, for want of memory or by a policy, say. Should stay at 0.",
+        "Received packets without errors that were dropped, for example because of low memory or a policy. Should \
+         stay at 0.",
     ),
     (
         "Ip6InDelivers",
-        "Packets handed to a transport protocol: TCP, UDP, ICMPv6. Rises in normal service.",
+        "Packets delivered to a transport protocol: TCP, UDP or ICMPv6. Rises in normal service.",
     ),
     (
         "Ip6OutForwDatagrams",
-        "Packets forwarded. Rises on routers only: should stay at 0 on a server.",
+        "Packets forwarded. Should stay at 0 on a server: only routers forward.",
     ),
     (
         "Ip6OutRequests",
-        "Packets that the protocols of this host wished to send. Rises in normal service.",
+        "Packets that the protocols of this host asked to send. Rises in normal service.",
     ),
     (
         "Ip6OutDiscards",
-        "Packets to be sent that were dropped without an error of theirs, for want of memory, say. Should stay at 0.",
+        "Outgoing packets without errors that were dropped, for example because of low memory. Should stay at 0.",
     ),
     (
         "Ip6OutNoRoutes",
-        "Packets of this host that no route led to the destination of. Should stay at 0.",
+        "Packets of this host that had no route to their destination. Should stay at 0.",
     ),
     (
         "Ip6OutTransmits",
-        "Packets handed to the link, each fragment and each forwarded one counted. Rises in normal service.",
+        "Packets handed to the link, including each fragment and each forwarded packet. Rises in normal service.",
     ),
     (
         "Ip6InOctets",
-        "Bytes of the packets that came in, headers included. Rises in normal service.",
+        "Bytes received, including headers. Rises in normal service.",
     ),
     (
         "Ip6OutOctets",
-        "Bytes of the packets that went out, headers included. Rises in normal service.",
+        "Bytes sent, including headers. Rises in normal service.",
     ),
 ];
 
 const FRAGMENTS: &[(&str, &str)] = &[
     (
         "Ip6ReasmTimeout",
-        "Times that the rest of a fragmented packet did not come (within net.ipv6.ip6frag_time, 60 s). Should stay at 0.",
+        "Fragmented packets whose other fragments did not arrive in time (net.ipv6.ip6frag_time, 60 s by default). \
+         Should stay at 0.",
     ),
     (
         "Ip6ReasmReqds",
-        "Fragments received. Should stay at 0 on a TCP server, where they may be an attack, and is best kept there by UDP.",
+        "Fragments received. Should stay at 0 on a TCP server, where they can be an attack. UDP servers should avoid \
+         them too.",
     ),
     (
         "Ip6ReasmOKs",
-        "Packets put together from fragments. Should stay at 0 on a TCP server.",
+        "Packets reassembled from fragments. Should stay at 0 on a TCP server.",
     ),
     (
         "Ip6ReasmFails",
-        "Failed reassemblies: timeouts, overlaps, and no room within net.ipv6.ip6frag_high_thresh. Should stay at 0.",
+        "Failed reassemblies: timeouts, overlapping fragments, or more data than net.ipv6.ip6frag_high_thresh allows. \
+         Should stay at 0.",
     ),
     (
         "Ip6FragOKs",
-        "Packets of this host that were split into fragments. If it rises, find the program that sends so large.",
+        "Packets of this host that were split into fragments. If it rises, find the program that sends such large \
+         packets.",
     ),
     (
         "Ip6FragFails",
-        "Packets that could not be, or must not be, split into fragments. Should stay at 0.",
+        "Packets that could not or must not be split into fragments. Should stay at 0.",
     ),
     (
         "Ip6FragCreates",
-        "Fragments made. If it rises, find the program that sends so large.",
+        "Fragments created. If it rises, find the program that sends such large packets.",
     ),
 ];
 
@@ -129,32 +134,33 @@ const CONGESTION: &[(&str, &str)] = &[
     ),
     (
         "Ip6InECT1Pkts",
-        "Packets received with ECT(1) (ECN 01), which L4S uses. Should stay at 0 where nothing does; not TCP's.",
+        "Packets received with ECT(1) (ECN 01), which L4S uses and classic TCP does not. Should stay at 0 without \
+         L4S.",
     ),
     (
         "Ip6InECT0Pkts",
-        "Packets received with ECT(0) (ECN 10): the sender uses congestion notification, and none was met. Rises in \
-         normal service.",
+        "Packets received with ECT(0) (ECN 10): the sender uses congestion notification, and the packet met no \
+         congestion. Rises in normal service.",
     ),
     (
         "Ip6InCEPkts",
-        "Packets received with the mark of congestion on their way (ECN 11). If it rises, a link towards here is full.",
+        "Packets received with a congestion mark (ECN 11). If it rises, a link on the path to this host is full.",
     ),
 ];
 
-/// Those of `Udp6`; `UdpLite6` has the same.
+/// The `Udp6` counters; `UdpLite6` has the same.
 const UDP: &[(&str, &str)] = &[
     (
         "InDatagrams",
-        "Datagrams handed to a socket. Rises in normal service.",
+        "Datagrams delivered to a socket. Rises in normal service.",
     ),
     (
         "NoPorts",
-        "Datagrams to a port that no socket listens on. Scans; or a server that is down.",
+        "Datagrams to a port that no socket listens on. Rises with scans, or when a server is down.",
     ),
     (
         "InErrors",
-        "Datagrams that did not reach their socket: full buffers, bad checksums, and others. Should stay at 0.",
+        "Datagrams that did not reach their socket: full buffers, wrong checksums and other errors. Should stay at 0.",
     ),
     ("OutDatagrams", "Datagrams sent. Rises in normal service."),
     (
@@ -167,23 +173,26 @@ const UDP: &[(&str, &str)] = &[
     ),
     (
         "InCsumErrors",
-        "Datagrams dropped for a wrong checksum. Should stay at 0.",
+        "Datagrams dropped because of a wrong checksum. Should stay at 0.",
     ),
-    ("IgnoredMulti", "Multicast datagrams that no socket wanted."),
+    (
+        "IgnoredMulti",
+        "Multicast datagrams that no socket had asked for.",
+    ),
     (
         "MemErrors",
-        "Datagrams dropped because all of UDP had no memory left (net.ipv4.udp_mem). Should stay at 0.",
+        "Datagrams dropped because UDP as a whole had no memory left (net.ipv4.udp_mem). Should stay at 0.",
     ),
 ];
 
 const ICMP: &[(&str, &str)] = &[
     (
         "Icmp6InMsgs",
-        "ICMPv6 messages received, those with errors included. Rises in normal service.",
+        "ICMPv6 messages received, including those with errors. Rises in normal service.",
     ),
     (
         "Icmp6InErrors",
-        "ICMPv6 messages received that were of no use: checksum, length, nobody asked.",
+        "ICMPv6 messages received that were unusable: a wrong checksum, a wrong length, or no matching request.",
     ),
     ("Icmp6OutMsgs", "ICMPv6 messages sent. Rises in normal service."),
     (
@@ -192,58 +201,58 @@ const ICMP: &[(&str, &str)] = &[
     ),
     (
         "Icmp6InCsumErrors",
-        "ICMPv6 messages dropped for a wrong checksum. Should stay at 0.",
+        "ICMPv6 messages dropped because of a wrong checksum. Should stay at 0.",
     ),
     (
         "Icmp6OutRateLimitHost",
-        "ICMPv6 messages not sent because of the limit of the whole host (net.ipv4.icmp_msgs_per_sec).",
+        "ICMPv6 messages not sent because of the rate limit of the whole host (net.ipv4.icmp_msgs_per_sec).",
     ),
 ];
 
-/// Those of `Icmp6In` and `Icmp6Out`.
+/// The counters of `Icmp6In` and `Icmp6Out`.
 const ICMP_MESSAGES: &[(&str, &str)] = &[
     (
         "DestUnreachs",
-        "something cannot be reached: closed UDP ports, mostly",
+        "destination unreachable, usually a closed UDP port",
     ),
     (
         "PktTooBigs",
-        "a packet is too big for a link on its way; the path MTU cannot be found without",
+        "packet too big for a link on its path; path MTU discovery needs these messages",
     ),
     (
         "TimeExcds",
-        "a hop limit ran out, or the rest of a fragmented packet did not come",
+        "hop limit expired, or fragments missing for too long",
     ),
-    ("ParmProblems", "a header was not understood"),
+    ("ParmProblems", "header not understood"),
     ("Echos", "echo requests (ping)"),
-    ("EchoReplies", "answers to echo requests"),
-    ("GroupMembQueries", "multicast routers ask who listens"),
+    ("EchoReplies", "echo replies"),
+    ("GroupMembQueries", "multicast routers that ask for listeners"),
     (
         "GroupMembResponses",
-        "somebody listens to a multicast group (MLDv1)",
+        "hosts that listen to a multicast group (MLDv1)",
     ),
     (
         "GroupMembReductions",
-        "somebody does not listen to a multicast group any more",
+        "hosts that leave a multicast group (MLDv1)",
     ),
-    ("RouterSolicits", "hosts ask for a router"),
+    ("RouterSolicits", "hosts that look for a router"),
     (
         "RouterAdvertisements",
-        "routers say that they are there, and what prefixes are",
+        "routers that announce themselves and their prefixes",
     ),
     (
         "NeighborSolicits",
-        "a link-layer address is asked for, or whether it is still there",
+        "requests for a link-layer address, or checks that it is still there",
     ),
-    ("NeighborAdvertisements", "a link-layer address is given"),
-    ("Redirects", "a router says that another is nearer"),
+    ("NeighborAdvertisements", "announcements of a link-layer address"),
+    ("Redirects", "routers that name a better first hop"),
     (
         "MLDv2Reports",
-        "somebody listens, or no longer, to multicast groups (MLDv2)",
+        "changes in the multicast groups of a host (MLDv2)",
     ),
 ];
 
-/// The HELP text of the counter that the kernel calls `kernel`; `number` is the message type that its name ends with, if any.
+/// The HELP text of the counter that the kernel calls `kernel`. `number` is the message type at the end of this name.
 pub(super) fn text(kernel: &str, number: Option<&str>, is_of_interface: bool) -> String {
     let file = if is_of_interface {
         "/proc/net/dev_snmp6"
@@ -257,7 +266,7 @@ pub(super) fn text(kernel: &str, number: Option<&str>, is_of_interface: bool) ->
         } else {
             "sent"
         };
-        return format!("ICMPv6 messages {direction}, by their type. ({kernel}* in {file})");
+        return format!("ICMPv6 messages {direction}, by type. ({kernel}* in {file})");
     }
     match known(kernel) {
         Some(text) => format!("{text} ({kernel} in {file})"),

@@ -1,9 +1,8 @@
-//! What the kernel calls a counter, and what it is called here.
+//! Makes the name of a metric from the kernel's name of a counter.
 
-/// The name of a metric, without a prefix, and the value of its label `type`.
+/// The name of a metric, without the prefix of an interface, and the value of its label `type`.
 pub(super) type Metric<'a> = (String, Option<&'a str>);
 
-/// Longer ones first: `Ip6` is the end of none of the others.
 const PROTOCOLS: [&str; 4] = ["UdpLite6", "Icmp6", "Udp6", "Ip6"];
 
 /// `None` for a counter of another protocol.
@@ -40,7 +39,7 @@ fn words(name: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The length of the first word, in a name of letters, figures and `_`.
+/// The length of the first word in a name of letters, digits and `_`.
 fn word_len(name: &str) -> usize {
     let run = |from: usize, is_in: fn(char) -> bool| {
         let rest = &name[from..];
@@ -81,7 +80,7 @@ mod tests {
             ("Ip6FragOKs", "ip6_frag_oks_total"),
             ("Icmp6OutMLDv2Reports", "icmp6_out_mldv2_reports_total"),
             ("Icmp6OutRateLimitHost", "icmp6_out_rate_limit_host_total"),
-            // By the same rule, for kernels to come.
+            // Names that no kernel has yet.
             ("Ip6OKsAfterMLDv10", "ip6_oks_after_mldv10_total"),
             ("Ip6InL4SPkts", "ip6_in_l4_s_pkts_total"),
             ("Ip6X", "ip6_x_total"),
