@@ -1,14 +1,14 @@
-//! Binding on purpose: dual-stack, IPv6-only, or a pair of sockets on one port.
+//! Explicit binding: dual-stack, IPv6-only, or a pair of sockets on one port.
 //!
-//! An IPv6 socket is dual-stack or IPv6-only by its `IPV6_V6ONLY` option ([RFC 3493 §5.3]), and what a socket starts
-//! with is the system's choice: on Linux the sysctl `net.ipv6.bindv6only`. [`SocketOptions`] sets the option before it
-//! binds, so one line of source does one thing on every host.
+//! The option `IPV6_V6ONLY` makes an IPv6 socket dual-stack or IPv6-only ([RFC 3493 §5.3]). Its default depends on the
+//! system; on Linux it is the sysctl `net.ipv6.bindv6only`. [`SocketOptions`] sets the option before it binds, so the
+//! same code does the same on every host.
 //!
 //! ```
 //! use dualstack_metrics::SocketOptions;
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-//! // One socket for both families. An IPv4 client is seen as ::ffff:a.b.c.d.
+//! // One socket for both families. The address of an IPv4 client is ::ffff:a.b.c.d.
 //! let listener = SocketOptions::dual_stack().bind_tcp("[::]:0".parse()?)?;
 //! let socket = SocketOptions::dual_stack()
 //!     .recv_buffer_size(128 * 1024)
@@ -26,24 +26,24 @@
 //!
 //! | | Linux | OpenBSD | Windows |
 //! |---|---|---|---|
-//! | [`dual_stack`](SocketOptions::dual_stack), `[::]` | both families | an error that names the pair | both families |
+//! | [`dual_stack`](SocketOptions::dual_stack), `[::]` | both families | an error that suggests a pair | both families |
 //! | [`dual_stack`](SocketOptions::dual_stack), `[::]`, on a host without IPv6 | `0.0.0.0`, and a warning | `0.0.0.0`, and a warning | `0.0.0.0`, and a warning |
 //! | [`v6_only`](SocketOptions::v6_only), `[::]` | IPv6 | IPv6 | IPv6 |
 //! | [`system_default`](SocketOptions::system_default), `[::]` | both, or IPv6 where `net.ipv6.bindv6only` is 1 | IPv6 | IPv6 |
-//! | any of them, an IPv4 address | IPv4 | IPv4 | IPv4 |
-//! | [`bind_tcp_pair`](SocketOptions::bind_tcp_pair), [`bind_udp_pair`](SocketOptions::bind_udp_pair) | two sockets, a family each | two sockets, a family each | two sockets, a family each |
+//! | any of the three, an IPv4 address | IPv4 | IPv4 | IPv4 |
+//! | [`bind_tcp_pair`](SocketOptions::bind_tcp_pair), [`bind_udp_pair`](SocketOptions::bind_udp_pair) | one socket per family | one socket per family | one socket per family |
 //!
-//! `DragonFly` BSD is as OpenBSD. [`bind_udp_many`](SocketOptions::bind_udp_many) binds as many sockets on one port as
-//! there are workers.
+//! `DragonFly` BSD behaves like OpenBSD. [`bind_udp_many`](SocketOptions::bind_udp_many) binds several sockets on one
+//! port, one for each worker.
 //!
-//! On a dual-stack socket an IPv4 client has an IPv4-mapped address, `::ffff:a.b.c.d` ([RFC 4291 §2.5.5.2]);
-//! [`ClientLabels`](crate::ClientLabels) counts it as the IPv4 client that it is. On the IPv4 socket of a [`Pair`] it
-//! has its own.
+//! On a dual-stack socket an IPv4 client has an IPv4-mapped address, `::ffff:a.b.c.d` ([RFC 4291 §2.5.5.2]).
+//! [`ClientLabels`](crate::ClientLabels) counts it as the IPv4 client that it is. On the IPv4 socket of a [`Pair`] the
+//! same client has its plain IPv4 address.
 //!
 //! # When a port is in use
 //!
-//! On Linux a dual-stack socket on `[::]` and an IPv4 socket exclude each other on one port, in both orders, and the
-//! system says no more than "address in use". [`BindError`] looks for the socket of the other family and names it.
+//! On Linux a dual-stack socket on `[::]` and an IPv4 socket cannot share a port, whichever is bound first. The system
+//! only reports "address in use". The message of [`BindError`] says when a socket of the other family is the cause.
 //!
 //! [RFC 3493 §5.3]: https://www.rfc-editor.org/rfc/rfc3493#section-5.3
 //! [RFC 4291 §2.5.5.2]: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2
@@ -65,7 +65,7 @@ use self::{
     explain::lacks_ipv6,
 };
 
-// A port that is free for one family is rarely taken for the other: this many in a row are no coincidence.
+// A port that is free for one family is rarely taken for the other. After this many tries something else is wrong.
 const PAIR_TRIES: usize = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,9 +76,9 @@ enum Transport {
 
 /// How a socket is bound: for which families, and with which options.
 ///
-/// See the [module](self) for what each constructor does on which system.
+/// See the [module](self) for what each constructor does on each system.
 #[derive(Clone, Debug)]
-#[must_use = "options bind nothing by themselves"]
+#[must_use = "nothing is bound before one of the `bind` methods is called"]
 pub struct SocketOptions {
     v6_only: Option<bool>,
     reuse_port: bool,
@@ -98,28 +98,28 @@ impl SocketOptions {
         }
     }
 
-    /// IPv6 sockets that take IPv4 as well, whatever the system's default is.
+    /// IPv6 sockets that also accept IPv4, regardless of the system's default.
     ///
-    /// On a host without IPv6, `[::]` falls back to `0.0.0.0` and says so with a warning. An explicit IPv6 address
-    /// does not.
+    /// On a host without IPv6, `[::]` falls back to `0.0.0.0` and a warning is logged. Any other IPv6 address is an
+    /// error there.
     pub const fn dual_stack() -> Self {
         Self::new(Some(false))
     }
 
-    /// IPv6 sockets that leave IPv4 alone, whatever the system's default is.
+    /// IPv6 sockets that do not accept IPv4, regardless of the system's default.
     pub const fn v6_only() -> Self {
         Self::new(Some(true))
     }
 
-    /// IPv6 sockets as the system makes them: `net.ipv6.bindv6only` on Linux.
+    /// IPv6 sockets with the system's default: on Linux, `net.ipv6.bindv6only`.
     pub const fn system_default() -> Self {
         Self::new(None)
     }
 
-    /// Lets several sockets of one user share the port (`SO_REUSEPORT`), when all of them ask for it. Linux and
-    /// `DragonFly` BSD spread the clients over them.
+    /// Whether several sockets of one user may share the port (`SO_REUSEPORT`); false by default. All of them must set
+    /// it. Linux and `DragonFly` BSD distribute the clients over the sockets.
     ///
-    /// Where there is no such option (Windows, Solaris, illumos, Cygwin), binding fails.
+    /// On systems without the option (Windows, Solaris, illumos, Cygwin), binding fails.
     pub const fn reuse_port(mut self, reuse: bool) -> Self {
         self.reuse_port = reuse;
         self
@@ -127,8 +127,8 @@ impl SocketOptions {
 
     /// The size of the receive buffer in bytes (`SO_RCVBUF`). Sockets accepted from a listener inherit it.
     ///
-    /// Linux grants `net.core.rmem_max` at the most, and doubles what it grants, to have room for its own
-    /// bookkeeping. When less than `bytes` is granted, a warning says so.
+    /// Linux grants at most `net.core.rmem_max`, and doubles what it grants to make room for its own bookkeeping. A
+    /// warning is logged if the system grants less than `bytes`.
     pub const fn recv_buffer_size(mut self, bytes: usize) -> Self {
         self.recv_buffer_size = Some(bytes);
         self
@@ -136,98 +136,98 @@ impl SocketOptions {
 
     /// The size of the send buffer in bytes (`SO_SNDBUF`). Sockets accepted from a listener inherit it.
     ///
-    /// Linux grants `net.core.wmem_max` at the most, and doubles what it grants, to have room for its own
-    /// bookkeeping. When less than `bytes` is granted, a warning says so.
+    /// Linux grants at most `net.core.wmem_max`, and doubles what it grants to make room for its own bookkeeping. A
+    /// warning is logged if the system grants less than `bytes`.
     pub const fn send_buffer_size(mut self, bytes: usize) -> Self {
         self.send_buffer_size = Some(bytes);
         self
     }
 
-    /// How many TCP connections may wait to be accepted; 1,024 if not set. The system has a limit of its own
-    /// (`net.core.somaxconn` on Linux).
+    /// How many TCP connections may wait to be accepted; 1,024 by default. The system may lower it (to
+    /// `net.core.somaxconn` on Linux).
     pub const fn backlog(mut self, connections: u32) -> Self {
         self.backlog = connections;
         self
     }
 
-    /// A TCP listener on `address`; with a port of 0, on a port of the system's choice.
+    /// Binds a TCP listener to `address`. With port 0 the system chooses the port.
     ///
-    /// As with tokio's own `bind`, `SO_REUSEADDR` is set on Unix, so that a server can be restarted at once.
+    /// As in tokio's own `bind`, `SO_REUSEADDR` is set on Unix, so that a server can restart immediately.
     ///
     /// # Errors
     ///
-    /// When the address cannot be bound. The error says what to do where that can be told.
+    /// If the address cannot be bound. The error says what to do about it where the cause is known.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime, or in one without its I/O driver enabled.
+    /// Outside of a tokio runtime, or if its I/O driver is not enabled.
     pub fn bind_tcp(&self, address: SocketAddr) -> Result<TcpListener, BindError> {
         self.bind(Transport::Tcp, address)
             .and_then(|bound| self.listen(bound))
     }
 
-    /// A UDP socket on `address`; with a port of 0, on a port of the system's choice.
+    /// Binds a UDP socket to `address`. With port 0 the system chooses the port.
     ///
     /// # Errors
     ///
-    /// When the address cannot be bound. The error says what to do where that can be told.
+    /// If the address cannot be bound. The error says what to do about it where the cause is known.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime, or in one without its I/O driver enabled.
+    /// Outside of a tokio runtime, or if its I/O driver is not enabled.
     pub fn bind_udp(&self, address: SocketAddr) -> Result<UdpSocket, BindError> {
         self.bind(Transport::Udp, address)
             .and_then(|bound| self.register_udp(bound))
     }
 
-    /// As many UDP sockets on one port as there are workers, with [`reuse_port`](Self::reuse_port) whether it was asked
-    /// for or not. Linux spreads the clients over them by their addresses and ports.
+    /// Binds several UDP sockets to one address, usually one for each worker. Always sets
+    /// [`reuse_port`](Self::reuse_port). Linux distributes the clients over the sockets by address and port.
     ///
     /// # Errors
     ///
-    /// When one of them cannot be bound; then none is.
+    /// If one of them cannot be bound. None is bound then.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime, or in one without its I/O driver enabled.
+    /// Outside of a tokio runtime, or if its I/O driver is not enabled.
     pub fn bind_udp_many(&self, address: SocketAddr, sockets: usize) -> Result<Vec<UdpSocket>, BindError> {
         let options = self.clone().reuse_port(true);
         let mut address = address;
         (0..sockets)
             .map(|_| {
                 let bound = options.bind(Transport::Udp, address)?;
-                // Of the first, which may have fallen back to IPv4 as well.
+                // The port that the system chose for the first socket, and `0.0.0.0` if that one fell back to IPv4.
                 address = bound.local_addr()?;
                 options.register_udp(bound)
             })
             .collect()
     }
 
-    /// A TCP listener for each family on one port: `0.0.0.0` and `[::]`, the latter IPv6-only whichever constructor
-    /// the options came from. With a port of 0, on a port of the system's choice that is free for both.
+    /// Binds one TCP listener per family to the same port: `0.0.0.0` and `[::]`. The latter is always IPv6-only,
+    /// whichever constructor the options came from. With port 0 the system chooses a port that is free for both.
     ///
     /// # Errors
     ///
-    /// When one of the two cannot be bound; then neither is.
+    /// If one of the two cannot be bound. Neither is bound then.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime, or in one without its I/O driver enabled.
+    /// Outside of a tokio runtime, or if its I/O driver is not enabled.
     pub fn bind_tcp_pair(&self, port: u16) -> Result<Pair<TcpListener>, BindError> {
-        // Neither listens before both are bound: no client gets through to a listener that is closed again.
+        // Neither listens before both are bound, so no client connects to a listener that is closed again.
         self.bind_pair(Transport::Tcp, port, Self::listen)
     }
 
-    /// A UDP socket for each family on one port: `0.0.0.0` and `[::]`, the latter IPv6-only whichever constructor
-    /// the options came from. With a port of 0, on a port of the system's choice that is free for both.
+    /// Binds one UDP socket per family to the same port: `0.0.0.0` and `[::]`. The latter is always IPv6-only,
+    /// whichever constructor the options came from. With port 0 the system chooses a port that is free for both.
     ///
     /// # Errors
     ///
-    /// When one of the two cannot be bound; then neither is.
+    /// If one of the two cannot be bound. Neither is bound then.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime, or in one without its I/O driver enabled.
+    /// Outside of a tokio runtime, or if its I/O driver is not enabled.
     pub fn bind_udp_pair(&self, port: u16) -> Result<Pair<UdpSocket>, BindError> {
         self.bind_pair(Transport::Udp, port, Self::register_udp)
     }
@@ -243,7 +243,7 @@ impl SocketOptions {
             ..self.clone()
         };
         let bind_both = || {
-            // IPv4 first: a failure is explained by probing the port for IPv6, which must not find our own socket.
+            // IPv4 first: to explain a failure the port is probed for IPv6, and must not find our own socket.
             let v4 = options.bind(transport, (Ipv4Addr::UNSPECIFIED, port).into())?;
             let port = v4.port()?;
             let v6 = options.bind(transport, (Ipv6Addr::UNSPECIFIED, port).into())?;
@@ -297,14 +297,14 @@ impl SocketOptions {
                 .set_only_v6(only)
                 .and_then(|()| socket.only_v6())
                 .and_then(|is_only| {
-                    let unheard =
-                        || io::Error::new(io::ErrorKind::Unsupported, "the system left it as it was");
-                    (is_only == only).then_some(()).ok_or_else(unheard)
+                    let ignored =
+                        || io::Error::new(io::ErrorKind::Unsupported, "the system ignored the option");
+                    (is_only == only).then_some(()).ok_or_else(ignored)
                 })
                 .map_err(during(Step::Set("IPV6_V6ONLY")))?;
         }
-        // A UDP socket that shares its port may be given one that others share already, where Linux chooses. Afterwards
-        // it is still in time for those that are bound next.
+        // With port 0 and SO_REUSEPORT, Linux may choose a port that other UDP sockets already share. Setting the option
+        // after the bind avoids that, and the sockets that are bound next can still share the port.
         let shares_later = cfg!(target_os = "linux") && transport == Transport::Udp && address.port() == 0;
         if self.reuse_port && !shares_later {
             set_reuse_port(&socket).map_err(during(Step::Set("SO_REUSEPORT")))?;
@@ -347,7 +347,7 @@ impl SocketOptions {
     }
 }
 
-/// Two sockets on one port, one for each family.
+/// Two sockets on one port, one per family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair<T> {
     /// The socket on `0.0.0.0`.
@@ -384,7 +384,7 @@ fn new_socket(transport: Transport, address: SocketAddr) -> Result<Socket, Failu
     socket
         .set_nonblocking(true)
         .map_err(during(Step::Set("O_NONBLOCK")))?;
-    // On Windows the same name lets a second program take the port.
+    // On Windows this option would let a second program take the port.
     #[cfg(unix)]
     if transport == Transport::Tcp {
         socket
@@ -419,28 +419,28 @@ fn set_reuse_port(socket: &Socket) -> io::Result<()> {
 fn set_reuse_port(_socket: &Socket) -> io::Result<()> {
     Err(io::Error::new(
         io::ErrorKind::Unsupported,
-        "this system has no such option",
+        "this system does not have the option",
     ))
 }
 
-// The kernel takes an `int`; more would arrive there as a negative number.
+// The kernel takes an `int`. A larger number would become negative.
 fn clamp(bytes: usize) -> usize {
     bytes.min(i32::MAX as usize)
 }
 
-fn warn_if_less(option: &'static str, address: SocketAddr, asked: usize, reported: usize) {
+fn warn_if_less(option: &'static str, address: SocketAddr, requested: usize, reported: usize) {
     let granted = if cfg!(any(target_os = "linux", target_os = "android")) {
         reported / 2
     } else {
         reported
     };
-    if granted < asked {
+    if granted < requested {
         tracing::warn!(
             option,
             %address,
-            asked,
+            requested,
             granted,
-            "the system granted a smaller socket buffer than asked for"
+            "the system granted a smaller socket buffer than requested"
         );
     }
 }

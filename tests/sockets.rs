@@ -110,8 +110,8 @@ fn ipv6_holds(port: u16) -> String {
 }
 
 #[cfg(target_os = "linux")]
-const NO_IPV6: &str = "this host has no IPv6, or has it switched off; bind an IPv4 address, or `[::]` with \
-                       `SocketOptions::dual_stack()`, which serves IPv4 without IPv6";
+const NO_IPV6: &str = "IPv6 is missing or disabled on this host; bind an IPv4 address, or `[::]` with \
+                       `SocketOptions::dual_stack()`, which also serves IPv4 alone";
 
 /// What is logged while `f` runs.
 fn logged<T>(f: impl FnOnce() -> T) -> (T, Vec<String>) {
@@ -208,8 +208,8 @@ async fn a_mapped_address_is_served_by_a_dual_stack_socket() {
     assert_eq!(
         error.to_string(),
         format!(
-            "cannot bind TCP [::ffff:127.0.0.1]:0: {}: an IPv6-only socket cannot have an IPv4-mapped address; bind \
-             127.0.0.1",
+            "cannot bind TCP [::ffff:127.0.0.1]:0: {}: an IPv6-only socket cannot be bound to an IPv4-mapped \
+             address; bind 127.0.0.1",
             os_error(&error)
         )
     );
@@ -499,8 +499,8 @@ async fn buffers_are_as_large_as_asked_for_or_it_is_said() {
     assert_eq!(
         lines,
         [format!(
-            "WARN dualstack_metrics::socket: the system granted a smaller socket buffer than asked for \
-             option=\"SO_RCVBUF\" address=127.0.0.1:0 asked={} granted={granted}",
+            "WARN dualstack_metrics::socket: the system granted a smaller socket buffer than requested \
+             option=\"SO_RCVBUF\" address=127.0.0.1:0 requested={} granted={granted}",
             usize::MAX
         )]
     );
@@ -521,7 +521,7 @@ async fn the_backlog_is_a_number_of_waiting_connections() {
 async fn an_address_of_another_host_is_a_clear_error() {
     // RFC 5737 and RFC 3849 keep these from being anyone's.
     let hint = |ip: &str, wildcard: &str| {
-        format!("{ip} is not an address of this host; bind one that is, or `{wildcard}` for all of them")
+        format!("{ip} is not an address of this host; bind one that is, or `{wildcard}` for all addresses")
     };
     let error = SocketOptions::dual_stack()
         .bind_tcp("203.0.113.99:0".parse().unwrap())
@@ -558,8 +558,8 @@ async fn an_address_of_another_host_is_a_clear_error() {
             .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "cannot bind UDP [fe80::1]:6969: Invalid argument (os error 22): a link-local address needs the number of \
-             its interface, as in `[fe80::1%2]:6969`"
+            "cannot bind UDP [fe80::1]:6969: Invalid argument (os error 22): a link-local address needs a scope id, \
+             the number of its interface, as in `[fe80::1%2]:6969`"
         );
     }
 }
@@ -661,7 +661,8 @@ async fn under_a_kernel_without_ipv6() {
 
     let no_socket = |address: SocketAddr| {
         format!(
-            "cannot bind UDP {address}: no socket: Address family not supported by protocol (os error 97): {NO_IPV6}"
+            "cannot bind UDP {address}: cannot create a socket: Address family not supported by protocol \
+             (os error 97): {NO_IPV6}"
         )
     };
     for (options, address) in [
@@ -755,8 +756,8 @@ async fn under_a_system_without_dual_stack_sockets() {
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert_eq!(
         error.to_string(),
-        "cannot bind TCP [::]:0: cannot set IPV6_V6ONLY: Invalid argument (os error 22): this system has no dual-stack \
-         sockets (OpenBSD never has); bind one socket for each family, with `SocketOptions::bind_tcp_pair` or \
+        "cannot bind TCP [::]:0: cannot set IPV6_V6ONLY: Invalid argument (os error 22): this system does not support \
+         dual-stack sockets; bind one socket per family with `SocketOptions::bind_tcp_pair` or \
          `SocketOptions::bind_udp_pair`"
     );
     SocketOptions::system_default().bind_tcp(v6(0)).unwrap();

@@ -2,9 +2,9 @@ use std::{error::Error, fmt, io, net::SocketAddr};
 
 use super::Transport;
 
-/// Why a socket could not be bound, and what to do where that can be told.
+/// Why a socket could not be bound, and what to do about it where the cause is known.
 ///
-/// Its message holds the protocol, the address, the system's own words, and the hint:
+/// The message has the protocol, the address, the system's error, and the hint if there is one:
 ///
 /// ```
 /// use dualstack_metrics::SocketOptions;
@@ -24,7 +24,7 @@ use super::Transport;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// It converts to an [`io::Error`] of the same kind and with the same message.
+/// It converts to an [`io::Error`] with the same kind and message.
 #[derive(Debug)]
 pub struct BindError {
     transport: Transport,
@@ -56,14 +56,14 @@ impl BindError {
         Self { kind, ..self }
     }
 
-    /// The kind of the system's error; [`Unsupported`](io::ErrorKind::Unsupported) where the system has no IPv6, no
-    /// dual-stack sockets, or no such option.
+    /// The kind of the system's error, or [`Unsupported`](io::ErrorKind::Unsupported) if the system lacks IPv6,
+    /// dual-stack sockets, or a requested option.
     #[must_use]
     pub const fn kind(&self) -> io::ErrorKind {
         self.kind
     }
 
-    /// The address that could not be bound: the one asked for, or the `0.0.0.0` it fell back to.
+    /// The address that could not be bound: the requested one, or the `0.0.0.0` that it fell back to.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
@@ -78,10 +78,10 @@ impl fmt::Display for BindError {
         };
         write!(f, "cannot bind {transport} {}: ", self.address)?;
         match self.step {
-            Step::Create => f.write_str("no socket: ")?,
+            Step::Create => f.write_str("cannot create a socket: ")?,
             Step::Set(option) => write!(f, "cannot set {option}: ")?,
             Step::Bind | Step::Listen => {}
-            Step::Register => f.write_str("cannot register with the runtime: ")?,
+            Step::Register => f.write_str("cannot register the socket with tokio: ")?,
         }
         write!(f, "{}", self.source)?;
         if let Some(hint) = &self.hint {

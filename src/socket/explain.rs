@@ -9,12 +9,12 @@ use super::{
     new_socket,
 };
 
-const NO_IPV6: &str = "this host has no IPv6, or has it switched off; bind an IPv4 address, or `[::]` with \
-                       `SocketOptions::dual_stack()`, which serves IPv4 without IPv6";
-const NO_DUAL_STACK: &str = "this system has no dual-stack sockets (OpenBSD never has); bind one socket for each \
-                             family, with `SocketOptions::bind_tcp_pair` or `SocketOptions::bind_udp_pair`";
+const NO_IPV6: &str = "IPv6 is missing or disabled on this host; bind an IPv4 address, or `[::]` with \
+                       `SocketOptions::dual_stack()`, which also serves IPv4 alone";
+const NO_DUAL_STACK: &str = "this system does not support dual-stack sockets; bind one socket per family with \
+                             `SocketOptions::bind_tcp_pair` or `SocketOptions::bind_udp_pair`";
 
-// std has no `ErrorKind` for it.
+// `io::ErrorKind` has no such kind.
 #[cfg(unix)]
 const NO_SUCH_FAMILY: Option<i32> = Some(libc::EAFNOSUPPORT);
 #[cfg(windows)] // WSAEAFNOSUPPORT
@@ -26,7 +26,7 @@ fn no_such_family(error: &io::Error) -> bool {
     NO_SUCH_FAMILY.is_some() && error.raw_os_error() == NO_SUCH_FAMILY
 }
 
-/// Whether a wildcard bind failed because there is no IPv6.
+/// Whether binding `[::]` failed because the host has no IPv6.
 pub(super) fn lacks_ipv6(failure: &Failure) -> bool {
     match failure.step {
         Step::Create => no_such_family(&failure.error),
@@ -62,7 +62,7 @@ impl SocketOptions {
         };
         match kind {
             io::ErrorKind::AddrInUse if port == 0 => None,
-            // A canonical IPv4 address is taken from the IPv4 side, whichever socket asks for it.
+            // A mapped address needs the IPv4 side of the port, like an IPv4 address.
             io::ErrorKind::AddrInUse if ip.to_canonical().is_ipv4() => {
                 ipv6_socket_holds(transport, port).then(|| {
                     format!(
@@ -71,7 +71,7 @@ impl SocketOptions {
                     )
                 })
             }
-            // When IPv6 alone could have it, the other family was in the way.
+            // If the port is free for IPv6 alone, an IPv4 socket is the cause.
             io::ErrorKind::AddrInUse => {
                 let only_ipv4_holds = self.v6_only != Some(true) && probe_v6_only(transport, address).is_ok();
                 only_ipv4_holds.then(|| {
@@ -86,17 +86,17 @@ impl SocketOptions {
                     && let Some(mapped) = v6.and_then(|ip| ip.to_ipv4_mapped()) =>
             {
                 Some(format!(
-                    "an IPv6-only socket cannot have an IPv4-mapped address; bind {mapped}"
+                    "an IPv6-only socket cannot be bound to an IPv4-mapped address; bind {mapped}"
                 ))
             }
             io::ErrorKind::InvalidInput if needs_scope(address) => Some(format!(
-                "a link-local address needs the number of its interface, as in `[{ip}%2]:{port}`"
+                "a link-local address needs a scope id, the number of its interface, as in `[{ip}%2]:{port}`"
             )),
             io::ErrorKind::AddrNotAvailable if v6.is_some_and(|ip| ip.to_ipv4_mapped().is_none()) && !has_ipv6() => {
                 Some(NO_IPV6.into())
             }
             io::ErrorKind::AddrNotAvailable => Some(format!(
-                "{ip} is not an address of this host; bind one that is, or `{}` for all of them",
+                "{ip} is not an address of this host; bind one that is, or `{}` for all addresses",
                 if v6.is_some() { "[::]" } else { "0.0.0.0" }
             )),
             _ => None,
@@ -122,15 +122,14 @@ fn has_ipv6() -> bool {
     probe_v6_only(Transport::Udp, loopback.into()).is_ok()
 }
 
-// Without SO_REUSEPORT even if it was asked for: the probe would take clients from the sockets that share the port.
+// Never with SO_REUSEPORT: the probe would take clients from the sockets that share the port.
 fn probe_v6_only(transport: Transport, address: SocketAddr) -> io::Result<()> {
     let socket = new_socket(transport, address).map_err(|failure| failure.error)?;
     socket.set_only_v6(true)?;
     socket.bind(&address.into())
 }
 
-/// Whether an IPv4 socket has the port, so that a dual-stack one cannot. An IPv6-only socket next to it, as in a
-/// pair, is then not to blame.
+/// Whether an IPv4 socket has the port. An IPv6-only socket next to it, as in a pair, is then not the cause.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn ipv4_socket_listed(transport: Transport, port: u16) -> bool {
     use std::io::BufRead;
