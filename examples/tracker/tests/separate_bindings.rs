@@ -385,8 +385,8 @@ fn a_mapped_client_is_the_client_of_its_ipv4_address() {
 
 // 5. Without IPv6.
 
-const NO_IPV6: &str = "this host has no IPv6, or has it switched off; bind an IPv4 address, or `[::]` with \
-                       `SocketOptions::dual_stack()`, which serves IPv4 without IPv6";
+const NO_IPV6: &str = "IPv6 is missing or disabled on this host; bind an IPv4 address, or `[::]` with \
+                       `SocketOptions::dual_stack()`, which also serves IPv4 alone";
 
 /// Serves an IPv4 client on `[::]`; refuses to bind `[::1]`.
 fn serves_without_ipv6(is_bound_to: IpAddr, seen: test_support::Seen, os_error: &str) {
@@ -460,15 +460,15 @@ fn inside_ipv4_is_served_where_the_kernel_has_no_ipv6() {
         serves_without_ipv6(
             Ipv4Addr::UNSPECIFIED.into(),
             INET,
-            "no socket: Address family not supported by protocol (os error 97)",
+            "cannot create a socket: Address family not supported by protocol (os error 97)",
         );
     }
 }
 
 // 6. Other systems, as far as this one can be made to look like them.
 
-const NO_DUAL_STACK: &str = "this system has no dual-stack sockets (OpenBSD never has); bind one socket for each \
-                             family, with `SocketOptions::bind_tcp_pair` or `SocketOptions::bind_udp_pair`";
+const NO_DUAL_STACK: &str = "this system does not support dual-stack sockets; bind one socket per family with \
+                             `SocketOptions::bind_tcp_pair` or `SocketOptions::bind_udp_pair`";
 
 #[test]
 fn a_system_that_is_always_ipv6_only_is_told_from_one_that_is_not() {
@@ -510,7 +510,7 @@ async fn inside_a_system_that_ignores_the_option() {
     assert_eq!(
         errors.map(|error| error.to_string()),
         ["TCP", "UDP"].map(|protocol| format!(
-            "cannot bind {protocol} [::]:0: cannot set IPV6_V6ONLY: the system left it as it was"
+            "cannot bind {protocol} [::]:0: cannot set IPV6_V6ONLY: the system ignored the option"
         ))
     );
     Both::bind(&SocketOptions::dual_stack(), v6(0)).unwrap();
