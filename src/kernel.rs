@@ -37,7 +37,7 @@
 //!
 //! A word starts at a capital after a small letter or a digit. In a run of capitals, the last one starts a word if a
 //! small letter follows it, unless that letter is a plural `s` or the `v` of a version. `docs/kernel-counters.md` has
-//! the whole table with the meaning of each counter. The HELP text of each metric has the meaning and the kernel's name.
+//! the whole table with the meaning of each counter. Each metric's HELP text has the meaning and the kernel's name.
 //! Counters of an interface have names of their own, so that a `sum()` does not count a packet twice.
 //!
 //! # What is set, and when
@@ -46,13 +46,13 @@
 //! no such file, because IPv6 was disabled at boot or the system is not Linux, `update` does nothing and returns `Ok`.
 //!
 //! The counters are set outside every [`Scope`], even in the handler of a request, because they belong to no client.
-//! They describe the network namespace of the process. A metric is described at the first update that finds it, with the
-//! recorder in use at that time.
+//! They describe the network namespace of the process. A metric is described at the first update that finds it, to the
+//! recorder of that update.
 //!
-//! A counter of the [`metrics`] crate that is set to an absolute value never falls. The kernel's counters of an interface
-//! start from zero when the interface disappears and comes back under the same name. The values from before are then
-//! added as an offset, so the series is the sum over all lives of the interface that were seen. One `KernelCounters`
-//! follows at most [`MAX_INTERFACES`] interface names.
+//! A counter of the [`metrics`] crate that is set to an absolute value never falls. The kernel's counters of an
+//! interface start from zero when the interface disappears and comes back under the same name. The values from before are
+//! then added as an offset, so the series is the sum over all lives of the interface that were seen. One
+//! `KernelCounters` follows at most [`MAX_INTERFACES`] interface names.
 
 mod counters;
 mod help;
@@ -71,8 +71,8 @@ use std::{
 use self::counters::Counters;
 use crate::scope::Scope;
 
-/// How many interface names one [`KernelCounters`] follows. On hosts where interfaces come and go by the hundred, as those
-/// of containers do, this bounds the number of series.
+/// How many interface names one [`KernelCounters`] follows. This bounds the number of series on hosts where interfaces
+/// come and go by the hundred, as those of containers do.
 pub const MAX_INTERFACES: usize = 256;
 
 const PROC_NET: &str = "/proc/net";
@@ -157,8 +157,8 @@ impl KernelCounters {
         Ok(())
     }
 
-    /// Updates the global recorder now and every `interval`, on a new thread, until the returned [`Updates`] is dropped.
-    /// An update that fails after one that succeeded is logged as a warning.
+    /// Updates the global recorder now and every `interval`, on a new thread, until the returned [`Updates`] is
+    /// dropped. A failed update is logged as a warning, unless the one before failed too.
     ///
     /// # Errors
     ///

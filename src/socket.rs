@@ -303,8 +303,8 @@ impl SocketOptions {
                 })
                 .map_err(during(Step::Set("IPV6_V6ONLY")))?;
         }
-        // With port 0 and SO_REUSEPORT, Linux may choose a port that other UDP sockets already share. Setting the option
-        // after the bind avoids that, and the sockets that are bound next can still share the port.
+        // With port 0 and SO_REUSEPORT, Linux may choose a port that other UDP sockets already share. Setting the
+        // option after the bind avoids that, and the sockets that are bound next can still share the port.
         let shares_later = cfg!(target_os = "linux") && transport == Transport::Udp && address.port() == 0;
         if self.reuse_port && !shares_later {
             set_reuse_port(&socket).map_err(during(Step::Set("SO_REUSEPORT")))?;
