@@ -1,4 +1,4 @@
-//! The kernel's counters: from files made for the purpose, and against the kernel itself and the node exporter.
+//! The kernel's counters: from prepared files, and compared with the kernel itself and the node exporter.
 
 #![cfg(all(
     feature = "kernel",
@@ -54,7 +54,7 @@ fn rendered(recorder: &Recorder) -> String {
     recorder.get_ref().handle().render()
 }
 
-/// A directory that is like `/proc/net`.
+/// A directory in the form of `/proc/net`.
 struct ProcNet(PathBuf);
 
 impl ProcNet {
@@ -126,12 +126,12 @@ fn series_of(kernel: &str) -> Option<String> {
     row.map(|(_, metric, _)| (*metric).to_owned())
 }
 
-// What is made of a file.
+// From prepared files.
 
 #[test]
 fn every_counter_of_a_file_is_set_and_documented() {
     let proc_net = ProcNet::new();
-    // Every value another one.
+    // Each value is different, so that no two counters can be confused.
     let file: Vec<_> = parsed(SNMP6)
         .iter()
         .zip(1..)
@@ -159,7 +159,7 @@ fn every_counter_of_a_file_is_set_and_documented() {
         .filter(|line| line.starts_with("# HELP "))
         .collect();
     for (kernel, metric, meaning) in documented() {
-        // An operator is told what to expect of it.
+        // The text tells an operator what to expect.
         let expectation = [
             "hould stay at 0",
             "ises in normal service",
@@ -185,7 +185,7 @@ fn every_counter_of_a_file_is_set_and_documented() {
 }
 
 #[test]
-fn counters_to_come_are_named_by_the_rule_and_others_passed_over() {
+fn unknown_counters_are_named_by_the_rule_and_other_protocols_skipped() {
     let proc_net = ProcNet::new();
     proc_net.host("Ip6InL4SMarks 1\nUdp6GROs\t2\nIcmp6OutFooV9 3\nQuic6InPkts 4\nifIndex 5\n");
     let recorder = recorder();
@@ -211,7 +211,7 @@ fn without_ipv6_nothing_is_set_and_nothing_fails() {
     fs::remove_dir(proc_net.0.join("dev_snmp6")).unwrap();
     assert_eq!(updated(&recorder, &kernel), "");
 
-    // Switched on later: no interfaces yet.
+    // IPv6 is enabled later. There are no interfaces yet.
     proc_net.host("Ip6InReceives 1\n");
     let output = updated(&recorder, &kernel);
     assert_samples(samples(&output), ["ip6_in_receives_total 1".into()]);
@@ -274,7 +274,7 @@ fn one_malformed_file_sets_nothing_of_the_others() {
 }
 
 #[test]
-fn interfaces_that_come_back_at_zero_go_on() {
+fn the_series_of_an_interface_that_comes_back_continues() {
     let proc_net = ProcNet::new();
     proc_net.host("Ip6InReceives 100\n");
     let recorder = recorder();
@@ -304,15 +304,15 @@ fn interfaces_that_come_back_at_zero_go_on() {
     assert(10, 2, 4, 1);
     proc_net.remove_interface("eth0");
     assert(10, 2, 4, 1);
-    // Another one, that has had more of some already.
+    // Another interface with this name, which already has more of some counters.
     proc_net.interface("eth0", &file(8, 11, 0, 5));
     assert(21, 2, 9, 1);
     proc_net.interface("eth0", &(file(8, 12, 1, 6) + "Icmp6InType1 2\n"));
     assert(22, 3, 10, 3);
-    // The same one, its IPv6 switched off and on: of those counters that did not fall, too.
+    // The same interface, after IPv6 was disabled and enabled: counters that did not fall started again, too.
     proc_net.interface("eth0", &(file(8, 0, 1, 7) + "Icmp6InType1 2\n"));
     assert(22, 4, 17, 5);
-    // On a machine of 32 bits this one wraps, alone.
+    // On a 32-bit machine this counter wraps alone.
     proc_net.interface("eth0", &(file(8, 0, 1, 2) + "Icmp6InType1 2\n"));
     assert(22, 4, 19, 5);
 }
@@ -337,7 +337,7 @@ fn the_number_of_interfaces_has_a_limit() {
 }
 
 #[test]
-fn updates_at_an_interval_end_with_what_keeps_them_going() {
+fn updates_at_an_interval_stop_when_the_handle_is_dropped() {
     // The names of threads are cut off at 15 bytes.
     let is_running = || {
         let tasks = fs::read_dir("/proc/self/task").unwrap();
@@ -356,7 +356,7 @@ fn updates_at_an_interval_end_with_what_keeps_them_going() {
         .unwrap();
     let shows = |line: &str| samples(&metrics.render()) == [line];
     eventually("the first update", || shows("ip6_in_receives_total 1"));
-    // An error does not end them.
+    // An error does not stop them.
     proc_net.host("Ip6InRec");
     proc_net.host("Ip6InReceives 2\n");
     eventually("another update", || shows("ip6_in_receives_total 2"));
@@ -365,13 +365,13 @@ fn updates_at_an_interval_end_with_what_keeps_them_going() {
     eventually("the end of the updates", || !is_running());
 }
 
-// What is made of the kernel's own files, in a network namespace with nothing but loopback.
+// From the kernel's own files, in a network namespace with nothing but loopback.
 
 /// Killed when dropped.
 struct Process(Child);
 
 impl Process {
-    /// `None`, said aloud, where there is no such program.
+    /// `None` if the program is not installed; prints that the test is skipped.
     fn start(program: &str, args: &[&str]) -> Option<Self> {
         let mut command = Command::new(program);
         command
@@ -396,7 +396,7 @@ impl Drop for Process {
     }
 }
 
-/// Runs a program to its end; false, said aloud, where it is not there.
+/// Runs a program to its end. False if it is not installed; prints that the test is skipped.
 fn run(program: &str, args: &str) -> bool {
     let mut command = Command::new(program);
     command.args(args.split_whitespace()).stdout(Stdio::null());
@@ -434,7 +434,7 @@ fn values(output: &str) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// Asserts by how much `traffic` moves the counters: these, and no other.
+/// Asserts by how much `traffic` moves the counters. All others must not move.
 #[track_caller]
 fn assert_moves(traffic: impl FnOnce(), expected: &[(&str, u64)]) {
     let before = now();
@@ -485,7 +485,7 @@ fn inside_they_equal_the_node_exporters() {
         theirs.is_some()
     });
 
-    // The exporter is asked over IPv4, which moves none of these.
+    // The exporter is queried over IPv4, which moves none of these counters.
     let before = now();
     let theirs = http_get(address, "/metrics").unwrap();
     let theirs: BTreeMap<_, f64> = samples(&theirs)
@@ -528,7 +528,7 @@ fn inside_traffic_moves_what_it_should() {
         return;
     }
     let sender = loopback_socket();
-    // Five datagrams of 100 bytes to a closed port, and what ICMPv6 says to it, which quotes them.
+    // Five datagrams of 100 bytes to a closed port, and the ICMPv6 errors, which quote them.
     let to_nobody = || {
         for _ in 0..5 {
             sender.send_to(&[0; 100], "[::1]:9").unwrap();
@@ -691,7 +691,7 @@ fn inside_drops_at_a_socket_are_the_kernels() {
     }
 }
 
-/// Floods a socket whose server does not receive yet, then lets it.
+/// Floods a socket before its server receives, then runs the server.
 fn drops_at(address: SocketAddr) {
     const FROM_EACH: u64 = 500;
 
@@ -754,7 +754,7 @@ fn drops_at(address: SocketAddr) {
         assert!(0 < dropped && dropped < sent, "{dropped}");
         drops.update().unwrap();
         shown(dropped);
-        // Neither the same again nor by another handle.
+        // No drop is counted twice, not even by another handle.
         drops.update().unwrap();
         again.update().unwrap();
         shown(dropped);
@@ -834,7 +834,7 @@ fn inside_interfaces_come_and_go() {
     let update = || values(&updated(&recorder, &kernel));
     let file = || fs::read_to_string("/proc/net/dev_snmp6/v0").unwrap();
     let sends = |more_than: u64| {
-        // It asks whether its link-local address is free, and for routers.
+        // The kernel checks whether the link-local address is free, and looks for routers.
         eventually("packets leave v0", || {
             update().get(SENT).is_some_and(|sent| *sent > more_than)
         });
@@ -860,7 +860,7 @@ fn inside_interfaces_come_and_go() {
             assert!(run("ip", "link set v0 down") && run("ip", "link set v0 up"));
         }
         sends(before[SENT]);
-        // What it was before, and what the kernel says now, as soon as nothing is sent in between.
+        // The values are those from before plus the kernel's, once nothing is sent in between.
         eventually("the old and the new are the sum", || {
             let (old, shown, new) = (file(), update(), file());
             old == new

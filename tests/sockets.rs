@@ -1,4 +1,4 @@
-//! Real sockets: which families they take, and what is said when they cannot be had.
+//! Real sockets: which families they accept, and the errors when they cannot be bound.
 
 #![cfg(any(feature = "axum", feature = "udp"))]
 
@@ -166,7 +166,7 @@ async fn takes_ipv6_only() {
 
     assert!(tcp_refused(V4_LOOPBACK, port).await);
     assert!(udp_refused(V4_LOOPBACK, port).await);
-    // What is received first was sent last: the IPv4 datagram did not arrive.
+    // The first datagram to be received is the one sent last: the IPv4 datagram did not arrive.
     assert_eq!(tcp_peer(&listener, V6_LOOPBACK).await, V6_LOOPBACK);
     assert_eq!(udp_peer(&socket, V6_LOOPBACK).await, V6_LOOPBACK);
 }
@@ -179,7 +179,7 @@ async fn v6_only_refuses_ipv4() {
 }
 
 #[tokio::test]
-async fn an_ipv4_address_is_an_ipv4_socket_whatever_the_constructor() {
+async fn an_ipv4_address_is_an_ipv4_socket_with_every_constructor() {
     for options in [
         SocketOptions::dual_stack(),
         SocketOptions::v6_only(),
@@ -216,7 +216,7 @@ async fn a_mapped_address_is_served_by_a_dual_stack_socket() {
 }
 
 #[tokio::test]
-async fn dual_stack_after_ipv4_says_who_is_in_the_way() {
+async fn dual_stack_after_ipv4_names_the_ipv4_socket() {
     if !ipv6_or_say() {
         return;
     }
@@ -240,7 +240,7 @@ async fn dual_stack_after_ipv4_says_who_is_in_the_way() {
         &ipv4_holds(port),
     );
 
-    // The advice holds, and the probe left nothing behind that would make it fail.
+    // The advice works, and the probe left no socket behind.
     close(());
     let v6_listener = SocketOptions::v6_only().bind_tcp(v6(port)).unwrap();
     let v6_socket = SocketOptions::v6_only().bind_udp(v6(port)).unwrap();
@@ -249,13 +249,13 @@ async fn dual_stack_after_ipv4_says_who_is_in_the_way() {
     assert_eq!(udp_peer(&v4_socket, V4_LOOPBACK).await, V4_LOOPBACK);
     assert_eq!(udp_peer(&v6_socket, V6_LOOPBACK).await, V6_LOOPBACK);
 
-    // Now IPv6 is taken as well, and the other family is not the only cause.
+    // Now IPv6 is taken as well, so the IPv4 socket is not the only cause.
     assert_in_use(options.bind_tcp(v6(port)).unwrap_err(), "TCP", v6(port), "");
     assert_in_use(options.bind_udp(v6(port)).unwrap_err(), "UDP", v6(port), "");
 }
 
 #[tokio::test]
-async fn ipv4_after_dual_stack_says_who_is_in_the_way() {
+async fn ipv4_after_dual_stack_names_the_ipv6_socket() {
     if !ipv6_or_say() {
         return;
     }
@@ -295,7 +295,7 @@ async fn ipv4_after_dual_stack_says_who_is_in_the_way() {
         &ipv6_holds(port),
     );
 
-    // The advice holds.
+    // The advice works.
     close((listener, socket));
     let _listener = SocketOptions::v6_only().bind_tcp(v6(port)).unwrap();
     let _socket = SocketOptions::v6_only().bind_udp(v6(port)).unwrap();
@@ -310,7 +310,7 @@ async fn ipv4_after_dual_stack_says_who_is_in_the_way() {
 }
 
 #[tokio::test]
-async fn a_socket_of_the_same_family_is_no_matter_of_families() {
+async fn a_socket_of_the_same_family_gives_no_hint() {
     let port = free_port();
     let options = SocketOptions::dual_stack();
     let holders = (
@@ -340,7 +340,7 @@ async fn a_socket_of_the_same_family_is_no_matter_of_families() {
     );
     assert_in_use(options.bind_tcp(v6(port)).unwrap_err(), "TCP", v6(port), "");
     assert_in_use(options.bind_udp(v6(port)).unwrap_err(), "UDP", v6(port), "");
-    // Linux can tell that the IPv6 socket of the pair is not to blame.
+    // On Linux the code finds that the IPv6 socket of the pair is not the cause.
     if cfg!(target_os = "linux") {
         assert_in_use(options.bind_tcp(v4(port)).unwrap_err(), "TCP", v4(port), "");
         assert_in_use(options.bind_udp(v4(port)).unwrap_err(), "UDP", v4(port), "");
@@ -379,7 +379,7 @@ async fn v6_only_and_ipv4_share_a_port_in_both_orders() {
     }
 }
 
-async fn pairs_serve_each_family_on_its_own(options: SocketOptions, port: u16) {
+async fn pairs_have_one_socket_per_family(options: SocketOptions, port: u16) {
     let tcp: Pair<TcpListener> = options.bind_tcp_pair(port).unwrap();
     let bound = tcp.v4.local_addr().unwrap().port();
     assert!(bound != 0 && (port == 0 || bound == port));
@@ -407,13 +407,13 @@ async fn a_pair_is_two_sockets_on_one_port() {
         SocketOptions::v6_only(),
         SocketOptions::system_default(),
     ] {
-        pairs_serve_each_family_on_its_own(options.clone(), 0).await;
-        pairs_serve_each_family_on_its_own(options, free_port()).await;
+        pairs_have_one_socket_per_family(options.clone(), 0).await;
+        pairs_have_one_socket_per_family(options, free_port()).await;
     }
 }
 
 #[tokio::test]
-async fn a_pair_is_both_or_none() {
+async fn a_pair_is_both_sockets_or_none() {
     if !ipv6_or_say() {
         return;
     }
@@ -462,7 +462,7 @@ async fn a_shared_port_is_shared_when_all_ask() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn buffers_are_as_large_as_asked_for_or_it_is_said() {
+async fn a_smaller_buffer_than_requested_is_logged() {
     let sizes = |socket: socket2::SockRef<'_>| {
         (
             socket.recv_buffer_size().unwrap(),
@@ -519,7 +519,7 @@ async fn the_backlog_is_a_number_of_waiting_connections() {
 
 #[tokio::test]
 async fn an_address_of_another_host_is_a_clear_error() {
-    // RFC 5737 and RFC 3849 keep these from being anyone's.
+    // Documentation addresses (RFC 5737 and RFC 3849) belong to no host.
     let hint = |ip: &str, wildcard: &str| {
         format!("{ip} is not an address of this host; bind one that is, or `{wildcard}` for all addresses")
     };

@@ -1,4 +1,4 @@
-//! IPv6 packets that nobody sends on purpose.
+//! Malformed IPv6 packets.
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Two ends of a link, with addresses that are theirs at once.
+/// Two ends of a link, with addresses that can be used immediately.
 pub const LINK: &str = "ip link add v0 type veth peer name v1
 ip link set v0 up
 ip link set v1 up
@@ -29,7 +29,7 @@ pub fn send_to_no_address(count: usize) {
     send_headers(count, 6, v1, "fe80::a".parse().unwrap(), Ipv6Addr::UNSPECIFIED);
 }
 
-/// Sends packets without a payload over the way to `via`.
+/// Sends packets without a payload, routed via `via`.
 fn send_headers(count: usize, version: u8, via: SocketAddrV6, source: Ipv6Addr, destination: Ipv6Addr) {
     const NO_NEXT_HEADER: u8 = 59;
 
@@ -39,7 +39,7 @@ fn send_headers(count: usize, version: u8, via: SocketAddrV6, source: Ipv6Addr, 
     header[7] = 64;
     header[8..24].copy_from_slice(&source.octets());
     header[24..].copy_from_slice(&destination.octets());
-    // With this protocol the header is the sender's.
+    // With this protocol number the sender writes the header itself.
     let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::from(255))).unwrap();
     for _ in 0..count {
         assert_eq!(socket.send_to(&header, &via.into()).unwrap(), header.len());
