@@ -52,7 +52,7 @@
 //! A counter of the [`metrics`] crate that is set to an absolute value never falls. The kernel's counters of an
 //! interface start from zero when the interface disappears and comes back under the same name. The values from before are
 //! then added as an offset, so the series is the sum over all lives of the interface that were seen. One
-//! `KernelCounters` follows at most [`MAX_INTERFACES`] interface names.
+//! `KernelCounters` follows at most [`MAX_INTERFACES`] interface names, and does not read the files of others.
 
 mod counters;
 mod help;
@@ -74,6 +74,10 @@ use crate::scope::Scope;
 /// How many interface names one [`KernelCounters`] follows. This bounds the number of series on hosts where interfaces
 /// come and go by the hundred, as those of containers do.
 pub const MAX_INTERFACES: usize = 256;
+
+/// The shortest interval of [`KernelCounters::update_every`]: 100 ms. An update of [`MAX_INTERFACES`] interfaces can take
+/// 10 ms.
+pub const MIN_UPDATE_INTERVAL: Duration = Duration::from_millis(100);
 
 const PROC_NET: &str = "/proc/net";
 
@@ -158,12 +162,14 @@ impl KernelCounters {
     }
 
     /// Updates the global recorder now and every `interval`, on a new thread, until the returned [`Updates`] is
-    /// dropped. A failed update is logged as a warning, unless the one before failed too.
+    /// dropped. An `interval` below [`MIN_UPDATE_INTERVAL`] counts as that. A failed update is logged as a warning,
+    /// unless the one before failed too.
     ///
     /// # Errors
     ///
     /// If the thread cannot be started.
     pub fn update_every(self, interval: Duration) -> io::Result<Updates> {
+        let interval = interval.max(MIN_UPDATE_INTERVAL);
         let (stop, stopped) = mpsc::channel::<()>();
         thread::Builder::new()
             .name("kernel-counters".into())
@@ -190,13 +196,13 @@ impl KernelCounters {
         let directory = self.proc_net.join("dev_snmp6");
         let mut present = Vec::new();
         for name in self.interfaces.names(&directory)? {
+            if !state.follows(&name) {
+                continue;
+            }
             let path = directory.join(&name);
             let Some(text) = read_interface(&path)? else {
                 continue;
             };
-            if !state.follows(&name) {
-                continue;
-            }
             let counters = state
                 .interfaces
                 .entry(name.clone())

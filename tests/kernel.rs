@@ -16,13 +16,14 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use dualstack_metrics::{
     ClientScopes, Datagram, KernelCounters, Protocol, ScopedRecorder, ServerBinding, UdpServer,
-    kernel::MAX_INTERFACES, prometheus::Install,
+    kernel::{MAX_INTERFACES, MIN_UPDATE_INTERVAL},
+    prometheus::Install,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use socket2::{Domain, SockRef, Socket, Type};
@@ -336,6 +337,55 @@ fn the_number_of_interfaces_has_a_limit() {
     assert_eq!(followed.len(), MAX_INTERFACES);
 }
 
+/// How many times this thread has called `read`. `None` where the kernel does not count it.
+fn read_calls() -> Option<u64> {
+    // One call, whatever the length of the text.
+    let mut text = [0; 1_024];
+    let len = fs::File::open("/proc/thread-self/io")
+        .ok()?
+        .read(&mut text)
+        .ok()?;
+    let text = std::str::from_utf8(&text[..len]).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("syscr: "))?;
+    Some(line.parse().unwrap())
+}
+
+#[test]
+fn files_of_interfaces_beyond_the_limit_are_not_read() {
+    let proc_net = ProcNet::new();
+    proc_net.host("Ip6InReceives 1\n");
+    for number in 0..MAX_INTERFACES {
+        proc_net.interface(&format!("eth{number:03}"), "ifIndex 1\nIp6InReceives 1\n");
+    }
+    let recorder = recorder();
+    let kernel = proc_net.counters().all_interfaces();
+    let followed = samples(&updated(&recorder, &kernel));
+    assert_eq!(followed.len(), 1 + MAX_INTERFACES);
+    let reads_of_an_update = || {
+        let before = read_calls();
+        metrics::with_local_recorder(&recorder, || kernel.update()).unwrap();
+        Some(read_calls()? - before?)
+    };
+    let reads = reads_of_an_update();
+
+    // Neither is a file that can be read as counters.
+    proc_net.interface("malformed", "Ip6InReceives two\n");
+    fs::create_dir(proc_net.0.join("dev_snmp6/unreadable")).unwrap();
+    for number in 0..100 {
+        proc_net.interface(&format!("veth{number}"), "ifIndex 1\nIp6InReceives 1\n");
+    }
+    match reads {
+        Some(_) => assert_eq!(reads_of_an_update(), reads),
+        None => skip_or_fail("no /proc/thread-self/io"),
+    }
+    assert_eq!(samples(&updated(&recorder, &kernel)), followed);
+
+    // A followed interface is still checked.
+    proc_net.interface("eth000", "Ip6InReceives two\n");
+    let error = metrics::with_local_recorder(&recorder, || kernel.update()).unwrap_err();
+    assert_eq!(error.path(), proc_net.0.join("dev_snmp6/eth000"));
+}
+
 #[test]
 fn updates_at_an_interval_stop_when_the_handle_is_dropped() {
     // The names of threads are cut off at 15 bytes.
@@ -363,6 +413,27 @@ fn updates_at_an_interval_stop_when_the_handle_is_dropped() {
     assert!(is_running());
     drop(updates);
     eventually("the end of the updates", || !is_running());
+
+    // A pipe in place of the file: each update takes one number from it.
+    let pipe = proc_net.0.join("snmp6");
+    fs::remove_file(&pipe).unwrap();
+    if !run("mkfifo", &pipe.to_string_lossy()) {
+        return;
+    }
+    let start = Instant::now();
+    let updates = proc_net.counters().update_every(Duration::ZERO).unwrap();
+    for number in 3..6 {
+        fs::write(&pipe, format!("Ip6InReceives {number}\n")).unwrap();
+        let line = format!("ip6_in_receives_total {number}");
+        eventually("the update", || shows(&line));
+    }
+    assert!(start.elapsed() >= 2 * MIN_UPDATE_INTERVAL, "it spins");
+    drop(updates);
+    eventually("the end of the updates", || {
+        // An update may wait for a writer of the pipe.
+        drop(fs::File::options().read(true).write(true).open(&pipe).unwrap());
+        !is_running()
+    });
 }
 
 // From the kernel's own files, in a network namespace with nothing but loopback.
