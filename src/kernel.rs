@@ -317,6 +317,16 @@ impl Problem {
 }
 
 impl Error {
+    /// The system's error, if there is one. The message of this error contains it, so
+    /// [`source`](std::error::Error::source) returns what lies behind it.
+    #[must_use]
+    pub fn io_error(&self) -> Option<&io::Error> {
+        match &self.problem {
+            Problem::Io(error) => Some(error),
+            Problem::Line { .. } | Problem::Whole(_) => None,
+        }
+    }
+
     /// The file or directory with the problem.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -337,9 +347,6 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.problem {
-            Problem::Io(error) => Some(error),
-            Problem::Line { .. } | Problem::Whole(_) => None,
-        }
+        self.io_error()?.source()
     }
 }

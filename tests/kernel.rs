@@ -11,7 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     fs,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -272,6 +272,17 @@ fn one_malformed_file_sets_nothing_of_the_others() {
         "{error}"
     );
     assert_eq!(rendered(&recorder), "");
+}
+
+#[test]
+fn a_report_of_an_error_has_its_cause_once() {
+    let proc_net = ProcNet::new();
+    let path = proc_net.0.join("snmp6");
+    fs::create_dir(&path).unwrap();
+    let error = proc_net.counters().update().unwrap_err();
+    let message = format!("cannot read {}: Is a directory (os error 21)", path.display());
+    assert_eq!(common::report(&error), [message]);
+    assert_eq!(error.io_error().unwrap().kind(), ErrorKind::IsADirectory);
 }
 
 #[test]

@@ -3,14 +3,13 @@
 #![cfg(any(feature = "axum", feature = "udp"))]
 
 use std::{
-    error::Error,
     io::{self, ErrorKind, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use dualstack_metrics::{BindError, Pair, SocketOptions};
-use test_support::{close, free_port, ipv6_or_say};
+use test_support::{close, free_port, ipv6_or_say, report};
 #[cfg(target_os = "linux")]
 use test_support::{in_namespace, inside, under_seccomp};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -74,25 +73,25 @@ const fn any(family: IpAddr) -> IpAddr {
     }
 }
 
-/// The system's own words for an address that is in use, as they stand in the message.
+/// The system's error, as it is in the message.
 fn os_error(error: &BindError) -> String {
-    let os = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
+    let os = error.io_error().to_string();
     if cfg!(target_os = "linux") && error.kind() == ErrorKind::AddrInUse {
-        assert_eq!(os.to_string(), "Address already in use (os error 98)");
+        assert_eq!(os, "Address already in use (os error 98)");
     }
-    os.to_string()
+    os
 }
 
 #[track_caller]
 fn assert_in_use(error: BindError, transport: &str, address: SocketAddr, hint: &str) {
     let expected = format!("cannot bind {transport} {address}: {}{hint}", os_error(&error));
-    assert_eq!(error.to_string(), expected);
+    assert_eq!(report(&error), [&*expected]);
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     assert_eq!(error.address(), address);
 
     let error = io::Error::from(error);
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
-    assert_eq!(error.to_string(), expected);
+    assert_eq!(report(&error), [expected]);
 }
 
 fn ipv4_holds(port: u16) -> String {

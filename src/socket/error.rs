@@ -63,6 +63,13 @@ impl BindError {
         self.kind
     }
 
+    /// The system's error. The message of this error contains it, so [`source`](Error::source) returns what lies behind
+    /// it.
+    #[must_use]
+    pub const fn io_error(&self) -> &io::Error {
+        &self.source
+    }
+
     /// The address that could not be bound: the requested one, or the `0.0.0.0` that it fell back to.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
@@ -93,7 +100,7 @@ impl fmt::Display for BindError {
 
 impl Error for BindError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.source)
+        self.source.source()
     }
 }
 
@@ -120,4 +127,42 @@ pub(super) struct Failure {
 
 pub(super) fn during(step: Step) -> impl FnOnce(io::Error) -> Failure {
     move |error| Failure { step, error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_is_what_lies_behind_the_message() {
+        #[derive(Debug)]
+        struct Outer(fmt::Error);
+
+        impl fmt::Display for Outer {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("outer")
+            }
+        }
+
+        impl Error for Outer {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+
+        let failure = during(Step::Bind)(io::Error::new(io::ErrorKind::AddrInUse, Outer(fmt::Error)));
+        let address = SocketAddr::from(([127, 0, 0, 1], 6969));
+        let error = BindError::new(Transport::Udp, address, failure, Some("a hint".into()));
+        let (message, behind) = (
+            "cannot bind UDP 127.0.0.1:6969: outer: a hint",
+            fmt::Error.to_string(),
+        );
+        assert_eq!(error.to_string(), message);
+        assert_eq!(error.source().map(ToString::to_string), Some(behind.clone()));
+
+        let error = io::Error::from(error);
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(error.to_string(), message);
+        assert_eq!(error.source().map(ToString::to_string), Some(behind));
+    }
 }

@@ -15,7 +15,9 @@ pub mod raw;
 
 use std::{
     collections::BTreeMap,
+    error::Error,
     io::{self, Read, Write},
+    iter,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     process::{Command, Stdio, id},
     sync::{
@@ -75,6 +77,13 @@ pub fn close<T>(sockets: T) {
 pub fn spawning<T>(start: impl FnOnce() -> T) -> T {
     let _spawning = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
     start()
+}
+
+/// What a report of an error prints: its message and those of its sources.
+pub fn report(error: &dyn Error) -> Vec<String> {
+    iter::successors(Some(error), |&error| error.source())
+        .map(ToString::to_string)
+        .collect()
 }
 
 /// Where a client of this host can be reached by a server on all addresses: `127.0.0.1`, and `::1` where there is one.
