@@ -55,12 +55,13 @@
 //! `KernelCounters` follows at most [`MAX_INTERFACES`] interface names, and does not read the files of others.
 
 mod counters;
+mod error;
 mod help;
 mod names;
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fs,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError, mpsc},
@@ -68,7 +69,8 @@ use std::{
     time::Duration,
 };
 
-use self::counters::Counters;
+pub use self::error::KernelCountersError;
+use self::{counters::Counters, error::Problem};
 use crate::scope::Scope;
 
 /// How many interface names one [`KernelCounters`] follows. This bounds the number of series on hosts where interfaces
@@ -140,7 +142,7 @@ impl KernelCounters {
     /// # Errors
     ///
     /// If a file cannot be read, or does not have the kernel's format. Nothing is set then.
-    pub fn update(&self) -> Result<(), Error> {
+    pub fn update(&self) -> Result<(), KernelCountersError> {
         // Locked while reading, so that of two updates the one that reads later also sets later.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.proc_net.join("snmp6");
@@ -192,7 +194,7 @@ impl KernelCounters {
     }
 
     /// Returns the names of the interfaces that exist.
-    fn read_interfaces(&self, state: &mut State) -> Result<Vec<String>, Error> {
+    fn read_interfaces(&self, state: &mut State) -> Result<Vec<String>, KernelCountersError> {
         let directory = self.proc_net.join("dev_snmp6");
         let mut present = Vec::new();
         for name in self.interfaces.names(&directory)? {
@@ -238,7 +240,7 @@ impl Default for KernelCounters {
 }
 
 impl Interfaces {
-    fn names(&self, directory: &Path) -> Result<Vec<String>, Error> {
+    fn names(&self, directory: &Path) -> Result<Vec<String>, KernelCountersError> {
         match self {
             Self::These(names) => {
                 let mut names: Vec<_> = names.iter().filter(|name| is_interface(name)).cloned().collect();
@@ -269,7 +271,7 @@ fn is_interface(name: &str) -> bool {
 }
 
 /// `None` when there is no such file.
-fn read(path: &Path) -> Result<Option<String>, Error> {
+fn read(path: &Path) -> Result<Option<String>, KernelCountersError> {
     // This takes several reads of one consistent text: the kernel writes it once, at the first.
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -278,7 +280,7 @@ fn read(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-fn read_interface(path: &Path) -> Result<Option<String>, Error> {
+fn read_interface(path: &Path) -> Result<Option<String>, KernelCountersError> {
     match read(path) {
         // The interface disappeared after the file was opened.
         Err(_) if !path.exists() => Ok(None),
@@ -291,62 +293,4 @@ fn read_interface(path: &Path) -> Result<Option<String>, Error> {
 #[must_use = "dropping it stops the updates"]
 pub struct Updates {
     _stop: mpsc::Sender<()>,
-}
-
-/// Why [`KernelCounters::update`] set nothing.
-#[derive(Debug)]
-pub struct Error {
-    path: PathBuf,
-    problem: Problem,
-}
-
-#[derive(Debug)]
-enum Problem {
-    Io(io::Error),
-    Line { number: usize, what: String },
-    Whole(String),
-}
-
-impl Problem {
-    fn at(self, path: &Path) -> Error {
-        Error {
-            path: path.into(),
-            problem: self,
-        }
-    }
-}
-
-impl Error {
-    /// The system's error, if there is one. The message of this error contains it, so
-    /// [`source`](std::error::Error::source) returns what lies behind it.
-    #[must_use]
-    pub fn io_error(&self) -> Option<&io::Error> {
-        match &self.problem {
-            Problem::Io(error) => Some(error),
-            Problem::Line { .. } | Problem::Whole(_) => None,
-        }
-    }
-
-    /// The file or directory with the problem.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path.display();
-        match &self.problem {
-            Problem::Io(error) => write!(f, "cannot read {path}: {error}"),
-            Problem::Line { number, what } => write!(f, "{path}, line {number}: {what}"),
-            Problem::Whole(what) => write!(f, "{path}: {what}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.io_error()?.source()
-    }
 }

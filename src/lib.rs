@@ -160,7 +160,7 @@ pub mod udp_adapter;
 
 #[cfg(feature = "kernel")]
 #[doc(inline)]
-pub use self::kernel::KernelCounters;
+pub use self::kernel::{KernelCounters, KernelCountersError};
 #[cfg(any(feature = "axum", feature = "udp"))]
 #[doc(inline)]
 pub use self::socket::{BindError, Pair, SocketOptions};

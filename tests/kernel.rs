@@ -21,7 +21,8 @@ use std::{
 
 use bytes::Bytes;
 use dualstack_metrics::{
-    ClientScopes, Datagram, KernelCounters, Protocol, ScopedRecorder, ServerBinding, UdpServer,
+    ClientScopes, Datagram, KernelCounters, KernelCountersError, Protocol, ScopedRecorder, ServerBinding,
+    UdpServer,
     kernel::{MAX_INTERFACES, MIN_UPDATE_INTERVAL},
     prometheus::Install,
 };
@@ -279,7 +280,7 @@ fn a_report_of_an_error_has_its_cause_once() {
     let proc_net = ProcNet::new();
     let path = proc_net.0.join("snmp6");
     fs::create_dir(&path).unwrap();
-    let error = proc_net.counters().update().unwrap_err();
+    let error: KernelCountersError = proc_net.counters().update().unwrap_err();
     let message = format!("cannot read {}: Is a directory (os error 21)", path.display());
     assert_eq!(common::report(&error), [message]);
     assert_eq!(error.io_error().unwrap().kind(), ErrorKind::IsADirectory);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use metrics::{Key, Label, Level, Metadata};
 
-use super::{Problem, help, names};
+use super::{error::Problem, help, names};
 
 static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
