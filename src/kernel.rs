@@ -46,8 +46,8 @@
 //! no such file, because IPv6 was disabled at boot or the system is not Linux, `update` does nothing and returns `Ok`.
 //!
 //! The counters are set outside every [`Scope`], even in the handler of a request, because they belong to no client.
-//! They describe the network namespace of the process. A metric is described at the first update that finds it, to the
-//! recorder of that update.
+//! They are those of the calling thread's network namespace, which usually is that of the process. A metric is described
+//! at the first update that finds it, to the recorder of that update.
 //!
 //! A counter of the [`metrics`] crate that is set to an absolute value never falls. The kernel's counters of an
 //! interface start from zero when the interface disappears and comes back under the same name. The values from before are
@@ -81,7 +81,8 @@ pub const MAX_INTERFACES: usize = 256;
 /// 10 ms.
 pub const MIN_UPDATE_INTERVAL: Duration = Duration::from_millis(100);
 
-const PROC_NET: &str = "/proc/net";
+// `/proc/net` is that of the main thread, which may be in another network namespace.
+const PROC_NET: &str = "/proc/thread-self/net";
 
 /// Sets counters to the values of the kernel's counters. See the [module](self).
 #[derive(Debug)]
@@ -129,7 +130,7 @@ impl KernelCounters {
         self
     }
 
-    /// Reads this directory instead of `/proc/net`. In a container with the host's `/proc` at `/host/proc`, the host's
+    /// Reads this directory instead of `/proc/thread-self/net`. In a container with the host's `/proc` at `/host/proc`, the host's
     /// counters are in `/host/proc/1/net`.
     pub fn proc_net(mut self, directory: impl Into<PathBuf>) -> Self {
         self.proc_net = directory.into();

@@ -16,6 +16,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -27,6 +28,7 @@ use dualstack_metrics::{
     prometheus::Install,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, SockRef, Socket, Type};
 use test_support::{
     assert_samples, eventually, in_namespace, inside, raw, samples, series, skip_or_fail, spawning,
@@ -735,6 +737,28 @@ fn inside_a_large_ping_moves_fragmentation_and_reassembly() {
             ("icmp6_out_type_total{type=\"129\"}", 3),
         ],
     );
+}
+
+#[test]
+fn a_thread_with_its_own_network_namespace_has_its_own_counters() {
+    let in_namespace = || {
+        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+            return skip_or_fail(&format!("unshare: {error}"));
+        }
+        if !run("ip", "link set lo up") {
+            return;
+        }
+        let sender = loopback_socket();
+        for _ in 0..5 {
+            sender.send_to(b"to nobody", "[::1]:9").unwrap();
+        }
+        let now = now();
+        assert_eq!(
+            (now["udp6_out_datagrams_total"], now["udp6_no_ports_total"]),
+            (5, 5)
+        );
+    };
+    thread::spawn(in_namespace).join().unwrap();
 }
 
 #[test]

@@ -56,8 +56,8 @@ impl BindError {
         Self { kind, ..self }
     }
 
-    /// The kind of the system's error, or [`Unsupported`](io::ErrorKind::Unsupported) if the system lacks IPv6,
-    /// dual-stack sockets, or a requested option.
+    /// The kind of the system's error, or [`Unsupported`](io::ErrorKind::Unsupported) if the system does not have IPv6
+    /// sockets, dual-stack sockets, or a requested option.
     #[must_use]
     pub const fn kind(&self) -> io::ErrorKind {
         self.kind
