@@ -130,8 +130,8 @@ impl KernelCounters {
         self
     }
 
-    /// Reads this directory instead of `/proc/thread-self/net`. In a container with the host's `/proc` at `/host/proc`, the host's
-    /// counters are in `/host/proc/1/net`.
+    /// Reads this directory instead of `/proc/thread-self/net`. In a container with the host's `/proc` at `/host/proc`,
+    /// the host's counters are in `/host/proc/1/net`.
     pub fn proc_net(mut self, directory: impl Into<PathBuf>) -> Self {
         self.proc_net = directory.into();
         self
@@ -165,8 +165,8 @@ impl KernelCounters {
     }
 
     /// Updates the global recorder now and every `interval`, on a new thread, until the returned [`Updates`] is
-    /// dropped. An `interval` below [`MIN_UPDATE_INTERVAL`] counts as that. A failed update is logged as a warning,
-    /// unless the one before failed too.
+    /// dropped. A shorter `interval` than [`MIN_UPDATE_INTERVAL`] is raised to it. A failed update is logged as a
+    /// warning, unless the one before failed too.
     ///
     /// # Errors
     ///
