@@ -284,7 +284,7 @@ fn a_report_of_an_error_has_its_cause_once() {
     fs::create_dir(&path).unwrap();
     let error: KernelCountersError = proc_net.counters().update().unwrap_err();
     let message = format!("cannot read {}: Is a directory (os error 21)", path.display());
-    assert_eq!(common::report(&error), [message]);
+    assert_eq!(test_support::report(&error), [message]);
     assert_eq!(error.io_error().unwrap().kind(), ErrorKind::IsADirectory);
 }
 
