@@ -4,41 +4,41 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use clap::Parser;
 
-/// A BitTorrent tracker that counts what it does by the address family of its clients.
+/// A BitTorrent tracker whose counters are split by the address family of its clients.
 #[derive(Debug, Parser)]
 #[command(name = "tracker")]
 pub(crate) struct Args {
-    /// Where to serve UDP clients; may be given more than once
+    /// Address to serve UDP clients on; can be repeated
     #[arg(long, value_name = "ADDR", default_value = "[::]:6969")]
     pub(crate) udp: Vec<SocketAddr>,
 
-    /// Where to serve HTTP clients; may be given more than once
+    /// Address to serve HTTP clients on; can be repeated
     #[arg(long, value_name = "ADDR", default_value = "[::]:7070")]
     pub(crate) http: Vec<SocketAddr>,
 
-    /// Where to serve /metrics
+    /// Address to serve /metrics on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1212")]
     pub(crate) metrics: SocketAddr,
 
-    /// Leave IPv4 alone on IPv6 sockets, so that 0.0.0.0 and [::] can be given together on one port
+    /// Serve only IPv6 clients on IPv6 sockets, so that 0.0.0.0 and [::] can be used together on one port
     #[arg(long)]
     pub(crate) v6only: bool,
 
-    /// Leave the host's IPv6 counters out of /metrics
+    /// Do not export the host's IPv6 counters
     #[arg(long)]
     pub(crate) no_kernel: bool,
 
-    /// Export this interface's IPv6 counters as well; may be given more than once
+    /// Also export the IPv6 counters of this network interface; can be repeated
     #[arg(long, value_name = "NAME", conflicts_with = "no_kernel")]
     pub(crate) kernel_interface: Vec<String>,
 
-    /// Serve on free ports, send requests as IPv4 and IPv6 clients, print the counters and exit
+    /// Serve on free ports, send requests over IPv4 and IPv6, print the counters and exit
     #[arg(long, conflicts_with_all = ["udp", "http", "metrics", "v6only"])]
     pub(crate) demo: bool,
 }
 
 impl Args {
-    /// One dual-stack socket for each protocol, all on free ports.
+    /// One dual-stack socket for each protocol, on free ports.
     pub(crate) fn for_demo() -> Self {
         let any = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
         Self {

@@ -1,4 +1,4 @@
-//! Connection IDs that need no memory, and the ban of clients that keep sending bad ones.
+//! Connection IDs that are computed instead of stored, and bans for clients that keep sending bad ones.
 
 use std::{
     collections::HashMap,
@@ -8,16 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// BEP 15 has an ID accepted for two minutes after it was sent. One that was issued at the very end of a period is
-/// good for the whole of the next.
+/// BEP 15 asks servers to accept an ID for two minutes after they sent it. An ID is valid in the period in which it was
+/// issued and in the next one, which is two to four minutes.
 const PERIOD: Duration = Duration::from_secs(120);
 
 /// Issues and checks the connection IDs of one socket.
 ///
 /// An ID is a keyed hash of the period, the socket and the client's address. The port is left out: a NAT may change
-/// it between the connect and the announce, and whoever receives at an address owns the ID, which is all it proves.
+/// it between the connect and the announce, and an ID only proves that its sender receives datagrams at that address.
 pub(crate) struct ConnectionIds {
-    // SipHash-1-3 with random keys: std promises no MAC, but 64 bits that live for minutes are not worth more.
+    // SipHash-1-3 with random keys. It is not guaranteed to be a MAC, but it is enough for 64 bits that expire within
+    // minutes.
     keys: RandomState,
     socket: u128,
     start: Instant,
@@ -55,12 +56,12 @@ impl ConnectionIds {
 /// How many bad connection IDs a client may send within [`WINDOW`].
 const MAX_BAD_IDS: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(120);
-/// Short, because the source address of a datagram can be forged: whoever does so gets another client banned.
+/// Short, because source addresses can be forged to get another client banned.
 const BAN: Duration = Duration::from_secs(120);
 const MAX_CLIENTS: usize = 10_000;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// The clients that sent bad connection IDs lately, by address. One table for all UDP sockets of the process.
+/// The clients that recently sent bad connection IDs, by address. All UDP sockets share one table.
 #[derive(Default)]
 pub(crate) struct Bans {
     table: Mutex<Table>,
@@ -85,7 +86,7 @@ impl Bans {
             .is_some_and(|bad| bad.count > MAX_BAD_IDS && now < bad.forgotten_at)
     }
 
-    /// Remembers a bad connection ID. One more than allowed, and the client is banned from its next datagram on.
+    /// Records a bad connection ID. A client with more than [`MAX_BAD_IDS`] is banned from its next datagram on.
     pub(crate) fn bad_id(&self, client: IpAddr, now: Instant) {
         let mut table = self.lock();
         if let Some(bad) = table.clients.get_mut(&client)
@@ -101,7 +102,7 @@ impl Bans {
         if table.clients.len() >= MAX_CLIENTS {
             table.sweep(now);
         }
-        // A full table bans nobody new. Making room instead would let forged addresses push out the banned.
+        // A full table bans no further clients. Evicting entries would let forged addresses lift bans.
         if table.clients.len() < MAX_CLIENTS || table.clients.contains_key(&client) {
             let bad = BadIds {
                 count: 1,
@@ -117,7 +118,7 @@ impl Bans {
 }
 
 impl Table {
-    /// A sweep reads the whole table, so a flood of bad IDs must not cause one for each datagram.
+    /// A sweep reads the whole table, so it runs at most once a second and not for every datagram of a flood.
     fn sweep(&mut self, now: Instant) {
         if self.swept.is_none_or(|swept| now >= swept + SWEEP_EVERY) {
             self.clients.retain(|_, bad| now < bad.forgotten_at);
@@ -135,7 +136,7 @@ mod tests {
     const CLIENT: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
     #[test]
-    fn an_id_is_good_for_its_period_and_the_next() {
+    fn an_id_is_valid_in_its_period_and_the_next() {
         let start = Instant::now();
         let ids = ConnectionIds::new(start);
         let late = start + Duration::from_secs(119);
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ban_begins_after_too_many_and_ends() {
+    fn a_ban_begins_after_too_many_bad_ids_and_ends() {
         let (bans, now) = (Bans::default(), Instant::now());
         for _ in 0..MAX_BAD_IDS {
             bans.bad_id(CLIENT, now);
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_does_not_grow_without_end() {
+    fn the_table_is_bounded() {
         let (bans, now) = (Bans::default(), Instant::now());
         for n in 0..=MAX_CLIENTS as u128 {
             bans.bad_id(Ipv6Addr::from(n).into(), now);

@@ -2,14 +2,14 @@
 
 use metrics::describe_counter;
 
-/// What the names of all UDP counters begin with. `UdpServer` counts under it, too.
+/// The prefix of all UDP counters, those of `UdpServer` included.
 pub(crate) const UDP_PREFIX: &str = "udp_tracker_server";
 pub(crate) const UDP_ACCEPTED: &str = "udp_tracker_server_requests_accepted_total";
 pub(crate) const UDP_BANNED: &str = "udp_tracker_server_requests_banned_total";
 pub(crate) const UDP_ERRORS: &str = "udp_tracker_server_errors_total";
 pub(crate) const HTTP_RECEIVED: &str = "http_tracker_core_requests_received_total";
 
-/// Counters of the swarm, which belongs to no client: these are excluded from the scopes.
+/// The swarm's counters get no client labels: `main.rs` excludes them from the scopes.
 pub(crate) const SWARM_PREFIX: &str = "swarm_coordination_registry_";
 pub(crate) const TORRENTS_ADDED: &str = "swarm_coordination_registry_torrents_added_total";
 pub(crate) const DOWNLOADS: &str = "tracker_core_persistent_torrents_downloads_total";
@@ -19,15 +19,18 @@ pub(crate) fn describe() {
         UDP_ACCEPTED,
         "Valid UDP requests: a connect, or an announce or scrape with a valid connection ID."
     );
-    describe_counter!(UDP_BANNED, "Datagrams from banned clients, which get no answer.");
+    describe_counter!(
+        UDP_BANNED,
+        "Datagrams from banned clients, which are not answered."
+    );
     describe_counter!(
         UDP_ERRORS,
-        "Datagrams that were no valid request: undecodable, or answered with an error."
+        "Datagrams that were not valid requests, whether they were answered with an error or ignored."
     );
     describe_counter!(
         HTTP_RECEIVED,
         "Requests to an HTTP endpoint of the tracker, valid or not."
     );
-    describe_counter!(TORRENTS_ADDED, "Torrents that entered the swarm.");
+    describe_counter!(TORRENTS_ADDED, "Torrents that were added to the swarm.");
     describe_counter!(DOWNLOADS, "Downloads that peers completed, each counted once.");
 }

@@ -1,4 +1,4 @@
-//! `--demo`: real requests of both families, and what the counters say of them.
+//! `--demo`: sends requests over both families and prints the counters.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,14 +33,14 @@ const PEER: [u8; 20] = *b"-DS0100-demo-peer-01";
 const GLOBAL: &str = "no client labels";
 const COLUMNS: [&str; 4] = ["inet/plain", "inet/v4_mapped_v6", "inet6/plain", GLOBAL];
 
-/// Values by row (the counter, and its own label) and column (the class of the client).
+/// Values by row (the counter and its own label) and column (the client's class).
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counts(BTreeMap<(String, String), u64>);
 
 struct Client {
     ip: IpAddr,
     column: &'static str,
-    /// At least two: the second says that the download is completed, and the others say so again.
+    /// At least two: the second announces that the download is completed, and further ones repeat it.
     udp_announces: u64,
     http_announces: u64,
 }
@@ -58,7 +58,7 @@ pub(crate) async fn run(metrics: PrometheusHandle) -> Result<()> {
         show(udp, http, metrics).await
     };
     let serve = server.serve_until(async {
-        // The sender is dropped, not used.
+        // The sender is dropped without sending.
         let _ = stopped.await;
     });
     let (shown, stopped) = tokio::join!(show, serve);
@@ -106,7 +106,7 @@ async fn show(udp: SocketAddr, http: SocketAddr, metrics: SocketAddr) -> Result<
 fn clients(server: SocketAddr) -> Vec<Client> {
     let mut clients = vec![Client {
         ip: Ipv4Addr::LOCALHOST.into(),
-        // Without IPv6 the tracker fell back to an IPv4 socket, on which nobody is mapped.
+        // Without IPv6, the tracker fell back to an IPv4 socket, where addresses are not mapped.
         column: if server.is_ipv6() { COLUMNS[1] } else { COLUMNS[0] },
         udp_announces: 3,
         http_announces: 2,
@@ -122,7 +122,7 @@ fn clients(server: SocketAddr) -> Vec<Client> {
     clients
 }
 
-/// Junk, a connect, the announces, a scrape, and an announce with a bad connection ID.
+/// Sends junk, a connect, the announces, a scrape, and an announce with a bad connection ID.
 async fn over_udp(client: &Client, port: u16, expected: &mut Counts) -> Result<()> {
     let socket = UdpSocket::bind((client.ip, 0)).await?;
     socket.connect((client.ip, port)).await?;
@@ -200,7 +200,7 @@ async fn ask(socket: &UdpSocket, is_ipv4: bool, request: Request) -> Result<Resp
     Ok(Response::parse_bytes(&buffer[..len], is_ipv4)?)
 }
 
-/// The announces, a scrape, and an announce with an info hash that is too short.
+/// Sends the announces, a scrape, and an announce with an info hash that is too short.
 async fn over_http(client: &Client, port: u16, expected: &mut Counts) -> Result<()> {
     let server = SocketAddr::new(client.ip, port);
     let (torrent, peer) = (TORRENT.escape_ascii(), PEER.escape_ascii());
@@ -209,7 +209,7 @@ async fn over_http(client: &Client, port: u16, expected: &mut Counts) -> Result<
             "/announce?info_hash={torrent}&peer_id={peer}&port={}&uploaded=0&downloaded=0&left=1",
             7000 + n
         );
-        // The peer that announced over UDP, and the others that did over HTTP.
+        // The peer that announced over UDP, and those that announced over HTTP before.
         let peers = if client.ip.is_ipv4() {
             format!("5:peers{}:", 6 * n)
         } else {
@@ -253,7 +253,7 @@ async fn get(server: SocketAddr, path: &str) -> Result<String> {
     }
 }
 
-/// Reads `/metrics` until it has what is expected: a response is counted after it was sent.
+/// Reads `/metrics` until it shows what is expected, because a response is counted after it was sent.
 async fn scrape_metrics(metrics: SocketAddr, expected: &Counts) -> Result<Counts> {
     let mut found = Counts::default();
     for _ in 0..100 {
@@ -271,7 +271,7 @@ impl Counts {
         *self.0.entry((row.into(), column.into())).or_default() += count;
     }
 
-    /// Reads the exporter's text, as far as this tracker writes it: no label value has a comma or an escape.
+    /// Parses the exporter's text. The label values of this tracker contain no comma and no escape.
     fn parse(text: &str) -> Self {
         let mut counts = Self::default();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -328,7 +328,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_exporters_text_is_read() {
+    fn the_exporters_text_is_parsed() {
         let text = "# TYPE a_total counter\n\
                     a_total{client_address_ip_family=\"inet\",client_address_ip_type=\"plain\",\
                     request_kind=\"scrape\",server_binding_ip=\"::\"} 7\n\

@@ -1,4 +1,4 @@
-//! What the host counts: asked for before the counters are rendered.
+//! The counters of the host, which are updated before `/metrics` is rendered.
 
 use dualstack_metrics::{KernelCounters, udp_adapter::SocketDrops};
 
@@ -24,15 +24,15 @@ impl Host {
         self.drops.push(drops);
     }
 
-    /// What cannot be had is left as it was: the other counters are worth showing.
+    /// A counter that cannot be read keeps its value, so that `/metrics` still shows the others.
     pub(crate) fn update(&self) {
         for drops in &self.drops {
             if let Err(error) = drops.update() {
-                tracing::warn!(%error, "the drops of a socket cannot be read");
+                tracing::warn!(%error, "cannot read the drops of a socket");
             }
         }
         if let Some(Err(error)) = self.kernel.as_ref().map(KernelCounters::update) {
-            tracing::warn!(%error, "the kernel's counters cannot be read");
+            tracing::warn!(%error, "cannot read the kernel's counters");
         }
     }
 }

@@ -48,7 +48,7 @@ async fn scrape(State(swarm): State<Arc<Swarm>>, RawQuery(query): RawQuery) -> R
     respond(scraped(&swarm, &query.unwrap_or_default()))
 }
 
-/// A refusal is a success in HTTP: BEP 3 has the reason in the body.
+/// A failure has status 200 as well: BEP 3 puts the reason into the body.
 fn respond(result: Result<Value<'static>, Failure>) -> Response {
     let answer = result.unwrap_or_else(|Failure(reason)| dict([(b"failure reason", bytes(reason))]));
     match encode(&answer) {
@@ -60,7 +60,7 @@ fn respond(result: Result<Value<'static>, Failure>) -> Response {
     }
 }
 
-/// `Value::to_bencode` has a limit of depth that is too low for a dictionary in a dictionary.
+/// Not `Value::to_bencode`, whose depth limit is too low for a dictionary in a dictionary.
 fn encode(value: &Value<'_>) -> Result<Vec<u8>, Error> {
     let mut encoder = Encoder::new();
     encoder.emit(value)?;
@@ -78,13 +78,13 @@ fn announced(swarm: &Swarm, client: IpAddr, query: &str) -> Result<Value<'static
             Some(b"started") => Event::Started,
             Some(b"completed") => Event::Completed,
             Some(b"stopped") => Event::Stopped,
-            // BEP 21 has "paused", for a client that wants no more of the torrent.
+            // BEP 21: "paused" comes from a partial seed.
             None | Some(b"" | b"paused") => Event::None,
             Some(_) => return Err(Failure("event is not a known one".into())),
         },
         peers_wanted: query.optional_number("numwant")?,
     };
-    // BEP 3 requires these two; the swarm has no use for them.
+    // BEP 3 requires these two. The swarm does not use them.
     query.number::<u64>("uploaded")?;
     query.number::<u64>("downloaded")?;
     let is_compact = flag(&query, "compact")?.unwrap_or(true);
@@ -104,7 +104,7 @@ fn announced(swarm: &Swarm, client: IpAddr, query: &str) -> Result<Value<'static
     } else if client.is_ipv4() {
         answer.push((b"peers", bytes(compact(&peers))));
     } else {
-        // BEP 7. Clients that look for "peers" only must find it.
+        // BEP 7. Some clients require the "peers" key, so it is sent as well.
         answer.push((b"peers", bytes("")));
         answer.push((b"peers6", bytes(compact(&peers))));
     }
@@ -128,7 +128,7 @@ fn scraped(swarm: &Swarm, query: &str) -> Result<Value<'static>, Failure> {
     Ok(dict([(b"files", dict(files))]))
 }
 
-/// A parameter that is 0 or 1.
+/// A parameter whose value is 0 or 1.
 fn flag(query: &Query, name: &str) -> Result<Option<bool>, Failure> {
     match query.get(name) {
         None => Ok(None),
@@ -138,7 +138,7 @@ fn flag(query: &Query, name: &str) -> Result<Option<bool>, Failure> {
     }
 }
 
-/// Address and port without anything between: 6 bytes for an IPv4 peer, 18 for an IPv6 one.
+/// Addresses and ports without separators: 6 bytes for an IPv4 peer, 18 for an IPv6 peer.
 fn compact(peers: &[(SocketAddr, PeerId)]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(peers.len() * 18);
     for (peer, _) in peers {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_are_compact_and_of_the_clients_family() {
+    fn peers_are_compact_and_have_the_clients_family() {
         let swarm = Swarm::new();
         for client in [IPV4, IPV6] {
             announce(&swarm, client, "port=258");
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn failures_have_a_reason() {
         let swarm = Swarm::new();
         for (more, reason) in [
             ("", "port is missing"),
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scrape_has_its_files_in_order() {
+    fn a_scrape_lists_its_files_in_order() {
         let swarm = Swarm::new();
         announce(&swarm, IPV4, "port=1&event=completed");
         let query = "info_hash=zzzzzzzzzzzzzzzzzzzz&info_hash=%01aaaaaaaaaaaaaaaaaaa";

@@ -1,11 +1,12 @@
-//! A small BitTorrent tracker, over HTTP and UDP on one dual-stack socket each, whose counters tell IPv4 from IPv6.
+//! A small BitTorrent tracker. It serves HTTP and UDP on one dual-stack socket each, and its counters tell IPv4 clients
+//! from IPv6 clients.
 //!
 //! ```text
 //! cargo run --release -p tracker              # serves until stopped
-//! cargo run --release -p tracker -- --demo    # sends itself requests, prints the counters, exits
+//! cargo run --release -p tracker -- --demo    # sends requests to itself, prints the counters and exits
 //! ```
 //!
-//! Nothing in `udp.rs` and `http.rs` knows of labels: they count, and `server.rs` says in whose scope.
+//! `udp.rs` and `http.rs` only increment counters. The client labels come from the scopes that `server.rs` sets up.
 
 mod cli;
 mod connection_id;
@@ -48,7 +49,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), Box<dyn Error>> {
-    // What is global is not any client's, although it is counted while one is served.
+    // These counters are about the whole swarm, so they get no client labels, although requests increment them.
     let global = ScopedRecorderLayer::new()
         .exclude_prefix(counters::SWARM_PREFIX)
         .exclude(counters::DOWNLOADS);
@@ -66,7 +67,7 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     server.serve_until(stop).await
 }
 
-/// Ctrl-C or SIGTERM. Neither is missed from the return of this function on.
+/// Resolves on Ctrl-C or SIGTERM. Signals are caught as soon as this function has returned.
 #[cfg(unix)]
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};

@@ -1,14 +1,14 @@
-//! The query of an HTTP request, whose values are bytes and not text.
+//! The query of an HTTP request. Its values are bytes, not text.
 
 use std::str::FromStr;
 
 use crate::swarm::InfoHash;
 
-/// The decoded parameters, in their order.
+/// The decoded parameters, in the order of the request.
 #[derive(Debug)]
 pub(crate) struct Query(Vec<(Vec<u8>, Vec<u8>)>);
 
-/// Why a request is refused, in words for its client.
+/// The reason for a failure, as it is sent to the client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Failure(pub(crate) String);
 
@@ -71,13 +71,13 @@ fn as_hash(name: &str, value: &[u8]) -> Result<[u8; 20], Failure> {
 
 fn as_number<T: FromStr>(name: &str, value: &[u8]) -> Result<T, Failure> {
     Some(value)
-        // `parse` would take a sign.
+        // `parse` accepts a sign.
         .filter(|value| value.iter().all(u8::is_ascii_digit))
         .and_then(|value| str::from_utf8(value).ok()?.parse().ok())
         .ok_or_else(|| Failure(format!("{name} is not a number, or out of range")))
 }
 
-/// Percent-decodes to bytes. A `+` stays one: it is no space in the encoding that BEP 3 refers to.
+/// Percent-decodes to bytes. A `+` is not a space in the encoding of BEP 3 (RFC 1738).
 fn decode(text: &str) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_survive_the_decoding() {
+    fn values_are_decoded_to_bytes() {
         let query = Query::parse("info_hash=%00%fF+%26aaaaaaaaaaaaaaaa&x&&info_hash=b").unwrap();
         assert_eq!(query.hash("info_hash").unwrap()[..5], *b"\x00\xff+&a");
         assert_eq!(query.get("x"), Some(&b""[..]));
@@ -111,14 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_escape_is_refused() {
+    fn a_broken_escape_is_an_error() {
         for query in ["a=%", "a=%4", "a=%4g", "%zz=1", "a=%+1", "a=%é"] {
             assert!(Query::parse(query).is_err(), "{query}");
         }
     }
 
     #[test]
-    fn numbers_have_no_sign_and_a_range() {
+    fn numbers_have_a_range_and_no_sign() {
         let query = Query::parse("a=65535&b=65536&c=-1&d=%2B1&e=&f=%ff").unwrap();
         assert_eq!(query.number::<u16>("a"), Ok(65535));
         for name in ["b", "c", "d", "e", "f", "missing"] {

@@ -1,4 +1,4 @@
-//! The listeners of the tracker, from the first bind to the last answer.
+//! Starts, runs and stops the tracker's listeners.
 
 use std::{
     convert::Infallible,
@@ -29,7 +29,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 const SWARM_UPKEEP: Duration = Duration::from_secs(60);
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// A tracker that accepts requests.
+/// A running tracker.
 pub(crate) struct Server {
     pub(crate) udp: Vec<SocketAddr>,
     pub(crate) http: Vec<SocketAddr>,
@@ -40,7 +40,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Binds everything before it serves anything: a tracker with a part of its listeners is not started at all.
+    /// Binds all sockets before it serves any of them: if one cannot be bound, nothing is served.
     pub(crate) fn start(args: &Args, metrics: PrometheusHandle) -> Result<Self, Box<dyn Error>> {
         let options = if args.v6only {
             SocketOptions::v6_only()
@@ -121,12 +121,12 @@ impl Server {
     fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut stop = self.stop.subscribe();
         async move {
-            // An error is a tracker that was dropped.
+            // An error means that the `Server` was dropped.
             let _ = stop.wait_for(|stop| *stop).await;
         }
     }
 
-    /// Says on stdout where it listens, once all listeners accept.
+    /// Prints the addresses to stdout. All of them accept requests by then.
     pub(crate) fn announce(&self) -> io::Result<()> {
         let mut out = io::stdout().lock();
         for address in &self.udp {
@@ -139,7 +139,7 @@ impl Server {
         out.flush()
     }
 
-    /// Serves until `stop` is ready, then answers what was received.
+    /// Serves until `stop` resolves, then answers the requests that were already received.
     pub(crate) async fn serve_until(mut self, stop: impl Future<Output = ()>) -> Result<(), Box<dyn Error>> {
         let mut upkeep = interval(SWARM_UPKEEP);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -149,13 +149,13 @@ impl Server {
                 () = &mut stop => break,
                 Some(ended) = self.listeners.join_next() => {
                     ended??;
-                    return Err("a listener has stopped by itself".into());
+                    return Err("a listener stopped unexpectedly".into());
                 }
                 _ = upkeep.tick() => self.swarm.forget_idle(Instant::now()),
             }
         }
         self.stop.send_replace(true);
-        // HTTP connections have no deadline of their own.
+        // HTTP connections have no deadline.
         let all = async {
             while let Some(ended) = self.listeners.join_next().await {
                 ended??;

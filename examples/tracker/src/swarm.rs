@@ -1,4 +1,4 @@
-//! The swarm: who shares which torrent, in memory.
+//! The swarm: which peers share which torrent. It is kept in memory.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use crate::counters;
 pub(crate) type InfoHash = [u8; 20];
 pub(crate) type PeerId = [u8; 20];
 
-/// How long a peer waits between two announces.
+/// How long peers are asked to wait between two announces.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(30 * 60);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(2 * 30 * 60);
 const MAX_TORRENTS: usize = 100_000;
@@ -33,13 +33,13 @@ pub(crate) enum Event {
 #[derive(Clone, Debug)]
 pub(crate) struct Announce {
     pub(crate) info_hash: InfoHash,
-    /// The canonical address the request came from, and the announced port. An address in the request itself is
-    /// ignored: with it anyone could send the swarm to a host that never asked.
+    /// The canonical address that the request came from, and the announced port. An address in the request itself is
+    /// ignored, because it could direct the swarm to a host that never announced.
     pub(crate) peer: SocketAddr,
     pub(crate) peer_id: PeerId,
     pub(crate) is_seeder: bool,
     pub(crate) event: Event,
-    /// `None` where the client leaves it to the tracker.
+    /// `None` means the tracker's default.
     pub(crate) peers_wanted: Option<usize>,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Stats {
     pub(crate) downloads: usize,
 }
 
-/// More torrents or peers than the tracker has room for.
+/// The tracker has no room for another torrent or peer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
@@ -70,7 +70,7 @@ struct State {
     peers: usize,
 }
 
-/// The families are kept apart: an IPv4 client has no use for an IPv6 peer.
+/// Each family has its own list, because an IPv4 client cannot use IPv6 peers.
 #[derive(Default)]
 struct Torrent {
     inet: Peers,
@@ -78,7 +78,7 @@ struct Torrent {
     downloads: usize,
 }
 
-/// A list with an index, so that a random part of it can be had without reading all.
+/// A list with an index by address, so that a random part can be taken without reading the whole list.
 #[derive(Default)]
 struct Peers {
     places: HashMap<SocketAddr, usize>,
@@ -107,7 +107,7 @@ impl Swarm {
         }
     }
 
-    /// Updates the swarm, and returns other peers of the client's own family.
+    /// Updates the swarm. Returns the numbers of the torrent, and other peers of the client's family.
     pub(crate) fn announce(
         &self,
         announce: &Announce,
@@ -162,7 +162,7 @@ impl Swarm {
         Ok((torrent.stats(), others))
     }
 
-    /// The numbers of a torrent: of both families, and all zero for an unknown one.
+    /// The numbers of a torrent, over both families. They are 0 for an unknown torrent.
     pub(crate) fn scrape(&self, info_hash: &InfoHash) -> Stats {
         self.lock()
             .torrents
@@ -170,7 +170,7 @@ impl Swarm {
             .map_or_else(Stats::default, Torrent::stats)
     }
 
-    /// Forgets the peers that have not announced for two intervals, and the torrents that are left without peers.
+    /// Forgets peers that have not announced for two intervals, and torrents without peers.
     pub(crate) fn forget_idle(&self, now: Instant) {
         let mut state = self.lock();
         let State { torrents, peers } = &mut *state;
@@ -225,13 +225,13 @@ impl Peers {
         Some(peer)
     }
 
-    fn pick(&self, wanted: usize, but: SocketAddr, now: Instant) -> Vec<(SocketAddr, PeerId)> {
+    fn pick(&self, wanted: usize, except: SocketAddr, now: Instant) -> Vec<(SocketAddr, PeerId)> {
         let start = fastrand::usize(..self.list.len().max(1));
         let (end, front) = self.list.split_at(start);
         front
             .iter()
             .chain(end)
-            .filter(|peer| peer.address != but && !peer.is_idle(now))
+            .filter(|peer| peer.address != except && !peer.is_idle(now))
             .take(wanted)
             .map(|peer| (peer.address, peer.id))
             .collect()
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_given_the_others_of_its_family() {
+    fn a_client_gets_the_other_peers_of_its_family() {
         let (swarm, now) = (Swarm::new(), Instant::now());
         for peer in ["192.0.2.7:1", "192.0.2.7:2", "[2001:db8::7]:1"] {
             swarm.announce(&announce(peer, Event::Started), now).unwrap();
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_completion_counts_once_and_stopped_removes() {
+    fn a_completion_counts_once_and_stopped_removes_the_peer() {
         let (swarm, now) = (Swarm::new(), Instant::now());
         for event in [Event::Completed, Event::None, Event::Completed] {
             swarm.announce(&announce("192.0.2.7:1", event), now).unwrap();
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn never_more_peers_than_the_most() {
+    fn the_number_of_returned_peers_is_bounded() {
         let (swarm, now) = (Swarm::new(), Instant::now());
         let mut last = Vec::new();
         for port in 1..=300 {
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn the_idle_are_not_handed_out_and_then_forgotten() {
+    fn idle_peers_are_not_returned_and_then_forgotten() {
         let (swarm, now) = (Swarm::new(), Instant::now());
         let later = now + FORGOTTEN_AFTER;
         swarm
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_swarm_still_serves_those_it_knows() {
+    fn a_full_swarm_still_serves_known_peers() {
         let (swarm, now) = (Swarm::with_room_for(1, 1), Instant::now());
         let known = announce("192.0.2.7:1", Event::None);
         let mut other_torrent = known.clone();

@@ -1,4 +1,4 @@
-//! The tracker over UDP (BEP 15): a datagram in, a datagram or nothing out.
+//! The tracker over UDP (BEP 15).
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -21,7 +21,7 @@ use crate::{
     swarm::{Announce, Event, Full, INTERVAL, Swarm},
 };
 
-/// What fits in one reply, by BEP 15. The info hashes after these are not answered.
+/// BEP 15: this is how many torrents fit into one response. Further info hashes are ignored.
 const MAX_SCRAPED: u8 = 74;
 const BAD_CONNECTION_ID: &str = "connection ID mismatch";
 const UNKNOWN_ACTION: &str = "unknown action";
@@ -34,7 +34,7 @@ pub(crate) struct UdpTracker {
     ids: ConnectionIds,
 }
 
-/// What every datagram that can be answered begins with.
+/// The first 16 bytes of every request.
 struct Header {
     connection_id: i64,
     action: i32,
@@ -50,8 +50,7 @@ impl UdpTracker {
         }
     }
 
-    /// Answers a datagram of a client with the canonical address `client`. Counts it once: as accepted, as an error
-    /// or as banned.
+    /// Answers a datagram from the canonical address `client`. Counts it once: as accepted, as an error or as banned.
     pub(crate) fn answer(&self, datagram: &[u8], client: IpAddr, now: Instant) -> Option<Bytes> {
         if self.bans.is_banned(client, now) {
             counter!(UDP_BANNED).increment(1);
@@ -89,7 +88,7 @@ impl UdpTracker {
         client: IpAddr,
         now: Instant,
     ) -> Result<(&'static str, Response), &'static str> {
-        // Before anything else, so that what is wrong with a request is told to clients that own their address.
+        // First, so that error messages about the rest of a request go only to clients whose address is not forged.
         if matches!(header.action, 1 | 2) && !self.ids.is_valid(header.connection_id, client, now) {
             self.bans.bad_id(client, now);
             return Err(BAD_CONNECTION_ID);
@@ -127,7 +126,7 @@ impl UdpTracker {
                 AnnounceEvent::Completed => Event::Completed,
                 AnnounceEvent::None => Event::None,
             },
-            // BEP 15: -1 is the default.
+            // BEP 15: -1 asks for the default.
             peers_wanted: usize::try_from(request.peers_wanted.0.get()).ok(),
         };
         let (stats, peers) = self.swarm.announce(&announce, now)?;
@@ -137,7 +136,7 @@ impl UdpTracker {
             leechers: NumberOfPeers::new(number(stats.leechers)),
             seeders: NumberOfPeers::new(number(stats.seeders)),
         };
-        // The swarm gives peers of the client's family only, and the client expects that format.
+        // The swarm returns only peers of the client's family, and the client expects them in that family's format.
         Ok(if client.is_ipv4() {
             let peers = peers.iter().filter_map(|(peer, _)| match peer {
                 SocketAddr::V4(peer) => Some(ResponsePeer {
@@ -189,8 +188,8 @@ impl Header {
         })
     }
 
-    /// Whether the datagram looks like an error response. Were it answered with one, then one datagram with a forged
-    /// source would have two trackers answer each other for ever.
+    /// Whether the datagram looks like an error response. If those were answered, one datagram with a forged source
+    /// could make two trackers answer each other forever.
     fn is_of_a_response(&self) -> bool {
         !matches!(self.action, 0..=2) && self.connection_id >> 32 == 3
     }
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_gives_an_id_that_an_announce_may_use() {
+    fn a_connect_returns_an_id_that_an_announce_can_use() {
         let tracker = tracker();
         let connect = ConnectRequest {
             transaction_id: TransactionId::new(7),
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peer_format_is_that_of_the_clients_family() {
+    fn peers_have_the_format_of_the_clients_family() {
         let tracker = tracker();
         for client in [IPV4, IPV6] {
             answer(&tracker, client, &bytes(announce(&tracker, client, 1)));
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_an_announce_is_no_error() {
+    fn bytes_after_an_announce_are_ignored() {
         let tracker = tracker();
         let mut request = bytes(announce(&tracker, IPV4, 1));
         request.extend([2, 1, b'/']);
@@ -296,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scrape_answers_the_first_74() {
+    fn a_scrape_answers_the_first_74_torrents() {
         let tracker = tracker();
         let header = announce(&tracker, IPV4, 1);
         let scrape = |count| ScrapeRequest {
@@ -319,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_datagrams_are_answered_from_16_bytes_on() {
+    fn truncated_datagrams_of_16_bytes_or_more_are_answered() {
         let tracker = tracker();
         let request = bytes(announce(&tracker, IPV4, 1));
         for len in 0..request.len() {
@@ -336,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn two_trackers_do_not_answer_each_other_for_ever() {
+    fn two_trackers_do_not_answer_each_other_forever() {
         let tracker = tracker();
         let mut datagram = tracker.answer(&[7; 64], IPV4, Instant::now());
         assert!(datagram.is_some());

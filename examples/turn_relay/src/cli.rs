@@ -4,21 +4,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use clap::Parser;
 
-/// A TURN relay (RFC 8656, UDP) that counts what it relays by the address family of its clients and of their peers.
+/// A TURN relay (RFC 8656, UDP) whose counters are split by the address family of its clients and of their peers.
 #[derive(Debug, Parser)]
 #[command(name = "turn_relay")]
 pub(crate) struct Args {
-    /// Where to serve clients; may be given more than once. On [::] relays reach peers of both families; on an address of
-    /// one family, and on 0.0.0.0, of that family
+    /// Address to serve clients on; can be repeated. A listener on [::] relays to peers of both families, any other
+    /// listener to peers of its own family
     #[arg(long, value_name = "ADDR", default_value = "[::]:3478")]
     pub(crate) listen: Vec<SocketAddr>,
 
-    /// An address of this host that peers may send to, at most one for each family; without, the address that the client
-    /// asked, where it is of the family
+    /// Address of this host that peers send to, at most one for each family. The default is the address that the client
+    /// sent its request to, if it has the right family
     #[arg(long, value_name = "IP")]
     relay_ip: Vec<IpAddr>,
 
-    /// Who may relay, with which password; may be given more than once
+    /// A user who is allowed to relay; can be repeated
     #[arg(long, value_name = "NAME:PASSWORD", required = true, value_parser = user)]
     pub(crate) user: Vec<User>,
 
@@ -26,15 +26,15 @@ pub(crate) struct Args {
     #[arg(long, default_value = "turn_relay")]
     pub(crate) realm: String,
 
-    /// How many relay sockets a listener may have
+    /// Maximum number of relay sockets for each listener
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000)]
     pub(crate) max_allocations: usize,
 
-    /// Leave IPv4 alone on IPv6 sockets: [::] is then an address of one family
+    /// Serve only IPv6 clients and peers on IPv6 sockets
     #[arg(long)]
     pub(crate) v6only: bool,
 
-    /// Where to serve /metrics
+    /// Address to serve /metrics on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9641")]
     pub(crate) metrics: SocketAddr,
 }
@@ -51,11 +51,11 @@ fn user(argument: &str) -> Result<User, &'static str> {
             name: name.to_owned(),
             password: password.to_owned(),
         }),
-        _ => Err("a name, a colon and a password"),
+        _ => Err("expected NAME:PASSWORD"),
     }
 }
 
-/// The addresses that peers may send to.
+/// The addresses that peers send to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RelayIps {
     pub(crate) v4: Option<Ipv4Addr>,
@@ -71,7 +71,9 @@ impl Args {
                 IpAddr::V6(ip) => ips.v6.replace(*ip).is_some(),
             };
             if is_second {
-                return Err(format!("--relay-ip {ip}: there is one of that family already"));
+                return Err(format!(
+                    "--relay-ip {ip}: only one address for each family is allowed"
+                ));
             }
         }
         Ok(ips)

@@ -1,4 +1,4 @@
-//! What is counted, and the one label that the scope of a client does not have.
+//! The relay's counters, and the label for the peer's address family.
 
 use std::net::SocketAddr;
 
@@ -10,15 +10,18 @@ const DATAGRAMS: &str = "turn_relay_datagrams_total";
 const BYTES: &str = "turn_relay_bytes_total";
 
 pub(crate) fn describe() {
-    describe_counter!(ALLOCATIONS, "Relay sockets that clients were given.");
+    describe_counter!(ALLOCATIONS, "Relay sockets that were allocated to clients.");
     describe_counter!(
         DATAGRAMS,
-        "Datagrams that were passed on, from a peer to a client or to it."
+        "Datagrams that were relayed between a client and a peer."
     );
-    describe_counter!(BYTES, "What was in these datagrams, without any header.");
+    describe_counter!(
+        BYTES,
+        "Bytes in the payloads of relayed datagrams, without headers."
+    );
 }
 
-/// The family of the peer, at the other end of the relay.
+/// The address family of the peer.
 #[derive(Clone, Copy)]
 enum PeerFamily {
     Inet,
@@ -49,10 +52,10 @@ pub(crate) enum Direction {
     FromPeer,
 }
 
-/// The counters of one listener. All labels are made here, none for a datagram.
+/// The counters of one listener. All labels are made at start-up, so that a datagram costs no allocation.
 pub(crate) struct Counters {
     scopes: ClientScopes,
-    /// The same with each peer's family.
+    /// `scopes` with the label of each peer family.
     with_peer: [ClientScopes; 2],
     allocations: Counter,
     datagrams: [Counter; 2],

@@ -1,4 +1,4 @@
-//! Which addresses a relay socket has, and what it is bound to.
+//! The address families and addresses of the relay sockets.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,7 +8,7 @@ use turn_server_proto::types::AddressFamily;
 
 use crate::cli::RelayIps;
 
-/// What the listener says of its relay sockets.
+/// Derives a listener's relay sockets from its own address.
 pub(crate) struct Families {
     options: SocketOptions,
     listener: IpAddr,
@@ -17,7 +17,7 @@ pub(crate) struct Families {
 }
 
 impl Families {
-    /// Of the address that the listener is bound to, which is `0.0.0.0` where there is no IPv6.
+    /// `listener` is the address that the listener is bound to, which is `0.0.0.0` on a host without IPv6.
     pub(crate) fn new(options: SocketOptions, listener: IpAddr, v6only: bool, relay_ips: RelayIps) -> Self {
         let is_dual_stack = listener.is_ipv6() && listener.is_unspecified() && !v6only;
         Self {
@@ -28,7 +28,7 @@ impl Families {
         }
     }
 
-    /// The address at which peers of a family reach the client that asked `asked`, if there is one.
+    /// The address at which peers of `family` reach a client that sent its request to `asked`, if there is one.
     pub(crate) fn address(&self, family: AddressFamily, asked: IpAddr) -> Option<IpAddr> {
         let is_of_family = |ip: &IpAddr| ip.is_ipv4() == (family == AddressFamily::IPV4);
         if !self.is_dual_stack && !is_of_family(&self.listener.to_canonical()) {
@@ -38,12 +38,12 @@ impl Families {
             AddressFamily::IPV4 => self.relay_ips.v4.map(IpAddr::from),
             AddressFamily::IPV6 => self.relay_ips.v6.map(IpAddr::from),
         };
-        // A relayed address has no scope id, so a link-local one is none.
+        // A relayed address cannot carry a scope id, so a link-local address is not usable.
         let has_scope = matches!(asked, IpAddr::V6(ip) if ip.is_unicast_link_local());
         configured.or(Some(asked).filter(|ip| is_of_family(ip) && !has_scope))
     }
 
-    /// A socket for all families that the listener has: as the listener's, on a port of the system's choice.
+    /// Binds a socket with the listener's families, on a port that the system chooses.
     pub(crate) fn bind(&self) -> Result<UdpSocket, BindError> {
         self.options.bind_udp(SocketAddr::new(self.listener, 0))
     }

@@ -1,4 +1,5 @@
-//! A TURN relay whose one socket on `[::]` serves clients of both families, and whose relay sockets reach peers of both.
+//! A TURN relay. One socket on `[::]` serves clients of both address families, and its relay sockets reach peers of
+//! both.
 //!
 //! ```text
 //! cargo run -p turn_relay -- --user alice:secret --relay-ip 127.0.0.1 --relay-ip ::1
@@ -7,7 +8,7 @@
 //! turnutils_uclient -c -x -u alice -w secret -e ::1 127.0.0.1         # an IPv6 peer, of an IPv4 client
 //! ```
 //!
-//! It relays to any address that a user of it names: do not run it where that reaches what it should not.
+//! It relays to every address that an authenticated user asks for. Do not run it where it can reach internal services.
 
 mod cli;
 mod counters;
@@ -39,7 +40,7 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // The protocol's crates log each first request, which is refused with a nonce, as an error.
+    // The protocol crates log every first request as an error, although refusing it with a nonce is normal.
     let levels = Targets::new()
         .with_default(LevelFilter::WARN)
         .with_target("stun_proto", LevelFilter::OFF);
@@ -92,7 +93,7 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
         stopped = tokio::signal::ctrl_c() => stopped?,
         Some(ended) = tasks.join_next() => {
             ended??;
-            return Err("a listener has stopped by itself".into());
+            return Err("a listener stopped unexpectedly".into());
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! One listener: the protocol is `turn-server-proto`'s, the sockets and the counters are ours.
+//! One listener with its relay sockets. `turn-server-proto` implements the protocol.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,10 +27,10 @@ use crate::{
     families::Families,
 };
 
-/// How many datagrams of peers wait for the listener's task.
+/// How many datagrams from peers can wait for the listener's task.
 const QUEUE: usize = 256;
 
-/// A datagram of a peer, and the relayed address that it was sent to.
+/// A relayed address, and a datagram that a peer sent to it.
 type FromPeer = (SocketAddr, Datagram);
 
 pub(crate) struct Relay {
@@ -40,9 +40,9 @@ pub(crate) struct Relay {
     users: Vec<(String, String)>,
     realm: String,
     max_sockets: usize,
-    /// By the address that a client asked: it is a part of what identifies the client, and the source of the answers.
+    /// By the address that clients send to. It is part of a client's identity, and the source address of the answers.
     servers: HashMap<SocketAddr, TurnServer>,
-    /// By relayed address. Two of them, where a client asked for both families, are one socket.
+    /// By relayed address. A client that asked for both families has two relayed addresses on one socket.
     legs: HashMap<SocketAddr, Leg>,
     to_self: mpsc::Sender<FromPeer>,
     start: Instant,
@@ -55,7 +55,7 @@ struct Leg {
     asked: SocketAddr,
 }
 
-/// A relay socket and the task that receives from it, which ends with the last relayed address.
+/// A relay socket and the task that receives from it. The task ends when the last relayed address is removed.
 struct RelaySocket {
     socket: Arc<DatagramSocket>,
     receiver: AbortHandle,
@@ -68,7 +68,7 @@ impl Drop for RelaySocket {
 }
 
 impl Relay {
-    /// Serves clients and peers until it is dropped.
+    /// Serves clients and peers until the future is dropped.
     pub(crate) async fn serve(socket: UdpSocket, families: Families, args: Arc<Args>) -> io::Result<()> {
         let listener = DatagramSocket::new(socket)?;
         let (to_self, mut from_peers) = mpsc::channel(QUEUE);
@@ -106,7 +106,7 @@ impl Relay {
         ProtocolInstant::from_std(self.start)
     }
 
-    /// The class of a client of this listener: an IPv4 client of an IPv6 socket came mapped.
+    /// The class of a client of this listener. An IPv6 socket sees IPv4 clients at mapped addresses.
     fn class(&self, client: SocketAddr) -> ClientLabels {
         match client.ip() {
             IpAddr::V4(ip) if self.listener.local_addr().is_ipv6() => IpAddr::V6(ip.to_ipv6_mapped()).into(),
@@ -133,7 +133,7 @@ impl Relay {
         };
         let answer = answer.build();
         if answer.from == asked {
-            // To the one who asked, whatever the protocol says: it answers a binding request to itself.
+            // Not to `answer.to`: for a binding request, that is the listener's own address.
             self.to_client(asked, &answer.data, client).await;
             return;
         }
@@ -142,8 +142,8 @@ impl Relay {
         };
         let peer = answer.to;
         if is_mapped(peer.ip()) {
-            // An IPv4 peer in the clothes of an IPv6 one would pass by what the client was allowed.
-            tracing::debug!(%client, %peer, "a peer's address must not be a mapped one");
+            // It would let an IPv6 allocation reach IPv4 peers.
+            tracing::debug!(%client, %peer, "ignored a peer at an IPv4-mapped address");
             return;
         }
         match leg
@@ -171,7 +171,7 @@ impl Relay {
             return;
         };
         let received = Transmit::new(datagram.payload().clone(), TransportType::Udp, peer, relayed);
-        // Without a permission there is nothing to pass on.
+        // Nothing is relayed from a peer without a permission.
         let Some(passed_on) = server.recv(received, now) else {
             return;
         };
@@ -182,7 +182,7 @@ impl Relay {
         }
     }
 
-    /// Sends from the address that the client asked. Returns whether the socket took it.
+    /// Sends from `asked`, the address that the client sent to. Returns whether it was sent.
     async fn to_client(&self, asked: SocketAddr, payload: &[u8], client: SocketAddr) -> bool {
         let sent = self.listener.send_from(asked.ip(), payload, client).await;
         if let Err(error) = &sent {
@@ -191,7 +191,7 @@ impl Relay {
         sent.is_ok()
     }
 
-    /// Does what the protocol waits for. Returns when it wants to be asked again.
+    /// Runs what the protocol has to do now. Returns the time of the next call.
     async fn advance(&mut self) -> Instant {
         let now = self.now();
         let mut next = now + Duration::from_secs(3600);
@@ -218,7 +218,7 @@ impl Relay {
                             self.allocate(asked, client, families);
                         }
                     }
-                    // No client here has a TCP connection to ask through.
+                    // There are no TCP clients.
                     TurnServerPollRet::TcpConnect { .. } | TurnServerPollRet::TcpClose { .. } => {}
                 }
             }
@@ -229,17 +229,17 @@ impl Relay {
         for answer in answers {
             self.to_client(answer.from, &answer.data, answer.to).await;
         }
-        // The protocol keeps what expires at this very moment.
+        // The protocol expires only what lies before the given time.
         self.start + next.duration_since(ProtocolInstant::from_nanos(0)) + Duration::from_millis(1)
     }
 
-    /// Gives a client one socket for all families that it asked for.
+    /// Allocates one socket for all families that a client asked for.
     fn allocate(&mut self, asked: SocketAddr, client: SocketAddr, families: Vec<AddressFamily>) {
         let mut addresses: Vec<_> = families
             .into_iter()
             .map(|family| (family, self.families.address(family, asked.ip())))
             .collect();
-        // The protocol forgets the client when the last result it is told is an error.
+        // The protocol forgets the client if the last result is an error.
         addresses.sort_by_key(|(_, ip)| ip.is_some());
 
         let relayed = addresses.iter().filter_map(|(_, ip)| *ip).collect::<Vec<_>>();
@@ -273,7 +273,7 @@ impl Relay {
         }
     }
 
-    /// Binds a relay socket that has these addresses, and starts to receive from it. Returns its port.
+    /// Binds a relay socket for these addresses and starts to receive from it. Returns its port.
     fn open(
         &mut self,
         ips: &[IpAddr],
@@ -286,7 +286,7 @@ impl Relay {
         }
         let bound = self.families.bind().map_err(io::Error::from);
         let socket = bound.and_then(DatagramSocket::new).map_err(|error| {
-            tracing::warn!(%error, "no relay socket");
+            tracing::warn!(%error, "cannot open a relay socket");
             SocketAllocateError::InsufficientCapacity
         })?;
         let port = socket.local_addr().port();
@@ -316,13 +316,13 @@ impl Relay {
     }
 }
 
-/// Passes what peers send on to the listener's task.
+/// Forwards datagrams from peers to the listener's task.
 async fn receive(socket: Arc<DatagramSocket>, relayed: Vec<SocketAddr>, relay: mpsc::Sender<FromPeer>) {
     let mut batch = Batch::with_room(1);
     loop {
         match socket.recv(&mut batch).await {
             Ok(datagram) => {
-                // By family: behind a NAT of its own, the host does not know the address that the peer wrote to.
+                // By family, because behind a NAT the relayed address is not the one that the datagram arrived at.
                 let family = datagram.peer().is_ipv4();
                 let Some(relayed) = relayed.iter().find(|relayed| relayed.is_ipv4() == family) else {
                     continue;
