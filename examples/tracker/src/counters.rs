@@ -5,7 +5,6 @@ use metrics::describe_counter;
 /// The prefix of all UDP counters, those of `UdpServer` included.
 pub(crate) const UDP_PREFIX: &str = "udp_tracker_server";
 pub(crate) const UDP_ACCEPTED: &str = "udp_tracker_server_requests_accepted_total";
-pub(crate) const UDP_BANNED: &str = "udp_tracker_server_requests_banned_total";
 pub(crate) const UDP_ERRORS: &str = "udp_tracker_server_errors_total";
 pub(crate) const HTTP_RECEIVED: &str = "http_tracker_core_requests_received_total";
 
@@ -18,10 +17,6 @@ pub(crate) fn describe() {
     describe_counter!(
         UDP_ACCEPTED,
         "Valid UDP requests: a connect, or an announce or scrape with a valid connection ID."
-    );
-    describe_counter!(
-        UDP_BANNED,
-        "Datagrams from banned clients, which are not answered."
     );
     describe_counter!(
         UDP_ERRORS,

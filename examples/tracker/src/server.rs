@@ -21,9 +21,7 @@ use tokio::{
 };
 use tower::service_fn;
 
-use crate::{
-    cli::Args, connection_id::Bans, counters::UDP_PREFIX, host::Host, http, swarm::Swarm, udp::UdpTracker,
-};
+use crate::{cli::Args, counters::UDP_PREFIX, host::Host, http, swarm::Swarm, udp::UdpTracker};
 
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 const SWARM_UPKEEP: Duration = Duration::from_secs(60);
@@ -61,10 +59,9 @@ impl Server {
             stop: watch::Sender::new(false),
             listeners: JoinSet::new(),
         };
-        let bans = Arc::<Bans>::default();
         let mut host = Host::new(args);
         for socket in udp {
-            server.serve_udp(socket, &bans, &mut host)?;
+            server.serve_udp(socket, &mut host)?;
         }
         for listener in http {
             server.serve_http(listener)?;
@@ -73,9 +70,9 @@ impl Server {
         Ok(server)
     }
 
-    fn serve_udp(&mut self, socket: UdpSocket, bans: &Arc<Bans>, host: &mut Host) -> io::Result<()> {
+    fn serve_udp(&mut self, socket: UdpSocket, host: &mut Host) -> io::Result<()> {
         self.udp.push(socket.local_addr()?);
-        let tracker = UdpTracker::new(Arc::clone(&self.swarm), Arc::clone(bans));
+        let tracker = UdpTracker::new(Arc::clone(&self.swarm));
         let server = UdpServer::new(socket)?
             .metrics_prefix(UDP_PREFIX)
             .shutdown_timeout(SHUTDOWN_TIMEOUT)

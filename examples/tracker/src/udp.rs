@@ -16,21 +16,28 @@ use bytes::Bytes;
 use metrics::counter;
 
 use crate::{
-    connection_id::{Bans, ConnectionIds},
-    counters::{UDP_ACCEPTED, UDP_BANNED, UDP_ERRORS},
+    connection_id::ConnectionIds,
+    counters::{UDP_ACCEPTED, UDP_ERRORS},
     swarm::{Announce, Event, Full, INTERVAL, Swarm},
 };
 
 /// BEP 15: this is how many torrents fit into one response. Further info hashes are ignored.
 const MAX_SCRAPED: u8 = 74;
+const CONNECT: i32 = 0;
+const ANNOUNCE: i32 = 1;
+const SCRAPE: i32 = 2;
+/// The length of an error response without its message.
+const ERROR_HEADER: usize = 8;
 const BAD_CONNECTION_ID: &str = "connection ID mismatch";
-const UNKNOWN_ACTION: &str = "unknown action";
 const MALFORMED: &str = "malformed request";
 
-/// The tracker behind one UDP socket.
+/// The tracker behind one UDP listener.
+///
+/// Source addresses can be forged, and many clients can share one, so no address is ever banned. What a client without
+/// a valid connection ID can cause is limited instead: its answer is never longer than its datagram, and takes no
+/// memory.
 pub(crate) struct UdpTracker {
     swarm: Arc<Swarm>,
-    bans: Arc<Bans>,
     ids: ConnectionIds,
 }
 
@@ -41,39 +48,27 @@ struct Header {
     transaction_id: TransactionId,
 }
 
+/// What a datagram that is not a valid request is answered with.
+type Refusal = Option<ErrorResponse>;
+
 impl UdpTracker {
-    pub(crate) fn new(swarm: Arc<Swarm>, bans: Arc<Bans>) -> Self {
+    pub(crate) fn new(swarm: Arc<Swarm>) -> Self {
         Self {
             swarm,
-            bans,
             ids: ConnectionIds::new(Instant::now()),
         }
     }
 
-    /// Answers a datagram from the canonical address `client`. Counts it once: as accepted, as an error or as banned.
+    /// Answers a datagram from the canonical address `client`. Counts it once: as accepted or as an error.
     pub(crate) fn answer(&self, datagram: &[u8], client: IpAddr, now: Instant) -> Option<Bytes> {
-        if self.bans.is_banned(client, now) {
-            counter!(UDP_BANNED).increment(1);
-            return None;
-        }
-        let Some(header) = Header::read(datagram) else {
-            counter!(UDP_ERRORS).increment(1);
-            return None;
-        };
-        let response = match self.respond(&header, datagram, client, now) {
+        let response = match self.respond(datagram, client, now) {
             Ok((kind, response)) => {
                 counter!(UDP_ACCEPTED, "request_kind" => kind).increment(1);
                 response
             }
-            Err(message) => {
+            Err(refusal) => {
                 counter!(UDP_ERRORS).increment(1);
-                if header.is_of_a_response() {
-                    return None;
-                }
-                Response::Error(ErrorResponse {
-                    transaction_id: header.transaction_id,
-                    message: message.into(),
-                })
+                Response::Error(refusal?)
             }
         };
         let mut bytes = Vec::new();
@@ -83,18 +78,27 @@ impl UdpTracker {
 
     fn respond(
         &self,
-        header: &Header,
         datagram: &[u8],
         client: IpAddr,
         now: Instant,
-    ) -> Result<(&'static str, Response), &'static str> {
-        // First, so that error messages about the rest of a request go only to clients whose address is not forged.
-        if matches!(header.action, 1 | 2) && !self.ids.is_valid(header.connection_id, client, now) {
-            self.bans.bad_id(client, now);
-            return Err(BAD_CONNECTION_ID);
-        }
-        if !matches!(header.action, 0..=2) {
-            return Err(UNKNOWN_ACTION);
+    ) -> Result<(&'static str, Response), Refusal> {
+        let header = Header::read(datagram).ok_or(None)?;
+        let refusal = |message: &'static str| {
+            Some(ErrorResponse {
+                transaction_id: header.transaction_id,
+                message: message.into(),
+            })
+        };
+        match header.action {
+            CONNECT => {}
+            ANNOUNCE | SCRAPE if self.ids.is_valid(header.connection_id, client, now) => {}
+            // The error makes clients connect again, for example after a restart of the tracker.
+            ANNOUNCE | SCRAPE if datagram.len() >= ERROR_HEADER + BAD_CONNECTION_ID.len() => {
+                return Err(refusal(BAD_CONNECTION_ID));
+            }
+            // Error responses of other trackers are among these. If they were answered, one datagram with a forged
+            // source could make two trackers answer each other forever.
+            _ => return Err(None),
         }
         match Request::parse_bytes(datagram, MAX_SCRAPED) {
             Ok(Request::Connect(request)) => {
@@ -106,11 +110,12 @@ impl UdpTracker {
             }
             Ok(Request::Announce(request)) => match self.announce(&request, client, now) {
                 Ok(response) => Ok(("announce", response)),
-                Err(Full) => Err(Full::MESSAGE),
+                Err(Full) => Err(refusal(Full::MESSAGE)),
             },
             Ok(Request::Scrape(request)) => Ok(("scrape", self.scrape(&request))),
-            Err(RequestParseError::Sendable { err, .. }) => Err(err),
-            Err(RequestParseError::Unsendable { .. }) => Err(MALFORMED),
+            Err(_) if header.action == CONNECT => Err(None),
+            Err(RequestParseError::Sendable { err, .. }) => Err(refusal(err)),
+            Err(RequestParseError::Unsendable { .. }) => Err(refusal(MALFORMED)),
         }
     }
 
@@ -187,12 +192,6 @@ impl Header {
             transaction_id: TransactionId::new(i32::from_be_bytes(*transaction_id)),
         })
     }
-
-    /// Whether the datagram looks like an error response. If those were answered, one datagram with a forged source
-    /// could make two trackers answer each other forever.
-    fn is_of_a_response(&self) -> bool {
-        !matches!(self.action, 0..=2) && self.connection_id >> 32 == 3
-    }
 }
 
 fn number(n: impl TryInto<i32>) -> i32 {
@@ -211,7 +210,7 @@ mod tests {
     const IPV6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
 
     fn tracker() -> UdpTracker {
-        UdpTracker::new(Arc::new(Swarm::new()), Arc::default())
+        UdpTracker::new(Arc::new(Swarm::new()))
     }
 
     fn bytes(request: impl Into<Request>) -> Vec<u8> {
@@ -318,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_datagrams_of_16_bytes_or_more_are_answered() {
+    fn a_truncated_announce_is_an_error() {
         let tracker = tracker();
         let request = bytes(announce(&tracker, IPV4, 1));
         for len in 0..request.len() {
@@ -328,33 +327,50 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_action_is_answered_with_its_transaction_id() {
-        let mut datagram = [0; 16];
-        (datagram[11], datagram[15]) = (9, 7);
-        assert_eq!(answer(&tracker(), IPV4, &datagram), Some(error(UNKNOWN_ACTION)));
+    fn without_a_valid_id_the_answer_is_not_longer_than_the_datagram() {
+        let tracker = tracker();
+        let mut request = bytes(announce(&tracker, IPV4, 1));
+        request[0] ^= 1;
+        for action in (-1..=3_i32).map(i32::to_be_bytes) {
+            request[8..12].copy_from_slice(&action);
+            for len in 0..=request.len() {
+                let expected = matches!(action, [0, 0, 0, 1 | 2]) && len >= 30;
+                let reply = tracker.answer(&request[..len], IPV4, Instant::now());
+                assert_eq!(
+                    reply.map(|reply| reply.len()),
+                    expected.then_some(30),
+                    "{action:?} {len}"
+                );
+            }
+        }
     }
 
     #[test]
     fn two_trackers_do_not_answer_each_other_forever() {
         let tracker = tracker();
-        let mut datagram = tracker.answer(&[7; 64], IPV4, Instant::now());
-        assert!(datagram.is_some());
-        for _ in 0..2 {
-            datagram = datagram.and_then(|datagram| tracker.answer(&datagram, IPV4, Instant::now()));
-        }
-        assert_eq!(datagram, None);
+        let mut request = bytes(announce(&tracker, IPV4, 1));
+        request[0] ^= 1;
+        let reply = tracker.answer(&request, IPV4, Instant::now()).unwrap();
+        assert_eq!(tracker.answer(&reply, IPV4, Instant::now()), None);
+        let connect = bytes(ConnectRequest {
+            transaction_id: TransactionId::new(7),
+        });
+        let reply = tracker.answer(&connect, IPV4, Instant::now()).unwrap();
+        assert_eq!(tracker.answer(&reply, IPV4, Instant::now()), None);
     }
 
     #[test]
-    fn a_client_with_too_many_bad_ids_is_not_answered() {
+    fn bad_ids_lock_nobody_out() {
         let tracker = tracker();
         let good = bytes(announce(&tracker, IPV4, 1));
         let mut bad = good.clone();
         bad[0] ^= 1;
-        for _ in 0..=10 {
+        for _ in 0..1_000 {
             assert_eq!(answer(&tracker, IPV4, &bad), Some(error(BAD_CONNECTION_ID)));
         }
-        assert_eq!(answer(&tracker, IPV4, &good), None);
-        assert!(answer(&tracker, IPV6, &bytes(announce(&tracker, IPV6, 1))).is_some());
+        assert!(matches!(
+            answer(&tracker, IPV4, &good),
+            Some(Response::AnnounceIpv4(_))
+        ));
     }
 }
