@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{net::SocketAddr, num::NonZeroUsize};
 
 use clap::Parser;
 
@@ -32,23 +32,24 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", conflicts_with = "no_kernel")]
     pub(crate) kernel_interface: Vec<String>,
 
+    /// Maximum number of open connections to each HTTP address, that of /metrics included; further clients wait
+    #[arg(long, value_name = "NUMBER", default_value = "500")]
+    pub(crate) http_connections: NonZeroUsize,
+
     /// Serve on free ports, send requests over IPv4 and IPv6, print the counters and exit
-    #[arg(long, conflicts_with_all = ["udp", "http", "metrics", "v6only"])]
+    #[arg(long, exclusive = true)]
     pub(crate) demo: bool,
 }
 
 impl Args {
     /// One dual-stack socket for each protocol, on free ports.
     pub(crate) fn for_demo() -> Self {
-        let any = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
-        Self {
-            udp: vec![any],
-            http: vec![any],
-            metrics: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
-            v6only: false,
-            no_kernel: true,
-            kernel_interface: Vec::new(),
-            demo: true,
-        }
+        Self::parse_from([
+            "tracker",
+            "--udp=[::]:0",
+            "--http=[::]:0",
+            "--metrics=127.0.0.1:0",
+            "--no-kernel",
+        ])
     }
 }

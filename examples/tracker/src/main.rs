@@ -10,6 +10,7 @@
 
 mod cli;
 mod connection_id;
+mod connections;
 mod counters;
 mod demo;
 mod host;

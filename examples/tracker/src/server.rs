@@ -17,13 +17,21 @@ use tokio::{
     net::{TcpListener, UdpSocket},
     sync::watch,
     task::JoinSet,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval},
 };
 use tower::service_fn;
 
-use crate::{cli::Args, counters::UDP_PREFIX, host::Host, http, swarm::Swarm, udp::UdpTracker};
+use crate::{
+    cli::Args,
+    connections::{self, Limits},
+    counters::UDP_PREFIX,
+    host::Host,
+    http,
+    swarm::Swarm,
+    udp::UdpTracker,
+};
 
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+const UDP_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 const SWARM_UPKEEP: Duration = Duration::from_secs(60);
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -63,10 +71,11 @@ impl Server {
         for socket in udp {
             server.serve_udp(socket, &mut host)?;
         }
+        let limits = Limits::new(args.http_connections.get());
         for listener in http {
-            server.serve_http(listener)?;
+            server.serve_http(listener, limits)?;
         }
-        server.serve_metrics(metrics_listener, metrics, host);
+        server.serve_metrics(metrics_listener, limits, metrics, host);
         Ok(server)
     }
 
@@ -75,7 +84,7 @@ impl Server {
         let tracker = UdpTracker::new(Arc::clone(&self.swarm));
         let server = UdpServer::new(socket)?
             .metrics_prefix(UDP_PREFIX)
-            .shutdown_timeout(SHUTDOWN_TIMEOUT)
+            .shutdown_timeout(UDP_SHUTDOWN_TIMEOUT)
             .serve(service_fn(move |datagram: Datagram| {
                 let client = datagram.peer().ip();
                 ready(Ok::<_, Infallible>(tracker.answer(
@@ -85,42 +94,45 @@ impl Server {
                 )))
             }));
         host.add(server.socket_drops());
-        self.listeners
-            .spawn(server.with_graceful_shutdown(self.stopped()));
+        let mut stop = self.stop.subscribe();
+        self.listeners.spawn(server.with_graceful_shutdown(async move {
+            // An error means that the `Server` was dropped.
+            let _ = stop.wait_for(|stop| *stop).await;
+        }));
         Ok(())
     }
 
-    fn serve_http(&mut self, listener: TcpListener) -> io::Result<()> {
+    fn serve_http(&mut self, listener: TcpListener, limits: Limits) -> io::Result<()> {
         let address = listener.local_addr()?;
         self.http.push(address);
-        let app = http::router(Arc::clone(&self.swarm))
-            .layer(ClientLabelsLayer::new(ServerBinding::new(
-                Protocol::Http,
-                address,
-            )))
-            .into_make_service_with_connect_info::<SocketAddr>();
-        let server = axum::serve(listener, app).with_graceful_shutdown(self.stopped());
-        self.listeners.spawn(server.into_future());
+        let app = http::router(Arc::clone(&self.swarm)).layer(ClientLabelsLayer::new(ServerBinding::new(
+            Protocol::Http,
+            address,
+        )));
+        self.spawn(listener, app, limits);
         Ok(())
     }
 
-    fn serve_metrics(&mut self, listener: TcpListener, metrics: PrometheusHandle, host: Host) {
+    fn serve_metrics(
+        &mut self,
+        listener: TcpListener,
+        limits: Limits,
+        metrics: PrometheusHandle,
+        host: Host,
+    ) {
         let host = Arc::new(host);
         let render = move || async move {
             host.update();
             ([(CONTENT_TYPE, TEXT_FORMAT)], metrics.render())
         };
         let app = Router::new().route("/metrics", get(render));
-        let server = axum::serve(listener, app).with_graceful_shutdown(self.stopped());
-        self.listeners.spawn(server.into_future());
+        self.spawn(listener, app, limits);
     }
 
-    fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut stop = self.stop.subscribe();
-        async move {
-            // An error means that the `Server` was dropped.
-            let _ = stop.wait_for(|stop| *stop).await;
-        }
+    fn spawn(&mut self, listener: TcpListener, app: Router, limits: Limits) {
+        let stop = self.stop.subscribe();
+        self.listeners
+            .spawn(connections::serve(listener, app, limits, stop));
     }
 
     /// Prints the addresses to stdout. All of them accept requests by then.
@@ -152,17 +164,9 @@ impl Server {
             }
         }
         self.stop.send_replace(true);
-        // HTTP connections have no deadline.
-        let all = async {
-            while let Some(ended) = self.listeners.join_next().await {
-                ended??;
-            }
-            Ok(())
-        };
-        let Ok(ended) = timeout(SHUTDOWN_TIMEOUT + Duration::from_secs(1), all).await else {
-            tracing::warn!("connections were still open at the end of the shutdown");
-            return Ok(());
-        };
-        ended
+        while let Some(ended) = self.listeners.join_next().await {
+            ended??;
+        }
+        Ok(())
     }
 }
