@@ -32,9 +32,25 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", conflicts_with = "no_kernel")]
     pub(crate) kernel_interface: Vec<String>,
 
+    /// Sockets and tasks for each UDP address, which share its port (`SO_REUSEPORT`)
+    #[arg(long, value_name = "NUMBER", default_value = "1")]
+    pub(crate) workers: NonZeroUsize,
+
+    /// Size of the receive buffer of each UDP socket (`SO_RCVBUF`) [default: set by the system]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) recv_buffer: Option<NonZeroUsize>,
+
     /// Maximum number of open connections to each HTTP address, that of /metrics included; further clients wait
     #[arg(long, value_name = "NUMBER", default_value = "500")]
     pub(crate) http_connections: NonZeroUsize,
+
+    /// Maximum number of torrents; announces of further ones are refused
+    #[arg(long, value_name = "NUMBER", default_value_t = 100_000)]
+    pub(crate) max_torrents: usize,
+
+    /// Maximum number of peers of all torrents; announces of further ones are refused
+    #[arg(long, value_name = "NUMBER", default_value_t = 500_000)]
+    pub(crate) max_peers: usize,
 
     /// Serve on free ports, send requests over IPv4 and IPv6, print the counters and exit
     #[arg(long, exclusive = true)]

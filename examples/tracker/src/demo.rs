@@ -227,6 +227,7 @@ async fn over_http(client: &Client, port: u16, expected: &mut Counts) -> Result<
     let row = |kind| format!("{} {kind}", counters::HTTP_RECEIVED);
     expected.add(&row("announce"), client.column, client.http_announces + 1);
     expected.add(&row("scrape"), client.column, 1);
+    expected.add(&format!("{} announce", counters::HTTP_ERRORS), client.column, 1);
     Ok(())
 }
 

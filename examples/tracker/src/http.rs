@@ -21,7 +21,7 @@ use bendy::{
 use metrics::counter;
 
 use crate::{
-    counters::HTTP_RECEIVED,
+    counters::{HTTP_ERRORS, HTTP_RECEIVED},
     query::{Failure, Query},
     swarm::{Announce, Event, Full, INTERVAL, PeerId, Swarm},
 };
@@ -40,17 +40,20 @@ async fn announce(
 ) -> Response {
     counter!(HTTP_RECEIVED, "request_kind" => "announce").increment(1);
     let query = query.unwrap_or_default();
-    respond(announced(&swarm, client.ip().to_canonical(), &query))
+    respond("announce", announced(&swarm, client.ip().to_canonical(), &query))
 }
 
 async fn scrape(State(swarm): State<Arc<Swarm>>, RawQuery(query): RawQuery) -> Response {
     counter!(HTTP_RECEIVED, "request_kind" => "scrape").increment(1);
-    respond(scraped(&swarm, &query.unwrap_or_default()))
+    respond("scrape", scraped(&swarm, &query.unwrap_or_default()))
 }
 
 /// A failure has status 200 as well: BEP 3 puts the reason into the body.
-fn respond(result: Result<Value<'static>, Failure>) -> Response {
-    let answer = result.unwrap_or_else(|Failure(reason)| dict([(b"failure reason", bytes(reason))]));
+fn respond(kind: &'static str, result: Result<Value<'static>, Failure>) -> Response {
+    let answer = result.unwrap_or_else(|Failure(reason)| {
+        counter!(HTTP_ERRORS, "request_kind" => kind).increment(1);
+        dict([(b"failure reason", bytes(reason))])
+    });
     match encode(&answer) {
         Ok(body) => ([(CONTENT_TYPE, "text/plain")], body).into_response(),
         Err(error) => {
@@ -82,7 +85,7 @@ fn announced(swarm: &Swarm, client: IpAddr, query: &str) -> Result<Value<'static
             None | Some(b"" | b"paused") => Event::None,
             Some(_) => return Err(Failure("event is not a known one".into())),
         },
-        peers_wanted: query.optional_number("numwant")?,
+        peers_wanted: query.number_or_default("numwant")?,
     };
     // BEP 3 requires these two. The swarm does not use them.
     query.number::<u64>("uploaded")?;
@@ -202,7 +205,7 @@ mod tests {
 
     #[test]
     fn peers_are_compact_and_have_the_clients_family() {
-        let swarm = Swarm::new();
+        let swarm = Swarm::new(usize::MAX, usize::MAX);
         for client in [IPV4, IPV6] {
             announce(&swarm, client, "port=258");
         }
@@ -219,7 +222,7 @@ mod tests {
 
     #[test]
     fn peers_are_dictionaries_on_request() {
-        let swarm = Swarm::new();
+        let swarm = Swarm::new(usize::MAX, usize::MAX);
         announce(&swarm, IPV6, "port=1");
         let list = announce(&swarm, IPV6, "port=2&compact=0");
         let with_id = "5:peersld2:ip11:2001:db8::77:peer id20:-XX0000-bbbbbbbbbbbb4:porti1eeee";
@@ -233,12 +236,12 @@ mod tests {
 
     #[test]
     fn failures_have_a_reason() {
-        let swarm = Swarm::new();
+        let swarm = Swarm::new(usize::MAX, usize::MAX);
         for (more, reason) in [
             ("", "port is missing"),
             ("port=0", "port is not a number, or out of range"),
             ("port=-1", "port is not a number, or out of range"),
-            ("port=1&numwant=-1", "numwant is not a number, or out of range"),
+            ("port=1&numwant=x", "numwant is not a number, or out of range"),
             ("port=1&event=won", "event is not a known one"),
             ("port=1&compact=yes", "compact is neither 0 nor 1"),
             ("port=1&key=%", "the query is not percent-encoded"),
@@ -253,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_scrape_lists_its_files_in_order() {
-        let swarm = Swarm::new();
+        let swarm = Swarm::new(usize::MAX, usize::MAX);
         announce(&swarm, IPV4, "port=1&event=completed");
         let query = "info_hash=zzzzzzzzzzzzzzzzzzzz&info_hash=%01aaaaaaaaaaaaaaaaaaa";
         assert_eq!(

@@ -57,9 +57,13 @@ impl Query {
         as_number(name, self.required(name)?)
     }
 
-    pub(crate) fn optional_number<T: FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
-        let value = self.get(name);
-        value.map(|value| as_number(name, value)).transpose()
+    /// A number that can be missing. A negative one means the same, as in BEP 15.
+    pub(crate) fn number_or_default<T: FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
+        match self.get(name) {
+            None => Ok(None),
+            Some([b'-', digits @ ..]) => as_number::<T>(name, digits).map(|_| None),
+            Some(value) => as_number(name, value).map(Some),
+        }
     }
 }
 
@@ -124,6 +128,11 @@ mod tests {
         for name in ["b", "c", "d", "e", "f", "missing"] {
             assert!(query.number::<u16>(name).is_err(), "{name}");
         }
-        assert_eq!(query.optional_number::<u16>("missing"), Ok(None));
+        for (name, expected) in [("a", Some(65535)), ("c", None), ("missing", None)] {
+            assert_eq!(query.number_or_default::<u16>(name), Ok(expected), "{name}");
+        }
+        for name in ["b", "d", "e", "f"] {
+            assert!(query.number_or_default::<u16>(name).is_err(), "{name}");
+        }
     }
 }

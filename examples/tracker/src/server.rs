@@ -12,7 +12,9 @@ use std::{
 
 use axum::{Router, http::header::CONTENT_TYPE, routing::get};
 use dualstack_metrics::prometheus::PrometheusHandle;
-use dualstack_metrics::{ClientLabelsLayer, Datagram, Protocol, ServerBinding, SocketOptions, UdpServer};
+use dualstack_metrics::{
+    BindError, ClientLabelsLayer, Datagram, Protocol, ServerBinding, SocketOptions, UdpServer,
+};
 use tokio::{
     net::{TcpListener, UdpSocket},
     sync::watch,
@@ -53,8 +55,8 @@ impl Server {
         } else {
             SocketOptions::dual_stack()
         };
-        let udp = args.udp.iter().map(|address| options.bind_udp(*address));
-        let udp: Vec<UdpSocket> = udp.collect::<Result<_, _>>()?;
+        let udp = args.udp.iter().map(|address| bind_udp(args, &options, *address));
+        let udp: Vec<Vec<UdpSocket>> = udp.collect::<Result<_, _>>()?;
         let http = args.http.iter().map(|address| options.bind_tcp(*address));
         let http: Vec<TcpListener> = http.collect::<Result<_, _>>()?;
         let metrics_listener = options.bind_tcp(args.metrics)?;
@@ -63,13 +65,13 @@ impl Server {
             udp: Vec::new(),
             http: Vec::new(),
             metrics: metrics_listener.local_addr()?,
-            swarm: Arc::new(Swarm::new()),
+            swarm: Arc::new(Swarm::new(args.max_torrents, args.max_peers)),
             stop: watch::Sender::new(false),
             listeners: JoinSet::new(),
         };
         let mut host = Host::new(args);
-        for socket in udp {
-            server.serve_udp(socket, &mut host)?;
+        for sockets in udp {
+            server.serve_udp(sockets, &mut host)?;
         }
         let limits = Limits::new(args.http_connections.get());
         for listener in http {
@@ -79,26 +81,29 @@ impl Server {
         Ok(server)
     }
 
-    fn serve_udp(&mut self, socket: UdpSocket, host: &mut Host) -> io::Result<()> {
-        self.udp.push(socket.local_addr()?);
-        let tracker = UdpTracker::new(Arc::clone(&self.swarm));
-        let server = UdpServer::new(socket)?
-            .metrics_prefix(UDP_PREFIX)
-            .shutdown_timeout(UDP_SHUTDOWN_TIMEOUT)
-            .serve(service_fn(move |datagram: Datagram| {
-                let client = datagram.peer().ip();
-                ready(Ok::<_, Infallible>(tracker.answer(
-                    datagram.payload(),
-                    client,
-                    Instant::now(),
-                )))
+    fn serve_udp(&mut self, sockets: Vec<UdpSocket>, host: &mut Host) -> io::Result<()> {
+        self.udp.push(sockets[0].local_addr()?);
+        let tracker = Arc::new(UdpTracker::new(Arc::clone(&self.swarm)));
+        for socket in sockets {
+            let tracker = Arc::clone(&tracker);
+            let server = UdpServer::new(socket)?
+                .metrics_prefix(UDP_PREFIX)
+                .shutdown_timeout(UDP_SHUTDOWN_TIMEOUT)
+                .serve(service_fn(move |datagram: Datagram| {
+                    let client = datagram.peer().ip();
+                    ready(Ok::<_, Infallible>(tracker.answer(
+                        datagram.payload(),
+                        client,
+                        Instant::now(),
+                    )))
+                }));
+            host.add(server.socket_drops());
+            let mut stop = self.stop.subscribe();
+            self.listeners.spawn(server.with_graceful_shutdown(async move {
+                // An error means that the `Server` was dropped.
+                let _ = stop.wait_for(|stop| *stop).await;
             }));
-        host.add(server.socket_drops());
-        let mut stop = self.stop.subscribe();
-        self.listeners.spawn(server.with_graceful_shutdown(async move {
-            // An error means that the `Server` was dropped.
-            let _ = stop.wait_for(|stop| *stop).await;
-        }));
+        }
         Ok(())
     }
 
@@ -168,5 +173,17 @@ impl Server {
             ended??;
         }
         Ok(())
+    }
+}
+
+fn bind_udp(args: &Args, options: &SocketOptions, address: SocketAddr) -> Result<Vec<UdpSocket>, BindError> {
+    let mut options = options.clone();
+    if let Some(bytes) = args.recv_buffer {
+        options = options.recv_buffer_size(bytes.get());
+    }
+    match args.workers.get() {
+        // Without `SO_REUSEPORT`, so that a second tracker cannot take a part of the clients.
+        1 => Ok(vec![options.bind_udp(address)?]),
+        workers => options.bind_udp_many(address, workers),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -17,8 +18,6 @@ pub(crate) type PeerId = [u8; 20];
 /// How long peers are asked to wait between two announces.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(30 * 60);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(2 * 30 * 60);
-const MAX_TORRENTS: usize = 100_000;
-const MAX_PEERS: usize = 500_000;
 const PEERS_WANTED: usize = 50;
 const MAX_PEERS_WANTED: usize = 200;
 
@@ -68,6 +67,8 @@ pub(crate) struct Swarm {
 struct State {
     torrents: HashMap<InfoHash, Torrent>,
     peers: usize,
+    /// Whether an announce was refused since the swarm last had room.
+    was_full: bool,
 }
 
 /// Each family has its own list, because an IPv4 client cannot use IPv6 peers.
@@ -95,11 +96,7 @@ struct Peer {
 }
 
 impl Swarm {
-    pub(crate) fn new() -> Self {
-        Self::with_room_for(MAX_TORRENTS, MAX_PEERS)
-    }
-
-    fn with_room_for(max_torrents: usize, max_peers: usize) -> Self {
+    pub(crate) fn new(max_torrents: usize, max_peers: usize) -> Self {
         Self {
             state: Mutex::default(),
             max_torrents,
@@ -114,7 +111,7 @@ impl Swarm {
         now: Instant,
     ) -> Result<(Stats, Vec<(SocketAddr, PeerId)>), Full> {
         let mut state = self.lock();
-        let State { torrents, peers } = &mut *state;
+        let State { torrents, peers, .. } = &mut *state;
         let address = announce.peer;
 
         if announce.event == Event::Stopped {
@@ -133,6 +130,7 @@ impl Swarm {
         if (is_new_torrent && torrents.len() >= self.max_torrents)
             || (is_new_peer && *peers >= self.max_peers)
         {
+            refuse(state);
             return Err(Full);
         }
 
@@ -173,15 +171,36 @@ impl Swarm {
     /// Forgets peers that have not announced for two intervals, and torrents without peers.
     pub(crate) fn forget_idle(&self, now: Instant) {
         let mut state = self.lock();
-        let State { torrents, peers } = &mut *state;
+        let State { torrents, peers, .. } = &mut *state;
         torrents.retain(|_, torrent| {
             *peers -= torrent.inet.forget_idle(now) + torrent.inet6.forget_idle(now);
             !(torrent.inet.list.is_empty() && torrent.inet6.list.is_empty())
         });
+        let has_room = torrents.len() < self.max_torrents && *peers < self.max_peers;
+        if has_room && mem::take(&mut state.was_full) {
+            drop(state);
+            tracing::info!("the swarm has room again");
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts an announce that is refused. Logs the first one since the swarm last had room.
+fn refuse(mut state: MutexGuard<'_, State>) {
+    counter!(counters::ANNOUNCES_REFUSED).increment(1);
+    let was_full = mem::replace(&mut state.was_full, true);
+    let (torrents, peers) = (state.torrents.len(), state.peers);
+    drop(state);
+    if !was_full {
+        tracing::warn!(
+            torrents,
+            peers,
+            "the swarm is full: new torrents or peers are refused until idle ones are forgotten; --max-torrents \
+             and --max-peers set its size"
+        );
     }
 }
 
@@ -278,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_client_gets_the_other_peers_of_its_family() {
-        let (swarm, now) = (Swarm::new(), Instant::now());
+        let (swarm, now) = (Swarm::new(usize::MAX, usize::MAX), Instant::now());
         for peer in ["192.0.2.7:1", "192.0.2.7:2", "[2001:db8::7]:1"] {
             swarm.announce(&announce(peer, Event::Started), now).unwrap();
         }
@@ -291,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_completion_counts_once_and_stopped_removes_the_peer() {
-        let (swarm, now) = (Swarm::new(), Instant::now());
+        let (swarm, now) = (Swarm::new(usize::MAX, usize::MAX), Instant::now());
         for event in [Event::Completed, Event::None, Event::Completed] {
             swarm.announce(&announce("192.0.2.7:1", event), now).unwrap();
         }
@@ -306,7 +325,7 @@ mod tests {
 
     #[test]
     fn the_number_of_returned_peers_is_bounded() {
-        let (swarm, now) = (Swarm::new(), Instant::now());
+        let (swarm, now) = (Swarm::new(usize::MAX, usize::MAX), Instant::now());
         let mut last = Vec::new();
         for port in 1..=300 {
             let mut request = announce("[2001:db8::7]:0", Event::Started);
@@ -319,7 +338,7 @@ mod tests {
 
     #[test]
     fn idle_peers_are_not_returned_and_then_forgotten() {
-        let (swarm, now) = (Swarm::new(), Instant::now());
+        let (swarm, now) = (Swarm::new(usize::MAX, usize::MAX), Instant::now());
         let later = now + FORGOTTEN_AFTER;
         swarm
             .announce(&announce("192.0.2.7:1", Event::None), now)
@@ -337,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_full_swarm_still_serves_known_peers() {
-        let (swarm, now) = (Swarm::with_room_for(1, 1), Instant::now());
+        let (swarm, now) = (Swarm::new(1, 1), Instant::now());
         let known = announce("192.0.2.7:1", Event::None);
         let mut other_torrent = known.clone();
         other_torrent.info_hash = [3; 20];

@@ -210,7 +210,7 @@ mod tests {
     const IPV6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
 
     fn tracker() -> UdpTracker {
-        UdpTracker::new(Arc::new(Swarm::new()))
+        UdpTracker::new(Arc::new(Swarm::new(usize::MAX, usize::MAX)))
     }
 
     fn bytes(request: impl Into<Request>) -> Vec<u8> {
