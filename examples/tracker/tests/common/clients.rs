@@ -4,7 +4,6 @@ use std::{
     borrow::Cow,
     cell::Cell,
     collections::BTreeMap,
-    io::ErrorKind,
     net::{IpAddr, SocketAddr, UdpSocket},
     time::Duration,
 };
@@ -114,14 +113,6 @@ impl UdpClient {
         let len = self.socket.recv(&mut buffer).expect("an answer");
         buffer.truncate(len);
         buffer
-    }
-
-    /// Whether nothing was received that has not been read.
-    pub(crate) fn hears_nothing(&self) -> bool {
-        self.socket.set_nonblocking(true).unwrap();
-        let heard = self.socket.recv(&mut [0]);
-        self.socket.set_nonblocking(false).unwrap();
-        matches!(heard, Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
     /// The answer, which must be to this very request.

@@ -196,7 +196,6 @@ pub(crate) struct Udp {
     pub(crate) announces: u64,
     pub(crate) scrapes: u64,
     pub(crate) errors: u64,
-    pub(crate) banned: u64,
 }
 
 impl Udp {
@@ -211,7 +210,6 @@ impl Udp {
             (accepted, Some("announce"), self.announces),
             (accepted, Some("scrape"), self.scrapes),
             ("errors_total", None, self.errors),
-            ("requests_banned_total", None, self.banned),
         ];
         series("udp_tracker_server", &labels, &all)
     }
@@ -233,6 +231,12 @@ impl Http {
         ];
         series("http_tracker_core", &labels, &all)
     }
+}
+
+/// The requests that one class of HTTP clients sent to one socket, and that were answered with a failure reason.
+pub(crate) fn http_errors(client: Seen, socket: SocketAddr, kind: &str, count: u64) -> String {
+    let labels = and(seven("http", socket, client), "request_kind", kind);
+    sample("http_tracker_core_errors_total", &labels, count)
 }
 
 fn series(prefix: &str, labels: &Labels, all: &[(&str, Option<&str>, u64)]) -> Vec<String> {
