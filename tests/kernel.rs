@@ -11,12 +11,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     fs,
-    io::{ErrorKind, Read, Write},
-    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    io::{ErrorKind, Read},
+    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -28,10 +27,9 @@ use dualstack_metrics::{
     prometheus::Install,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
-use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, SockRef, Socket, Type};
 use test_support::{
-    assert_samples, eventually, in_namespace, inside, raw, samples, series, skip_or_fail, spawning,
+    Program, assert_samples, eventually, http, in_namespace, raw, samples, series, skip_or_fail, spawning,
 };
 use tower::service_fn;
 
@@ -452,35 +450,6 @@ fn updates_at_an_interval_stop_when_the_handle_is_dropped() {
 
 // From the kernel's own files, in a network namespace with nothing but loopback.
 
-/// Killed when dropped.
-struct Process(Child);
-
-impl Process {
-    /// `None` if the program is not installed; prints that the test is skipped.
-    fn start(program: &str, args: &[&str]) -> Option<Self> {
-        let mut command = Command::new(program);
-        command
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        match spawning(|| command.spawn()) {
-            Ok(child) => Some(Self(child)),
-            Err(error) => {
-                skip_or_fail(&format!("{program}: {error}"));
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Runs a program to its end. False if it is not installed; prints that the test is skipped.
 fn run(program: &str, args: &str) -> bool {
     let mut command = Command::new(program);
@@ -495,15 +464,6 @@ fn run(program: &str, args: &str) -> bool {
             false
         }
     }
-}
-
-fn http_get(server: SocketAddr, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(server).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.contains(" 200 ").then(|| body.to_owned())
 }
 
 /// The host's counters now.
@@ -541,213 +501,179 @@ const LOOPBACK_OF_1500: &str = "ip link set lo mtu 1500";
 
 #[test]
 fn they_equal_the_node_exporters() {
-    in_namespace(LOOPBACK_OF_1500, "inside_they_equal_the_node_exporters");
-}
-
-#[test]
-#[ignore = "run by they_equal_the_node_exporters"]
-fn inside_they_equal_the_node_exporters() {
-    if !inside() {
-        return;
-    }
-    let address: SocketAddr = "127.0.0.1:9100".parse().unwrap();
-    let args = [
-        "--collector.disable-defaults",
-        "--collector.netstat",
-        "--collector.netstat.fields=.*",
-        "--web.listen-address=127.0.0.1:9100",
-    ];
-    let Some(_exporter) = Process::start("prometheus-node-exporter", &args) else {
-        return;
-    };
-    if !run("ping", "-6 -q -c 3 -i 0.01 -s 3000 ::1") {
-        return;
-    }
-    loopback_socket().send_to(b"to nobody", "[::1]:9").unwrap();
-    let mut theirs = None;
-    eventually("the node exporter answers", || {
-        theirs = http_get(address, "/metrics");
-        theirs.is_some()
-    });
-
-    // The exporter is queried over IPv4, which moves none of these counters.
-    let before = now();
-    let theirs = http_get(address, "/metrics").unwrap();
-    let theirs: BTreeMap<_, f64> = samples(&theirs)
-        .into_iter()
-        .filter_map(|line| {
-            let (name, value) = line.split_once(' ')?;
-            Some((name.to_owned(), value.parse().ok()?))
-        })
-        .collect();
-    assert_eq!(before, now(), "nothing else happens in this namespace");
-    assert!(before["ip6_reasm_oks_total"] > 0 && before["udp6_no_ports_total"] > 0);
-    let file = fs::read_to_string("/proc/net/snmp6").unwrap();
-    let mut compared = 0;
-    for (kernel, value) in parsed(&file) {
-        let (protocol, name) = kernel.split_at(kernel.find('6').unwrap() + 1);
-        assert_eq!(
-            theirs.get(&format!("node_netstat_{protocol}_{name}")),
-            value.to_string().parse().ok().as_ref(),
-            "{kernel}"
-        );
-        match series_of(kernel) {
-            Some(series) => assert_eq!(before[&series], value, "{kernel}"),
-            // Of a kernel that is newer than the docs.
-            None => eprintln!("not in the docs: {kernel}"),
+    in_namespace(LOOPBACK_OF_1500, || {
+        let address: SocketAddr = "127.0.0.1:9100".parse().unwrap();
+        let args = [
+            "--collector.disable-defaults",
+            "--collector.netstat",
+            "--collector.netstat.fields=.*",
+            "--web.listen-address=127.0.0.1:9100",
+        ];
+        let metrics = || http::request(address, "GET", "/metrics");
+        let mut exporter = Command::new("prometheus-node-exporter");
+        let Some(_exporter) = Program::start(exporter.args(args), || metrics().is_ok()) else {
+            return;
+        };
+        if !run("ping", "-6 -q -c 3 -i 0.01 -s 3000 ::1") {
+            return;
         }
-        compared += 1;
-    }
-    assert_eq!(before.len(), compared);
+        loopback_socket().send_to(b"to nobody", "[::1]:9").unwrap();
+
+        // The exporter is queried over IPv4, which moves none of these counters.
+        let before = now();
+        let theirs: BTreeMap<_, f64> = samples(&metrics().unwrap().text())
+            .into_iter()
+            .filter_map(|line| {
+                let (name, value) = line.split_once(' ')?;
+                Some((name.to_owned(), value.parse().ok()?))
+            })
+            .collect();
+        assert_eq!(before, now(), "nothing else happens in this namespace");
+        assert!(before["ip6_reasm_oks_total"] > 0 && before["udp6_no_ports_total"] > 0);
+        let file = fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
+        let mut compared = 0;
+        for (kernel, value) in parsed(&file) {
+            let (protocol, name) = kernel.split_at(kernel.find('6').unwrap() + 1);
+            assert_eq!(
+                theirs.get(&format!("node_netstat_{protocol}_{name}")),
+                value.to_string().parse().ok().as_ref(),
+                "{kernel}"
+            );
+            match series_of(kernel) {
+                Some(series) => assert_eq!(before[&series], value, "{kernel}"),
+                // Of a kernel that is newer than the docs.
+                None => eprintln!("not in the docs: {kernel}"),
+            }
+            compared += 1;
+        }
+        assert_eq!(before.len(), compared);
+    });
 }
 
 #[test]
 fn traffic_moves_what_it_should() {
-    in_namespace(LOOPBACK_OF_1500, "inside_traffic_moves_what_it_should");
-}
-
-#[test]
-#[ignore = "run by traffic_moves_what_it_should"]
-fn inside_traffic_moves_what_it_should() {
-    if !inside() {
-        return;
-    }
-    let sender = loopback_socket();
-    // Five datagrams of 100 bytes to a closed port, and the ICMPv6 errors, which quote them.
-    let to_nobody = || {
-        for _ in 0..5 {
-            sender.send_to(&[0; 100], "[::1]:9").unwrap();
-        }
-    };
-    let bytes = 5 * (40 + 8 + 100) + 5 * (40 + 8 + 148);
-    assert_moves(
-        to_nobody,
-        &[
-            ("ip6_in_receives_total", 10),
-            ("ip6_in_delivers_total", 10),
-            ("ip6_in_no_ect_pkts_total", 10),
-            ("ip6_in_octets_total", bytes),
-            ("ip6_out_requests_total", 10),
-            ("ip6_out_transmits_total", 10),
-            ("ip6_out_octets_total", bytes),
-            ("icmp6_in_msgs_total", 5),
-            ("icmp6_in_dest_unreachs_total", 5),
-            ("icmp6_in_type_total{type=\"1\"}", 5),
-            ("icmp6_out_msgs_total", 5),
-            ("icmp6_out_dest_unreachs_total", 5),
-            ("icmp6_out_type_total{type=\"1\"}", 5),
-            ("udp6_no_ports_total", 5),
-            ("udp6_out_datagrams_total", 5),
-        ],
-    );
-
-    // No route: this namespace has nothing but loopback.
-    let nowhere = || {
-        let error = sender.send_to(&[0; 100], "[2001:db8::1]:9").unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::NetworkUnreachable);
-    };
-    assert_moves(nowhere, &[("ip6_out_no_routes_total", 1)]);
-
-    // Received, and not delivered.
-    assert_moves(
-        || raw::send_broken_headers(3),
-        &[
-            ("ip6_in_receives_total", 3),
-            ("ip6_in_hdr_errors_total", 3),
-            ("ip6_in_octets_total", 3 * 40),
-            ("ip6_out_requests_total", 3),
-            ("ip6_out_transmits_total", 3),
-            ("ip6_out_octets_total", 3 * 40),
-        ],
-    );
-
-    let marks = || {
-        let receiver = loopback_socket();
-        let to = receiver.local_addr().unwrap();
-        for (mark, count) in [(0, 2), (1, 3), (2, 4), (3, 5)] {
-            SockRef::from(&sender).set_tclass_v6(mark).unwrap();
-            for _ in 0..count {
-                sender.send_to(&[0; 10], to).unwrap();
-                receiver.recv(&mut [0; 16]).unwrap();
+    in_namespace(LOOPBACK_OF_1500, || {
+        let sender = loopback_socket();
+        // Five datagrams of 100 bytes to a closed port, and the ICMPv6 errors, which quote them.
+        let to_nobody = || {
+            for _ in 0..5 {
+                sender.send_to(&[0; 100], "[::1]:9").unwrap();
             }
-        }
-    };
-    assert_moves(
-        marks,
-        &[
-            ("ip6_in_receives_total", 14),
-            ("ip6_in_delivers_total", 14),
-            ("ip6_in_no_ect_pkts_total", 2),
-            ("ip6_in_ect1_pkts_total", 3),
-            ("ip6_in_ect0_pkts_total", 4),
-            ("ip6_in_ce_pkts_total", 5),
-            ("ip6_in_octets_total", 14 * 58),
-            ("ip6_out_requests_total", 14),
-            ("ip6_out_transmits_total", 14),
-            ("ip6_out_octets_total", 14 * 58),
-            ("udp6_in_datagrams_total", 14),
-            ("udp6_out_datagrams_total", 14),
-        ],
-    );
+        };
+        let bytes = 5 * (40 + 8 + 100) + 5 * (40 + 8 + 148);
+        assert_moves(
+            to_nobody,
+            &[
+                ("ip6_in_receives_total", 10),
+                ("ip6_in_delivers_total", 10),
+                ("ip6_in_no_ect_pkts_total", 10),
+                ("ip6_in_octets_total", bytes),
+                ("ip6_out_requests_total", 10),
+                ("ip6_out_transmits_total", 10),
+                ("ip6_out_octets_total", bytes),
+                ("icmp6_in_msgs_total", 5),
+                ("icmp6_in_dest_unreachs_total", 5),
+                ("icmp6_in_type_total{type=\"1\"}", 5),
+                ("icmp6_out_msgs_total", 5),
+                ("icmp6_out_dest_unreachs_total", 5),
+                ("icmp6_out_type_total{type=\"1\"}", 5),
+                ("udp6_no_ports_total", 5),
+                ("udp6_out_datagrams_total", 5),
+            ],
+        );
+
+        // No route: this namespace has nothing but loopback.
+        let nowhere = || {
+            let error = sender.send_to(&[0; 100], "[2001:db8::1]:9").unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::NetworkUnreachable);
+        };
+        assert_moves(nowhere, &[("ip6_out_no_routes_total", 1)]);
+
+        // Received, and not delivered.
+        assert_moves(
+            || raw::send_broken_headers(3),
+            &[
+                ("ip6_in_receives_total", 3),
+                ("ip6_in_hdr_errors_total", 3),
+                ("ip6_in_octets_total", 3 * 40),
+                ("ip6_out_requests_total", 3),
+                ("ip6_out_transmits_total", 3),
+                ("ip6_out_octets_total", 3 * 40),
+            ],
+        );
+
+        let marks = || {
+            let receiver = loopback_socket();
+            let to = receiver.local_addr().unwrap();
+            for (mark, count) in [(0, 2), (1, 3), (2, 4), (3, 5)] {
+                SockRef::from(&sender).set_tclass_v6(mark).unwrap();
+                for _ in 0..count {
+                    sender.send_to(&[0; 10], to).unwrap();
+                    receiver.recv(&mut [0; 16]).unwrap();
+                }
+            }
+        };
+        assert_moves(
+            marks,
+            &[
+                ("ip6_in_receives_total", 14),
+                ("ip6_in_delivers_total", 14),
+                ("ip6_in_no_ect_pkts_total", 2),
+                ("ip6_in_ect1_pkts_total", 3),
+                ("ip6_in_ect0_pkts_total", 4),
+                ("ip6_in_ce_pkts_total", 5),
+                ("ip6_in_octets_total", 14 * 58),
+                ("ip6_out_requests_total", 14),
+                ("ip6_out_transmits_total", 14),
+                ("ip6_out_octets_total", 14 * 58),
+                ("udp6_in_datagrams_total", 14),
+                ("udp6_out_datagrams_total", 14),
+            ],
+        );
+    });
 }
 
 #[test]
 fn a_large_ping_moves_fragmentation_and_reassembly() {
-    in_namespace(
-        LOOPBACK_OF_1500,
-        "inside_a_large_ping_moves_fragmentation_and_reassembly",
-    );
-}
-
-#[test]
-#[ignore = "run by a_large_ping_moves_fragmentation_and_reassembly"]
-fn inside_a_large_ping_moves_fragmentation_and_reassembly() {
-    if !inside() {
-        return;
-    }
-    // Three requests and their answers, each in three fragments: 1,448 + 1,448 + 112 of 3,008 bytes.
-    if !run("ping", "-6 -q -c 1 ::1") {
-        return;
-    }
-    let ping = || assert!(run("ping", "-6 -q -c 3 -i 0.01 -s 3000 ::1"));
-    let bytes = 6 * (3 * (40 + 8) + 3_008);
-    assert_moves(
-        ping,
-        &[
-            ("ip6_in_receives_total", 18),
-            ("ip6_in_delivers_total", 6),
-            ("ip6_in_no_ect_pkts_total", 18),
-            ("ip6_in_octets_total", bytes),
-            ("ip6_out_requests_total", 6),
-            ("ip6_out_transmits_total", 18),
-            ("ip6_out_octets_total", bytes),
-            ("ip6_frag_creates_total", 18),
-            ("ip6_frag_oks_total", 6),
-            ("ip6_reasm_reqds_total", 18),
-            ("ip6_reasm_oks_total", 6),
-            ("icmp6_in_msgs_total", 6),
-            ("icmp6_in_echos_total", 3),
-            ("icmp6_in_echo_replies_total", 3),
-            ("icmp6_in_type_total{type=\"128\"}", 3),
-            ("icmp6_in_type_total{type=\"129\"}", 3),
-            ("icmp6_out_msgs_total", 6),
-            ("icmp6_out_echos_total", 3),
-            ("icmp6_out_echo_replies_total", 3),
-            ("icmp6_out_type_total{type=\"128\"}", 3),
-            ("icmp6_out_type_total{type=\"129\"}", 3),
-        ],
-    );
+    in_namespace(LOOPBACK_OF_1500, || {
+        // Three requests and their answers, each in three fragments: 1,448 + 1,448 + 112 of 3,008 bytes.
+        if !run("ping", "-6 -q -c 1 ::1") {
+            return;
+        }
+        let ping = || assert!(run("ping", "-6 -q -c 3 -i 0.01 -s 3000 ::1"));
+        let bytes = 6 * (3 * (40 + 8) + 3_008);
+        assert_moves(
+            ping,
+            &[
+                ("ip6_in_receives_total", 18),
+                ("ip6_in_delivers_total", 6),
+                ("ip6_in_no_ect_pkts_total", 18),
+                ("ip6_in_octets_total", bytes),
+                ("ip6_out_requests_total", 6),
+                ("ip6_out_transmits_total", 18),
+                ("ip6_out_octets_total", bytes),
+                ("ip6_frag_creates_total", 18),
+                ("ip6_frag_oks_total", 6),
+                ("ip6_reasm_reqds_total", 18),
+                ("ip6_reasm_oks_total", 6),
+                ("icmp6_in_msgs_total", 6),
+                ("icmp6_in_echos_total", 3),
+                ("icmp6_in_echo_replies_total", 3),
+                ("icmp6_in_type_total{type=\"128\"}", 3),
+                ("icmp6_in_type_total{type=\"129\"}", 3),
+                ("icmp6_out_msgs_total", 6),
+                ("icmp6_out_echos_total", 3),
+                ("icmp6_out_echo_replies_total", 3),
+                ("icmp6_out_type_total{type=\"128\"}", 3),
+                ("icmp6_out_type_total{type=\"129\"}", 3),
+            ],
+        );
+    });
 }
 
 #[test]
 fn a_thread_with_its_own_network_namespace_has_its_own_counters() {
-    let in_namespace = || {
-        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-            return skip_or_fail(&format!("unshare: {error}"));
-        }
-        if !run("ip", "link set lo up") {
-            return;
-        }
+    in_namespace("", || {
         let sender = loopback_socket();
         for _ in 0..5 {
             sender.send_to(b"to nobody", "[::1]:9").unwrap();
@@ -757,45 +683,30 @@ fn a_thread_with_its_own_network_namespace_has_its_own_counters() {
             (now["udp6_out_datagrams_total"], now["udp6_no_ports_total"]),
             (5, 5)
         );
-    };
-    thread::spawn(in_namespace).join().unwrap();
+    });
 }
 
 #[test]
 fn packets_to_no_address_are_address_errors() {
-    in_namespace(raw::LINK, "inside_packets_to_no_address_are_address_errors");
-}
-
-#[test]
-#[ignore = "run by packets_to_no_address_are_address_errors"]
-fn inside_packets_to_no_address_are_address_errors() {
-    if !inside() {
-        return;
-    }
-    let errors = || now()["ip6_in_addr_errors_total"];
-    assert_eq!(errors(), 0);
-    raw::send_to_no_address(2);
-    // The first waits for the neighbour's address.
-    eventually("both are received", || errors() == 2);
-    let series = r#"interface_ip6_in_addr_errors_total{interface="v1"}"#;
-    let kernel = KernelCounters::new().interface("v1");
-    assert_eq!(values(&updated(&recorder(), &kernel))[series], 2);
+    in_namespace(raw::LINK, || {
+        let errors = || now()["ip6_in_addr_errors_total"];
+        assert_eq!(errors(), 0);
+        raw::send_to_no_address(2);
+        // The first waits for the neighbour's address.
+        eventually("both are received", || errors() == 2);
+        let series = r#"interface_ip6_in_addr_errors_total{interface="v1"}"#;
+        let kernel = KernelCounters::new().interface("v1");
+        assert_eq!(values(&updated(&recorder(), &kernel))[series], 2);
+    });
 }
 
 #[test]
 fn drops_at_a_socket_are_the_kernels() {
-    in_namespace("", "inside_drops_at_a_socket_are_the_kernels");
-}
-
-#[test]
-#[ignore = "run by drops_at_a_socket_are_the_kernels"]
-fn inside_drops_at_a_socket_are_the_kernels() {
-    if !inside() {
-        return;
-    }
-    for address in ["[::]:6969", "0.0.0.0:6970"] {
-        drops_at(address.parse().unwrap());
-    }
+    in_namespace("", || {
+        for address in ["[::]:6969", "0.0.0.0:6970"] {
+            drops_at(address.parse().unwrap());
+        }
+    });
 }
 
 /// Floods a socket before its server receives, then runs the server.
@@ -891,9 +802,9 @@ fn drops_at(address: SocketAddr) {
 /// The last column of the kernel's table.
 fn kernel_drops(address: SocketAddr) -> u64 {
     let path = if address.is_ipv6() {
-        "/proc/net/udp6"
+        "/proc/thread-self/net/udp6"
     } else {
-        "/proc/net/udp"
+        "/proc/thread-self/net/udp"
     };
     let table = fs::read_to_string(path).unwrap();
     let port = format!(":{:04X}", address.port());
@@ -907,7 +818,7 @@ fn kernel_drops(address: SocketAddr) -> u64 {
 }
 
 fn v4_rcvbuf_errors() -> u64 {
-    let snmp = fs::read_to_string("/proc/net/snmp").unwrap();
+    let snmp = fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
     let mut lines = snmp.lines().filter(|line| line.starts_with("Udp: "));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
     let mut pairs = names.split(' ').zip(values.split(' '));
@@ -921,80 +832,73 @@ fn v4_rcvbuf_errors() -> u64 {
 
 #[test]
 fn interfaces_come_and_go() {
-    in_namespace("", "inside_interfaces_come_and_go");
-}
+    in_namespace("", || {
+        const SENT: &str = "interface_ip6_out_requests_total{interface=\"v0\"}";
 
-#[test]
-#[ignore = "run by interfaces_come_and_go"]
-fn inside_interfaces_come_and_go() {
-    const SENT: &str = "interface_ip6_out_requests_total{interface=\"v0\"}";
+        let add = || {
+            assert!(run("ip", "link add v0 type veth peer name v1"));
+            assert!(run("ip", "link set v1 up") && run("ip", "link set v0 up"));
+        };
+        let recorder = recorder();
+        let kernel = KernelCounters::new().interface("v0").all_interfaces();
+        let update = || values(&updated(&recorder, &kernel));
+        let file = || fs::read_to_string("/proc/thread-self/net/dev_snmp6/v0").unwrap();
+        let sends = |more_than: u64| {
+            // The kernel checks whether the link-local address is free, and looks for routers.
+            eventually("packets leave v0", || {
+                update().get(SENT).is_some_and(|sent| *sent > more_than)
+            });
+        };
 
-    if !inside() {
-        return;
-    }
-    let add = || {
-        assert!(run("ip", "link add v0 type veth peer name v1"));
-        assert!(run("ip", "link set v1 up") && run("ip", "link set v0 up"));
-    };
-    let recorder = recorder();
-    let kernel = KernelCounters::new().interface("v0").all_interfaces();
-    let update = || values(&updated(&recorder, &kernel));
-    let file = || fs::read_to_string("/proc/net/dev_snmp6/v0").unwrap();
-    let sends = |more_than: u64| {
-        // The kernel checks whether the link-local address is free, and looks for routers.
-        eventually("packets leave v0", || {
-            update().get(SENT).is_some_and(|sent| *sent > more_than)
-        });
-    };
+        assert!(!update().contains_key(SENT));
+        add();
+        sends(0);
+        for lost_by in ["link del v0", "link set v0 mtu 1000"] {
+            let mut before = update();
+            assert!(run("ip", lost_by));
+            eventually("the file is gone", || {
+                !fs::exists("/proc/thread-self/net/dev_snmp6/v0").unwrap()
+            });
+            let gone = update();
+            assert!(before.iter().all(|(series, value)| gone[series] >= *value));
+            before = gone;
 
-    assert!(!update().contains_key(SENT));
-    add();
-    sends(0);
-    for lost_by in ["link del v0", "link set v0 mtu 1000"] {
-        let mut before = update();
-        assert!(run("ip", lost_by));
-        eventually("the file is gone", || {
-            !fs::exists("/proc/net/dev_snmp6/v0").unwrap()
-        });
-        let gone = update();
-        assert!(before.iter().all(|(series, value)| gone[series] >= *value));
-        before = gone;
-
-        if lost_by == "link del v0" {
-            add();
-        } else {
-            assert!(run("ip", "link set v0 mtu 1500"));
-            assert!(run("ip", "link set v0 down") && run("ip", "link set v0 up"));
+            if lost_by == "link del v0" {
+                add();
+            } else {
+                assert!(run("ip", "link set v0 mtu 1500"));
+                assert!(run("ip", "link set v0 down") && run("ip", "link set v0 up"));
+            }
+            sends(before[SENT]);
+            // The values are those from before plus the kernel's, once nothing is sent in between.
+            eventually("the old and the new are the sum", || {
+                let (old, shown, new) = (file(), update(), file());
+                old == new
+                    && parsed(&new)
+                        .iter()
+                        .filter(|(name, _)| *name != "ifIndex")
+                        .all(|(kernel, value)| {
+                            let Some(series) = series_of(kernel) else {
+                                return true;
+                            };
+                            let series = match series.split_once('{') {
+                                Some((name, label)) => format!("interface_{name}{{interface=\"v0\",{label}"),
+                                None => format!("interface_{series}{{interface=\"v0\"}}"),
+                            };
+                            shown[&series] == before.get(&series).copied().unwrap_or(0) + value
+                        })
+            });
         }
-        sends(before[SENT]);
-        // The values are those from before plus the kernel's, once nothing is sent in between.
-        eventually("the old and the new are the sum", || {
-            let (old, shown, new) = (file(), update(), file());
-            old == new
-                && parsed(&new)
-                    .iter()
-                    .filter(|(name, _)| *name != "ifIndex")
-                    .all(|(kernel, value)| {
-                        let Some(series) = series_of(kernel) else {
-                            return true;
-                        };
-                        let series = match series.split_once('{') {
-                            Some((name, label)) => format!("interface_{name}{{interface=\"v0\",{label}"),
-                            None => format!("interface_{series}{{interface=\"v0\"}}"),
-                        };
-                        shown[&series] == before.get(&series).copied().unwrap_or(0) + value
-                    })
-        });
-    }
-    let labelled: BTreeSet<_> = update()
-        .into_keys()
-        .filter(|series| series.starts_with("interface_"))
-        .collect();
-    for interface in ["lo", "v0", "v1"] {
-        let label = format!("interface=\"{interface}\"");
-        assert!(
-            labelled.iter().any(|series| series.contains(&label)),
-            "{interface}"
-        );
-    }
+        let labelled: BTreeSet<_> = update()
+            .into_keys()
+            .filter(|series| series.starts_with("interface_"))
+            .collect();
+        for interface in ["lo", "v0", "v1"] {
+            let label = format!("interface=\"{interface}\"");
+            assert!(
+                labelled.iter().any(|series| series.contains(&label)),
+                "{interface}"
+            );
+        }
+    });
 }

@@ -16,7 +16,7 @@ use dualstack_metrics::{Datagram, SocketOptions, UdpServer, prometheus::Install}
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use test_support::{
-    INET, INET6, MAPPED, Seen, and, assert_samples, close, in_namespace, inside, ipv6_or_say, sample,
+    INET, INET6, MAPPED, Seen, and, assert_samples, block_on, close, in_namespace, ipv6_or_say, sample,
     samples, seven,
 };
 use tokio::{net::UdpSocket, sync::watch, task::JoinSet, time::timeout};
@@ -152,29 +152,24 @@ async fn the_sockets_share_the_port_with_nobody_who_did_not_ask() {
 fn a_port_of_the_systems_choice_is_nobody_elses() {
     in_namespace(
         "echo 40000 40001 > /proc/sys/net/ipv4/ip_local_port_range",
-        "inside_a_port_of_the_systems_choice_is_nobody_elses",
-    );
-}
+        || {
+            block_on(async {
+                let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+                let many = || SocketOptions::dual_stack().bind_udp_many(any, 3);
+                let port = |sockets: &[UdpSocket]| sockets[0].local_addr().unwrap().port();
+                let (first, second) = (many().unwrap(), many().unwrap());
+                assert_eq!(
+                    BTreeSet::from([port(&first), port(&second)]),
+                    [40_000, 40_001].into()
+                );
+                // There is none left, although each could be shared.
+                assert_eq!(many().unwrap_err().kind(), ErrorKind::AddrInUse);
 
-#[tokio::test]
-#[ignore = "is run by a_port_of_the_systems_choice_is_nobody_elses"]
-async fn inside_a_port_of_the_systems_choice_is_nobody_elses() {
-    if !inside() {
-        return;
-    }
-    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let many = || SocketOptions::dual_stack().bind_udp_many(any, 3);
-    let port = |sockets: &[UdpSocket]| sockets[0].local_addr().unwrap().port();
-    let (first, second) = (many().unwrap(), many().unwrap());
-    assert_eq!(
-        BTreeSet::from([port(&first), port(&second)]),
-        [40_000, 40_001].into()
+                // What the kernel does with the option set before.
+                let shares = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+                shares.set_reuse_port(true).unwrap();
+                shares.bind(&any.into()).unwrap();
+            });
+        },
     );
-    // There is none left, although each could be shared.
-    assert_eq!(many().unwrap_err().kind(), ErrorKind::AddrInUse);
-
-    // What the kernel does with the option set before.
-    let shares = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
-    shares.set_reuse_port(true).unwrap();
-    shares.bind(&any.into()).unwrap();
 }

@@ -3,15 +3,14 @@
 #![cfg(any(feature = "axum", feature = "udp"))]
 
 use std::{
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
 };
 
 use dualstack_metrics::{BindError, Pair, SocketOptions};
-use test_support::{close, free_port, ipv6_or_say, report};
 #[cfg(target_os = "linux")]
-use test_support::{in_namespace, inside, under_seccomp};
+use test_support::{Denied, Errno, block_on, denying, in_namespace};
+use test_support::{Log, close, free_port, ipv6_or_say, report};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 const MAPPED_LOOPBACK: IpAddr = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
@@ -114,30 +113,9 @@ const NO_IPV6: &str = "IPv6 is missing or disabled on this host; bind an IPv4 ad
 
 /// What is logged while `f` runs.
 fn logged<T>(f: impl FnOnce() -> T) -> (T, Vec<String>) {
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .without_time()
-        .with_writer(move || writer.clone())
-        .finish();
-    let result = tracing::subscriber::with_default(subscriber, f);
-    let bytes = lines.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let text = String::from_utf8(bytes.clone()).unwrap();
-    (result, text.lines().map(|line| line.trim().to_owned()).collect())
+    let log = Log::of_thread();
+    let result = f();
+    (result, log.lines())
 }
 
 #[tokio::test]
@@ -572,144 +550,112 @@ fn outside_of_a_runtime_it_panics() {
 #[cfg(target_os = "linux")]
 #[test]
 fn the_systems_default_does_not_matter_where_it_is_ipv6_only() {
-    if ipv6_or_say() {
-        in_namespace(
-            "echo 1 > /proc/sys/net/ipv6/bindv6only",
-            "inside_a_namespace_whose_default_is_ipv6_only",
-        );
-    }
-}
-
-#[cfg(target_os = "linux")]
-#[tokio::test]
-#[ignore = "is run by the_systems_default_does_not_matter_where_it_is_ipv6_only"]
-async fn inside_a_namespace_whose_default_is_ipv6_only() {
-    if !inside() {
+    if !ipv6_or_say() {
         return;
     }
-    let options = SocketOptions::dual_stack();
-    let (listener, socket) = (options.bind_tcp(v6(0)).unwrap(), options.bind_udp(v6(0)).unwrap());
-    assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await, MAPPED_LOOPBACK);
-    assert_eq!(udp_peer(&socket, V4_LOOPBACK).await, MAPPED_LOOPBACK);
-    assert_eq!(tcp_peer(&listener, V6_LOOPBACK).await, V6_LOOPBACK);
-    assert_eq!(udp_peer(&socket, V6_LOOPBACK).await, V6_LOOPBACK);
+    in_namespace("echo 1 > /proc/sys/net/ipv6/bindv6only", || {
+        block_on(async {
+            let options = SocketOptions::dual_stack();
+            let (listener, socket) = (options.bind_tcp(v6(0)).unwrap(), options.bind_udp(v6(0)).unwrap());
+            assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await, MAPPED_LOOPBACK);
+            assert_eq!(udp_peer(&socket, V4_LOOPBACK).await, MAPPED_LOOPBACK);
+            assert_eq!(tcp_peer(&listener, V6_LOOPBACK).await, V6_LOOPBACK);
+            assert_eq!(udp_peer(&socket, V6_LOOPBACK).await, V6_LOOPBACK);
 
-    takes_ipv6_only().await;
+            takes_ipv6_only().await;
 
-    let options = SocketOptions::system_default();
-    let listener = options.bind_tcp(v6(0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    assert_eq!(tcp_peer(&listener, V6_LOOPBACK).await, V6_LOOPBACK);
-    assert!(tcp_refused(V4_LOOPBACK, port).await);
-    options.bind_tcp(v4(port)).unwrap();
+            let options = SocketOptions::system_default();
+            let listener = options.bind_tcp(v6(0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            assert_eq!(tcp_peer(&listener, V6_LOOPBACK).await, V6_LOOPBACK);
+            assert!(tcp_refused(V4_LOOPBACK, port).await);
+            options.bind_tcp(v4(port)).unwrap();
+        });
+    });
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn ipv6_that_is_switched_off_leaves_ipv4() {
-    if ipv6_or_say() {
-        in_namespace(
-            test_support::WITHOUT_IPV6_ADDRESSES,
-            "inside_a_namespace_with_ipv6_switched_off",
-        );
-    }
-}
-
-#[cfg(target_os = "linux")]
-#[tokio::test]
-#[ignore = "is run by ipv6_that_is_switched_off_leaves_ipv4"]
-async fn inside_a_namespace_with_ipv6_switched_off() {
-    if !inside() {
+    if !ipv6_or_say() {
         return;
     }
-    let options = SocketOptions::dual_stack();
-    // The kernel still has IPv6 sockets, so nothing falls back.
-    let (listener, socket) = (options.bind_tcp(v6(0)).unwrap(), options.bind_udp(v6(0)).unwrap());
-    assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await, MAPPED_LOOPBACK);
-    assert_eq!(udp_peer(&socket, V4_LOOPBACK).await, MAPPED_LOOPBACK);
+    in_namespace(test_support::WITHOUT_IPV6_ADDRESSES, || {
+        block_on(async {
+            let options = SocketOptions::dual_stack();
+            // The kernel still has IPv6 sockets, so nothing falls back.
+            let (listener, socket) = (options.bind_tcp(v6(0)).unwrap(), options.bind_udp(v6(0)).unwrap());
+            assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await, MAPPED_LOOPBACK);
+            assert_eq!(udp_peer(&socket, V4_LOOPBACK).await, MAPPED_LOOPBACK);
 
-    for options in [options, SocketOptions::v6_only(), SocketOptions::system_default()] {
-        for address in [(V6_LOOPBACK, 0), ("2001:db8::7".parse().unwrap(), 0)] {
-            let address = SocketAddr::from(address);
-            let error = options.bind_udp(address).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
-            assert_eq!(
-                error.to_string(),
-                format!(
-                    "cannot bind UDP {address}: Cannot assign requested address (os error 99): {NO_IPV6}"
-                )
-            );
-        }
-    }
+            for options in [options, SocketOptions::v6_only(), SocketOptions::system_default()] {
+                for address in [(V6_LOOPBACK, 0), ("2001:db8::7".parse().unwrap(), 0)] {
+                    let address = SocketAddr::from(address);
+                    let error = options.bind_udp(address).unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+                    assert_eq!(
+                        error.to_string(),
+                        format!(
+                            "cannot bind UDP {address}: Cannot assign requested address (os error 99): {NO_IPV6}"
+                        )
+                    );
+                }
+            }
+        });
+    });
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_kernel_without_ipv6_serves_ipv4() {
-    under_seccomp(test_support::WITHOUT_IPV6_SOCKETS, "under_a_kernel_without_ipv6");
-}
+    denying(Errno::EAFNOSUPPORT, Denied::IPV6_SOCKET, || {
+        block_on(async {
+            falls_back_to_ipv4("Address family not supported by protocol (os error 97)").await;
 
-#[cfg(target_os = "linux")]
-#[tokio::test]
-#[ignore = "is run by a_kernel_without_ipv6_serves_ipv4"]
-async fn under_a_kernel_without_ipv6() {
-    if !inside() {
-        return;
-    }
-    falls_back_to_ipv4("Address family not supported by protocol (os error 97)").await;
+            let no_socket = |address: SocketAddr| {
+                format!(
+                    "cannot bind UDP {address}: cannot create a socket: Address family not supported by protocol \
+                     (os error 97): {NO_IPV6}"
+                )
+            };
+            for (options, address) in [
+                (SocketOptions::dual_stack(), (V6_LOOPBACK, 0).into()),
+                (SocketOptions::v6_only(), v6(0)),
+                (SocketOptions::system_default(), v6(0)),
+            ] {
+                let error = options.bind_udp(address).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Unsupported);
+                assert_eq!(error.to_string(), no_socket(address));
+                assert_eq!(io::Error::from(error).kind(), ErrorKind::Unsupported);
+            }
 
-    let no_socket = |address: SocketAddr| {
-        format!(
-            "cannot bind UDP {address}: cannot create a socket: Address family not supported by protocol \
-             (os error 97): {NO_IPV6}"
-        )
-    };
-    for (options, address) in [
-        (SocketOptions::dual_stack(), (V6_LOOPBACK, 0).into()),
-        (SocketOptions::v6_only(), v6(0)),
-        (SocketOptions::system_default(), v6(0)),
-    ] {
-        let error = options.bind_udp(address).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert_eq!(error.to_string(), no_socket(address));
-        assert_eq!(io::Error::from(error).kind(), ErrorKind::Unsupported);
-    }
+            let port = free_port();
+            let error = SocketOptions::dual_stack().bind_udp_pair(port).unwrap_err();
+            assert_eq!(error.to_string(), no_socket(v6(port)));
 
-    let port = free_port();
-    let error = SocketOptions::dual_stack().bind_udp_pair(port).unwrap_err();
-    assert_eq!(error.to_string(), no_socket(v6(port)));
-
-    // No IPv6 socket can be to blame, and that there is none is no hint either.
-    let _holder = SocketOptions::dual_stack().bind_udp(v4(port)).unwrap();
-    let error = SocketOptions::dual_stack().bind_udp(v6(port)).unwrap_err();
-    assert_in_use(error, "UDP", v4(port), "");
+            // No IPv6 socket can be to blame, and that there is none is no hint either.
+            let _holder = SocketOptions::dual_stack().bind_udp(v4(port)).unwrap();
+            let error = SocketOptions::dual_stack().bind_udp(v6(port)).unwrap_err();
+            assert_in_use(error, "UDP", v4(port), "");
+        });
+    });
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_wildcard_that_is_no_address_here_falls_back() {
-    // The length of the address is that of a `sockaddr_in6`.
-    under_seccomp(
-        "deny(errno.EADDRNOTAVAIL, 'bind', (2, 28))",
-        "under_a_kernel_that_binds_no_ipv6_address",
-    );
-}
+    denying(Errno::EADDRNOTAVAIL, Denied::IPV6_BIND, || {
+        block_on(async {
+            falls_back_to_ipv4("Cannot assign requested address (os error 99)").await;
 
-#[cfg(target_os = "linux")]
-#[tokio::test]
-#[ignore = "is run by a_wildcard_that_is_no_address_here_falls_back"]
-async fn under_a_kernel_that_binds_no_ipv6_address() {
-    if !inside() {
-        return;
-    }
-    falls_back_to_ipv4("Cannot assign requested address (os error 99)").await;
-
-    let error = SocketOptions::v6_only().bind_tcp(v6(0)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
-    assert_eq!(
-        error.to_string(),
-        format!("cannot bind TCP [::]:0: Cannot assign requested address (os error 99): {NO_IPV6}")
-    );
+            let error = SocketOptions::v6_only().bind_tcp(v6(0)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+            assert_eq!(
+                error.to_string(),
+                format!("cannot bind TCP [::]:0: Cannot assign requested address (os error 99): {NO_IPV6}")
+            );
+        });
+    });
 }
 
 #[cfg(target_os = "linux")]
@@ -735,29 +681,21 @@ async fn falls_back_to_ipv4(os_error: &str) {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_system_without_dual_stack_sockets_names_the_pair() {
-    if ipv6_or_say() {
-        // setsockopt(_, IPPROTO_IPV6, IPV6_V6ONLY, ..), as on OpenBSD.
-        under_seccomp(
-            "deny(errno.EINVAL, 'setsockopt', (1, 41), (2, 26))",
-            "under_a_system_without_dual_stack_sockets",
-        );
-    }
-}
-
-#[cfg(target_os = "linux")]
-#[tokio::test]
-#[ignore = "is run by a_system_without_dual_stack_sockets_names_the_pair"]
-async fn under_a_system_without_dual_stack_sockets() {
-    if !inside() {
+    if !ipv6_or_say() {
         return;
     }
-    let error = SocketOptions::dual_stack().bind_tcp(v6(0)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert_eq!(
-        error.to_string(),
-        "cannot bind TCP [::]:0: cannot set IPV6_V6ONLY: Invalid argument (os error 22): this system does not support \
-         dual-stack sockets; bind one socket per family with `SocketOptions::bind_tcp_pair` or \
-         `SocketOptions::bind_udp_pair`"
-    );
-    SocketOptions::system_default().bind_tcp(v6(0)).unwrap();
+    // As on OpenBSD.
+    denying(Errno::EINVAL, Denied::V6ONLY, || {
+        block_on(async {
+            let error = SocketOptions::dual_stack().bind_tcp(v6(0)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert_eq!(
+                error.to_string(),
+                "cannot bind TCP [::]:0: cannot set IPV6_V6ONLY: Invalid argument (os error 22): this system does \
+                 not support dual-stack sockets; bind one socket per family with `SocketOptions::bind_tcp_pair` or \
+                 `SocketOptions::bind_udp_pair`"
+            );
+            SocketOptions::system_default().bind_tcp(v6(0)).unwrap();
+        });
+    });
 }

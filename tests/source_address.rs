@@ -26,8 +26,8 @@ use nix::{
     unistd::gettid,
 };
 use test_support::{
-    INET, INET6, MAPPED, Seen, assert_samples, eventually, in_namespace, inside, ip, ipv6_or_say,
-    link_number, sample, samples, seven,
+    INET, INET6, MAPPED, Seen, assert_samples, eventually, in_namespace, ip, ipv6_or_say, link_number,
+    sample, samples, seven,
 };
 use tokio::{
     net::UdpSocket,
@@ -197,147 +197,126 @@ fn fragments() -> (u64, u64) {
 
 #[test]
 fn a_server_answers_from_the_address_that_was_asked() {
-    if ipv6_or_say() {
-        in_namespace("", "inside_a_server_answers_from_the_address_that_was_asked");
-    }
-}
-
-#[test]
-#[ignore = "is run by a_server_answers_from_the_address_that_was_asked"]
-fn inside_a_server_answers_from_the_address_that_was_asked() {
-    if !inside() {
+    if !ipv6_or_say() {
         return;
     }
-    run(async |metrics, client| {
-        let mut expected = Vec::new();
-        for (address, ips, seen) in CASES {
-            let told = Rc::new(RefCell::new(Vec::new()));
-            let service = {
-                let told = Rc::clone(&told);
-                service_fn(move |datagram: Datagram| {
-                    told.borrow_mut()
-                        .push((datagram.local_addr(), datagram.peer().ip()));
-                    ready(Ok::<_, Infallible>(Some(Bytes::from(vec![7; LARGE]))))
-                })
-            };
-            let server = UdpServer::new(bind(address)).unwrap().metrics_prefix("s");
-            let address = server.local_addr();
-            let (stop, stopped) = oneshot::channel::<()>();
-            let server = spawn_local(server.serve(service).with_graceful_shutdown(async {
-                stopped.await.unwrap();
-            }));
-            for ip in ips {
-                assert_eq!(client.ask(ip, address.port(), b"x").await, [7; LARGE], "{ip}");
-            }
-            let port = address.port();
-            assert_eq!(*told.borrow(), ips.map(|ip| client.told(ip, port)));
-            stop.send(()).unwrap();
-            timeout(PATIENCE, server).await.unwrap().unwrap().unwrap();
+    in_namespace("", || {
+        run(async |metrics, client| {
+            let mut expected = Vec::new();
+            for (address, ips, seen) in CASES {
+                let told = Rc::new(RefCell::new(Vec::new()));
+                let service = {
+                    let told = Rc::clone(&told);
+                    service_fn(move |datagram: Datagram| {
+                        told.borrow_mut()
+                            .push((datagram.local_addr(), datagram.peer().ip()));
+                        ready(Ok::<_, Infallible>(Some(Bytes::from(vec![7; LARGE]))))
+                    })
+                };
+                let server = UdpServer::new(bind(address)).unwrap().metrics_prefix("s");
+                let address = server.local_addr();
+                let (stop, stopped) = oneshot::channel::<()>();
+                let server = spawn_local(server.serve(service).with_graceful_shutdown(async {
+                    stopped.await.unwrap();
+                }));
+                for ip in ips {
+                    assert_eq!(client.ask(ip, address.port(), b"x").await, [7; LARGE], "{ip}");
+                }
+                let port = address.port();
+                assert_eq!(*told.borrow(), ips.map(|ip| client.told(ip, port)));
+                stop.send(()).unwrap();
+                timeout(PATIENCE, server).await.unwrap().unwrap().unwrap();
 
-            let labels = seven("udp", address, seen);
-            expected.push(sample("s_requests_received_total", &labels, 2));
-            expected.push(sample("s_responses_sent_total", &labels, 2));
-        }
-        assert_samples(samples(&metrics.render()), expected);
+                let labels = seven("udp", address, seen);
+                expected.push(sample("s_requests_received_total", &labels, 2));
+                expected.push(sample("s_responses_sent_total", &labels, 2));
+            }
+            assert_samples(samples(&metrics.render()), expected);
+        });
+        // Two answers in each case, three fragments each: of at most 1,480 bytes with an IPv4 header, of 1,448 with the two
+        // that IPv6 needs.
+        assert_eq!(fragments(), (12, 12));
     });
-    // Two answers in each case, three fragments each: of at most 1,480 bytes with an IPv4 header, of 1,448 with the two
-    // that IPv6 needs.
-    assert_eq!(fragments(), (12, 12));
 }
 
 #[test]
 fn a_loop_of_ones_own_answers_from_the_address_that_was_asked() {
-    if ipv6_or_say() {
-        in_namespace(
-            "",
-            "inside_a_loop_of_ones_own_answers_from_the_address_that_was_asked",
-        );
-    }
-}
-
-#[test]
-#[ignore = "is run by a_loop_of_ones_own_answers_from_the_address_that_was_asked"]
-fn inside_a_loop_of_ones_own_answers_from_the_address_that_was_asked() {
-    if !inside() {
+    if !ipv6_or_say() {
         return;
     }
-    run(async |metrics, client| {
-        let mut expected = Vec::new();
-        for (address, ips, seen) in CASES {
-            let socket = DatagramSocket::new(bind(address)).unwrap();
-            let address = socket.local_addr();
-            let port = address.port();
-            let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, address));
-            let mut batch = Batch::new();
-            for ip in ips {
-                let serve = async {
-                    let datagram = socket.recv(&mut batch).await.unwrap();
-                    assert_eq!(
-                        (datagram.local_addr(), datagram.peer().ip()),
-                        client.told(ip, port)
-                    );
-                    let answer = async {
-                        counter!("answers_total").increment(1);
-                        socket.reply(&datagram, &[7; LARGE]).await
+    in_namespace("", || {
+        run(async |metrics, client| {
+            let mut expected = Vec::new();
+            for (address, ips, seen) in CASES {
+                let socket = DatagramSocket::new(bind(address)).unwrap();
+                let address = socket.local_addr();
+                let port = address.port();
+                let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, address));
+                let mut batch = Batch::new();
+                for ip in ips {
+                    let serve = async {
+                        let datagram = socket.recv(&mut batch).await.unwrap();
+                        assert_eq!(
+                            (datagram.local_addr(), datagram.peer().ip()),
+                            client.told(ip, port)
+                        );
+                        let answer = async {
+                            counter!("answers_total").increment(1);
+                            socket.reply(&datagram, &[7; LARGE]).await
+                        };
+                        answer
+                            .with_scope(scopes.for_client(datagram.client()))
+                            .await
+                            .unwrap();
                     };
-                    answer
-                        .with_scope(scopes.for_client(datagram.client()))
-                        .await
-                        .unwrap();
-                };
-                let ((), answer) = tokio::join!(serve, client.ask(ip, port, b"x"));
-                assert_eq!(answer, [7; LARGE], "{ip}");
+                    let ((), answer) = tokio::join!(serve, client.ask(ip, port, b"x"));
+                    assert_eq!(answer, [7; LARGE], "{ip}");
+                }
+                expected.push(sample("answers_total", &seven("udp", address, seen), 2));
             }
-            expected.push(sample("answers_total", &seven("udp", address, seen), 2));
-        }
-        assert_samples(samples(&metrics.render()), expected);
+            assert_samples(samples(&metrics.render()), expected);
+        });
+        assert_eq!(fragments(), (12, 12));
     });
-    assert_eq!(fragments(), (12, 12));
 }
 
 #[test]
 fn an_address_may_be_chosen_without_a_datagram() {
-    if ipv6_or_say() {
-        in_namespace("", "inside_an_address_may_be_chosen_without_a_datagram");
-    }
-}
-
-#[test]
-#[ignore = "is run by an_address_may_be_chosen_without_a_datagram"]
-fn inside_an_address_may_be_chosen_without_a_datagram() {
-    if !inside() {
+    if !ipv6_or_say() {
         return;
     }
-    run(async |_, client| {
-        for (address, ips, _) in CASES {
-            let socket = DatagramSocket::new(bind(address)).unwrap();
-            let port = socket.local_addr().port();
-            for ip in ips {
-                let (asking, server) = client.socket(ip, port);
-                let own_port = asking.local_addr().unwrap().port();
-                let own = at(&client.told(ip, port).1.to_string(), own_port, client.server_link);
-                let send = async |from, to| {
-                    socket.send_from(from, b"unasked", to).await.unwrap();
-                    let received = timeout(PATIENCE, asking.recv_from(&mut [0; 8])).await;
-                    let (length, from) = received.expect("a datagram").unwrap();
-                    assert_eq!(length, 7);
-                    from
-                };
-                assert_eq!(send(server.ip(), own).await, server);
-                // As some programs keep an IPv4 address.
-                assert_eq!(send(mapped(server.ip()), own).await, server);
-                let mapped_own = match own {
-                    SocketAddr::V4(own) => (own.ip().to_ipv6_mapped(), own_port).into(),
-                    SocketAddr::V6(_) => own,
-                };
-                assert_eq!(send(server.ip(), mapped_own).await, server);
-                // None of this host's: the system chooses.
-                for from in ["::", "0.0.0.0", "203.0.113.1", "239.1.2.3", "2001:db8::dead"] {
-                    let chosen = send(from.parse().unwrap(), own).await;
-                    assert_eq!(chosen.is_ipv4(), own.is_ipv4(), "{from} {own}");
+    in_namespace("", || {
+        run(async |_, client| {
+            for (address, ips, _) in CASES {
+                let socket = DatagramSocket::new(bind(address)).unwrap();
+                let port = socket.local_addr().port();
+                for ip in ips {
+                    let (asking, server) = client.socket(ip, port);
+                    let own_port = asking.local_addr().unwrap().port();
+                    let own = at(&client.told(ip, port).1.to_string(), own_port, client.server_link);
+                    let send = async |from, to| {
+                        socket.send_from(from, b"unasked", to).await.unwrap();
+                        let received = timeout(PATIENCE, asking.recv_from(&mut [0; 8])).await;
+                        let (length, from) = received.expect("a datagram").unwrap();
+                        assert_eq!(length, 7);
+                        from
+                    };
+                    assert_eq!(send(server.ip(), own).await, server);
+                    // As some programs keep an IPv4 address.
+                    assert_eq!(send(mapped(server.ip()), own).await, server);
+                    let mapped_own = match own {
+                        SocketAddr::V4(own) => (own.ip().to_ipv6_mapped(), own_port).into(),
+                        SocketAddr::V6(_) => own,
+                    };
+                    assert_eq!(send(server.ip(), mapped_own).await, server);
+                    // None of this host's: the system chooses.
+                    for from in ["::", "0.0.0.0", "203.0.113.1", "239.1.2.3", "2001:db8::dead"] {
+                        let chosen = send(from.parse().unwrap(), own).await;
+                        assert_eq!(chosen.is_ipv4(), own.is_ipv4(), "{from} {own}");
+                    }
                 }
             }
-        }
+        });
     });
 }
 
@@ -348,44 +327,35 @@ fn mapped(ip: IpAddr) -> IpAddr {
     }
 }
 
-#[test]
-fn a_plain_send_to_answers_from_one_address_whichever_was_asked() {
-    if ipv6_or_say() {
-        in_namespace(
-            "",
-            "inside_a_plain_send_to_answers_from_one_address_whichever_was_asked",
-        );
-    }
-}
-
 /// Why the tests above can fail.
 #[test]
-#[ignore = "is run by a_plain_send_to_answers_from_one_address_whichever_was_asked"]
-fn inside_a_plain_send_to_answers_from_one_address_whichever_was_asked() {
-    if !inside() {
+fn a_plain_send_to_answers_from_one_address_whichever_was_asked() {
+    if !ipv6_or_say() {
         return;
     }
-    run(async |_, client| {
-        for (address, ips, _) in CASES {
-            let server = bind(address);
-            let port = server.local_addr().unwrap().port();
-            let mut buffer = [0; 8];
-            let mut answered_from = BTreeSet::new();
-            for ip in ips {
-                let (asking, asked) = client.socket(ip, port);
-                asking.send_to(b"x", asked).await.unwrap();
-                let (length, peer) = timeout(PATIENCE, server.recv_from(&mut buffer))
-                    .await
-                    .expect("a request")
-                    .unwrap();
-                server.send_to(&buffer[..length], peer).await.unwrap();
-                let (_, from) = timeout(PATIENCE, asking.recv_from(&mut buffer))
-                    .await
-                    .expect("an answer")
-                    .unwrap();
-                answered_from.insert(from.ip());
+    in_namespace("", || {
+        run(async |_, client| {
+            for (address, ips, _) in CASES {
+                let server = bind(address);
+                let port = server.local_addr().unwrap().port();
+                let mut buffer = [0; 8];
+                let mut answered_from = BTreeSet::new();
+                for ip in ips {
+                    let (asking, asked) = client.socket(ip, port);
+                    asking.send_to(b"x", asked).await.unwrap();
+                    let (length, peer) = timeout(PATIENCE, server.recv_from(&mut buffer))
+                        .await
+                        .expect("a request")
+                        .unwrap();
+                    server.send_to(&buffer[..length], peer).await.unwrap();
+                    let (_, from) = timeout(PATIENCE, asking.recv_from(&mut buffer))
+                        .await
+                        .expect("an answer")
+                        .unwrap();
+                    answered_from.insert(from.ip());
+                }
+                assert_eq!(answered_from.len(), 1, "{address}: {answered_from:?} for {ips:?}");
             }
-            assert_eq!(answered_from.len(), 1, "{address}: {answered_from:?} for {ips:?}");
-        }
+        });
     });
 }

@@ -17,7 +17,7 @@ use dualstack_metrics::{
 };
 use metrics::counter;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use test_support::{in_namespace, inside, ip, link_number, loopbacks, samples, soon};
+use test_support::{in_namespace, ip, link_number, loopbacks, samples, soon};
 use tokio::{
     net::UdpSocket,
     sync::{Notify, oneshot},
@@ -757,55 +757,46 @@ fn a_server_and_its_service_may_move_between_threads() {
 #[test]
 fn answers_above_the_mtu_are_fragmented() {
     // Loopback hides it, unless it is made as narrow as a link.
-    in_namespace(
-        "ip link set lo mtu 1500",
-        "inside_answers_above_the_mtu_are_fragmented",
-    );
-}
-
-#[test]
-#[ignore = "for a namespace of its own"]
-fn inside_answers_above_the_mtu_are_fragmented() {
-    if !inside() {
-        return;
-    }
-    run(async |metrics| {
-        for bind in ["[::]:0", "0.0.0.0:0"] {
-            let socket = SocketOptions::dual_stack()
-                .bind_udp(bind.parse().unwrap())
-                .unwrap();
-            let server = UdpServer::new(socket).unwrap();
-            let service =
-                service_fn(|_: Datagram| async { Ok::<_, Infallible>(Some(Bytes::from(vec![7; 3_620]))) });
-            let running = start(server, service);
-            for ip in loopbacks()
-                .into_iter()
-                .filter(|ip| ip.is_ipv4() || bind.starts_with('['))
-            {
-                assert_eq!(
-                    ask(&client(ip, running.port()).await, b"x").await,
-                    [7; 3_620],
-                    "{bind} {ip}"
-                );
+    in_namespace("ip link set lo mtu 1500", || {
+        run(async |metrics| {
+            for bind in ["[::]:0", "0.0.0.0:0"] {
+                let socket = SocketOptions::dual_stack()
+                    .bind_udp(bind.parse().unwrap())
+                    .unwrap();
+                let server = UdpServer::new(socket).unwrap();
+                let service = service_fn(|_: Datagram| async {
+                    Ok::<_, Infallible>(Some(Bytes::from(vec![7; 3_620])))
+                });
+                let running = start(server, service);
+                for ip in loopbacks()
+                    .into_iter()
+                    .filter(|ip| ip.is_ipv4() || bind.starts_with('['))
+                {
+                    assert_eq!(
+                        ask(&client(ip, running.port()).await, b"x").await,
+                        [7; 3_620],
+                        "{bind} {ip}"
+                    );
+                }
+                running.stop().await;
             }
-            running.stop().await;
-        }
-        assert!(!metrics.render().contains("failed"), "{}", metrics.render());
-    });
-    let snmp = std::fs::read_to_string("/proc/net/snmp").unwrap();
-    let fields = |at| {
-        snmp.lines()
-            .filter(|line| line.starts_with("Ip:"))
-            .nth(at)
+            assert!(!metrics.render().contains("failed"), "{}", metrics.render());
+        });
+        let snmp = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+        let fields = |at| {
+            snmp.lines()
+                .filter(|line| line.starts_with("Ip:"))
+                .nth(at)
+                .unwrap()
+                .split(' ')
+        };
+        let created = fields(0)
+            .zip(fields(1))
+            .find(|(name, _)| *name == "FragCreates")
             .unwrap()
-            .split(' ')
-    };
-    let created = fields(0)
-        .zip(fields(1))
-        .find(|(name, _)| *name == "FragCreates")
-        .unwrap()
-        .1;
-    assert_eq!(created, "6", "two answers of three fragments");
+            .1;
+        assert_eq!(created, "6", "two answers of three fragments");
+    });
 }
 
 #[test]
@@ -813,56 +804,49 @@ fn where_the_address_is_gone_the_system_chooses() {
     in_namespace(
         // On loopback every address of a prefix is the host's.
         "ip addr add 192.0.2.9/32 dev lo\nip addr add 2001:db8::9/128 dev lo nodad",
-        "inside_where_the_address_is_gone_the_system_chooses",
+        || {
+            run(async |metrics| {
+                for (bind, asked, prefix) in [
+                    ("0.0.0.0:0", "192.0.2.9", 32),
+                    ("[::]:0", "192.0.2.9", 32),
+                    ("[::]:0", "2001:db8::9", 128),
+                ] {
+                    let socket = SocketOptions::dual_stack()
+                        .bind_udp(bind.parse().unwrap())
+                        .unwrap();
+                    let server = UdpServer::new(socket).unwrap().metrics_prefix("s");
+                    let running = start(
+                        server,
+                        service_fn(move |datagram: Datagram| {
+                            assert_eq!(datagram.local_addr().ip(), asked.parse::<IpAddr>().unwrap());
+                            ip(&format!("addr del {asked}/{prefix} dev lo"));
+                            std::future::ready(Ok::<_, Infallible>(Some(datagram.into_payload())))
+                        }),
+                    );
+                    let any = if asked.contains(':') {
+                        "[::1]:0"
+                    } else {
+                        "127.0.0.1:0"
+                    };
+                    let socket = UdpSocket::bind(any).await.unwrap();
+                    socket
+                        .send_to(b"x", (asked.parse::<IpAddr>().unwrap(), running.port()))
+                        .await
+                        .unwrap();
+                    let (length, from) = timeout(PATIENCE, socket.recv_from(&mut [0; 8]))
+                        .await
+                        .expect("an answer")
+                        .unwrap();
+                    assert_eq!(length, 1);
+                    assert_ne!(from.ip().to_string(), asked);
+                    running.stop().await;
+                    let nodad = if asked.contains(':') { " nodad" } else { "" };
+                    ip(&format!("addr add {asked}/{prefix} dev lo{nodad}"));
+                }
+                assert!(!metrics.render().contains("failed"), "{}", metrics.render());
+            });
+        },
     );
-}
-
-#[test]
-#[ignore = "for a namespace of its own"]
-fn inside_where_the_address_is_gone_the_system_chooses() {
-    if !inside() {
-        return;
-    }
-    run(async |metrics| {
-        for (bind, asked, prefix) in [
-            ("0.0.0.0:0", "192.0.2.9", 32),
-            ("[::]:0", "192.0.2.9", 32),
-            ("[::]:0", "2001:db8::9", 128),
-        ] {
-            let socket = SocketOptions::dual_stack()
-                .bind_udp(bind.parse().unwrap())
-                .unwrap();
-            let server = UdpServer::new(socket).unwrap().metrics_prefix("s");
-            let running = start(
-                server,
-                service_fn(move |datagram: Datagram| {
-                    assert_eq!(datagram.local_addr().ip(), asked.parse::<IpAddr>().unwrap());
-                    ip(&format!("addr del {asked}/{prefix} dev lo"));
-                    std::future::ready(Ok::<_, Infallible>(Some(datagram.into_payload())))
-                }),
-            );
-            let any = if asked.contains(':') {
-                "[::1]:0"
-            } else {
-                "127.0.0.1:0"
-            };
-            let socket = UdpSocket::bind(any).await.unwrap();
-            socket
-                .send_to(b"x", (asked.parse::<IpAddr>().unwrap(), running.port()))
-                .await
-                .unwrap();
-            let (length, from) = timeout(PATIENCE, socket.recv_from(&mut [0; 8]))
-                .await
-                .expect("an answer")
-                .unwrap();
-            assert_eq!(length, 1);
-            assert_ne!(from.ip().to_string(), asked);
-            running.stop().await;
-            let nodad = if asked.contains(':') { " nodad" } else { "" };
-            ip(&format!("addr add {asked}/{prefix} dev lo{nodad}"));
-        }
-        assert!(!metrics.render().contains("failed"), "{}", metrics.render());
-    });
 }
 
 #[test]
@@ -870,57 +854,50 @@ fn a_multicast_group_is_no_source() {
     in_namespace(
         "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad\nip link add v0 type veth peer name v1\n\
          ip link set v0 up\nip link set v1 up\nip addr add 192.0.2.1/24 dev v0\nip addr add fe80::1/64 dev v0 nodad",
-        "inside_a_multicast_group_is_no_source",
+        || {
+            let link = link_number("v0");
+            let own = Ipv4Addr::new(192, 0, 2, 1);
+            run(async |metrics| {
+                let group = Ipv4Addr::new(239, 1, 2, 3);
+                let socket = SocketOptions::dual_stack()
+                    .bind_udp("0.0.0.0:0".parse().unwrap())
+                    .unwrap();
+                socket.join_multicast_v4(group, own).unwrap();
+                let inet = start(UdpServer::new(socket).unwrap().metrics_prefix("s"), echo());
+                let asking = UdpSocket::bind((own, 0)).await.unwrap();
+                asking.send_to(b"x", (group, inet.port())).await.unwrap();
+                let (length, from) = timeout(PATIENCE, asking.recv_from(&mut [0; 8]))
+                    .await
+                    .expect("an answer")
+                    .unwrap();
+                assert_eq!((length, from), (1, SocketAddr::from((own, inet.port()))));
+                inet.stop().await;
+
+                let group: Ipv6Addr = "ff02::1234".parse().unwrap();
+                let socket = SocketOptions::dual_stack()
+                    .bind_udp("[::]:0".parse().unwrap())
+                    .unwrap();
+                socket.join_multicast_v6(&group, link).unwrap();
+                let inet6 = start(UdpServer::new(socket).unwrap().metrics_prefix("s"), echo());
+                let asking = UdpSocket::bind("[::]:0").await.unwrap();
+                asking
+                    .send_to(b"x", SocketAddrV6::new(group, inet6.port(), 0, link))
+                    .await
+                    .unwrap();
+                let (length, from) = timeout(PATIENCE, asking.recv_from(&mut [0; 8]))
+                    .await
+                    .expect("an answer")
+                    .unwrap();
+                let SocketAddr::V6(from) = from else {
+                    panic!("{from}")
+                };
+                assert!(from.ip().is_unicast_link_local(), "{from}");
+                assert_eq!((length, from.scope_id(), from.port()), (1, link, inet6.port()));
+                inet6.stop().await;
+                assert!(!metrics.render().contains("failed"), "{}", metrics.render());
+            });
+        },
     );
-}
-
-#[test]
-#[ignore = "for a namespace of its own"]
-fn inside_a_multicast_group_is_no_source() {
-    if !inside() {
-        return;
-    }
-    let link = link_number("v0");
-    let own = Ipv4Addr::new(192, 0, 2, 1);
-    run(async |metrics| {
-        let group = Ipv4Addr::new(239, 1, 2, 3);
-        let socket = SocketOptions::dual_stack()
-            .bind_udp("0.0.0.0:0".parse().unwrap())
-            .unwrap();
-        socket.join_multicast_v4(group, own).unwrap();
-        let inet = start(UdpServer::new(socket).unwrap().metrics_prefix("s"), echo());
-        let asking = UdpSocket::bind((own, 0)).await.unwrap();
-        asking.send_to(b"x", (group, inet.port())).await.unwrap();
-        let (length, from) = timeout(PATIENCE, asking.recv_from(&mut [0; 8]))
-            .await
-            .expect("an answer")
-            .unwrap();
-        assert_eq!((length, from), (1, SocketAddr::from((own, inet.port()))));
-        inet.stop().await;
-
-        let group: Ipv6Addr = "ff02::1234".parse().unwrap();
-        let socket = SocketOptions::dual_stack()
-            .bind_udp("[::]:0".parse().unwrap())
-            .unwrap();
-        socket.join_multicast_v6(&group, link).unwrap();
-        let inet6 = start(UdpServer::new(socket).unwrap().metrics_prefix("s"), echo());
-        let asking = UdpSocket::bind("[::]:0").await.unwrap();
-        asking
-            .send_to(b"x", SocketAddrV6::new(group, inet6.port(), 0, link))
-            .await
-            .unwrap();
-        let (length, from) = timeout(PATIENCE, asking.recv_from(&mut [0; 8]))
-            .await
-            .expect("an answer")
-            .unwrap();
-        let SocketAddr::V6(from) = from else {
-            panic!("{from}")
-        };
-        assert!(from.ip().is_unicast_link_local(), "{from}");
-        assert_eq!((length, from.scope_id(), from.port()), (1, link, inet6.port()));
-        inet6.stop().await;
-        assert!(!metrics.render().contains("failed"), "{}", metrics.render());
-    });
 }
 
 #[test]

@@ -1,13 +1,12 @@
 //! Malformed IPv6 packets.
 
-use std::{
-    fs,
-    net::{Ipv6Addr, SocketAddrV6},
-};
+use std::net::{Ipv6Addr, SocketAddrV6};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Two ends of a link, with addresses that can be used immediately.
+use crate::link_number;
+
+/// A setup for a namespace: a link, with addresses that can be used immediately.
 pub const LINK: &str = "ip link add v0 type veth peer name v1
 ip link set v0 up
 ip link set v1 up
@@ -22,10 +21,7 @@ pub fn send_broken_headers(count: usize) {
 
 /// Packets to `::`, over [`LINK`]: on loopback they would be delivered.
 pub fn send_to_no_address(count: usize) {
-    // The file of the interface begins with its number.
-    let file = fs::read_to_string("/proc/net/dev_snmp6/v0").unwrap();
-    let index = file.split_whitespace().nth(1).unwrap().parse().unwrap();
-    let v1 = SocketAddrV6::new("fe80::b".parse().unwrap(), 0, 0, index);
+    let v1 = SocketAddrV6::new("fe80::b".parse().unwrap(), 0, 0, link_number("v0"));
     send_headers(count, 6, v1, "fe80::a".parse().unwrap(), Ipv6Addr::UNSPECIFIED);
 }
 

@@ -1,42 +1,24 @@
 //! The tracker under abuse, at its limits, and across restarts: nobody is locked out, and everything is counted.
 
-#[path = "common/clients.rs"]
-#[allow(dead_code, reason = "shared with tests/tracker.rs")]
-mod clients;
-#[path = "common/running.rs"]
-#[allow(dead_code, reason = "shared with tests/tracker.rs")]
-mod running;
-
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
-    time::Duration,
 };
 
 use aquatic_udp_protocol::{
     AnnounceEvent::{Completed, Started},
     ConnectRequest, Response,
 };
-use clients::{Bencoded as _, OTHER, TORRENT, UdpClient, announce, announce_path, announced, bytes, escaped};
-use running::{Http, Swarm, Tracker, Udp, at, http_errors};
-use test_support::{INET, INET6, Labels, MAPPED, Seen, V4, free_port, http::get, loopbacks, sample, samples};
+use test_support::{INET, PATIENCE, Signal, V4, free_port, http::get, loopbacks, samples};
 
-const BAD_ID: &str = "connection ID mismatch";
+use crate::{
+    BAD_ID,
+    clients::{Bencoded as _, OTHER, TORRENT, UdpClient, announce, announce_path, announced, bytes, escaped},
+    running::{Tracker, at, http_counts, seen, swarm_counts, udp_counts},
+};
+
 const FULL: &str = "the tracker is full, try again later";
 const THIRD: [u8; 20] = [3; 20];
-
-/// How `listener` sees a client at `ip`.
-fn seen(ip: IpAddr, listener: SocketAddr) -> Seen {
-    match (ip.is_ipv4(), listener.is_ipv4()) {
-        (true, true) => INET,
-        (true, false) => MAPPED,
-        _ => INET6,
-    }
-}
-
-fn swarm(torrents: u64, downloads: u64) -> Vec<String> {
-    Swarm { torrents, downloads }.samples()
-}
 
 /// The tracker's metrics, as text.
 fn metrics(tracker: &Tracker) -> String {
@@ -50,10 +32,10 @@ fn assert_help(tracker: &Tracker, name: &str, help: &str) {
     assert_eq!(found, Some(help), "{name}");
 }
 
-/// A client that waits up to 30 s for what it reads.
+/// A client that waits for what it reads.
 fn connect(server: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(server).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 
@@ -79,7 +61,7 @@ fn connection_ids_from_before_a_restart_lock_nobody_out() {
 
     let after = Tracker::start(&args);
     let udp = after.udp[0];
-    let mut expected = swarm(1, 0);
+    let mut expected = swarm_counts("torrents 1");
     for (leechers, (ip, clients)) in (1..).zip(clients) {
         for client in &clients {
             assert_eq!(client.refusal(client.announcement(TORRENT, 1, Started)), BAD_ID);
@@ -89,15 +71,11 @@ fn connection_ids_from_before_a_restart_lock_nobody_out() {
             let answer = client.announce(TORRENT, 1, Started);
             assert_eq!(answer, announced(0, leechers, ip, []));
         }
-        let counts = Udp {
-            received: 300,
-            sent: 300,
-            connects: 100,
-            announces: 100,
-            errors: 100,
-            ..Udp::default()
-        };
-        expected.extend(counts.of(seen(ip, udp), udp));
+        expected.extend(udp_counts(
+            seen(ip, udp),
+            udp,
+            "received 300, sent 300, connects 100, announces 100, errors 100",
+        ));
     }
     after.assert_counts(expected);
     after.stop();
@@ -110,12 +88,7 @@ fn answers_without_a_valid_connection_id_are_not_longer_than_the_request() {
     let mut expected = Vec::new();
     for ip in loopbacks() {
         let client = UdpClient::connected(at(ip, udp));
-        let mut counts = Udp {
-            received: 1,
-            sent: 1,
-            connects: 1,
-            ..Udp::default()
-        };
+        let (mut connects, mut errors, mut sent) = (1, 0, 1);
         let announce = bytes(client.with_bad_id());
         for action in [0, 1, 2, 3, 4, i32::MAX, i32::MIN] {
             for len in [12, 15, 16, 17, 29, 30, 36, 97, 98] {
@@ -123,16 +96,14 @@ fn answers_without_a_valid_connection_id_are_not_longer_than_the_request() {
                 let head = len.min(12);
                 datagram[8..head].copy_from_slice(&action.to_be_bytes()[..head - 8]);
                 client.send(&datagram);
-                counts.received += 1;
-                counts.errors += 1;
+                errors += 1;
                 // The tracker answers in order, so the answer to a connect ends the wait for one to the datagram.
                 let transaction_id = client.next_transaction();
                 client.send(&bytes(ConnectRequest { transaction_id }));
-                counts.received += 1;
-                counts.connects += 1;
+                connects += 1;
                 loop {
                     let reply = client.receive();
-                    counts.sent += 1;
+                    sent += 1;
                     match Response::parse_bytes(&reply, ip.is_ipv4()).unwrap() {
                         Response::Connect(reply) if reply.transaction_id == transaction_id => break,
                         other => assert!(
@@ -145,9 +116,12 @@ fn answers_without_a_valid_connection_id_are_not_longer_than_the_request() {
             }
         }
         // Announces and scrapes with a bad ID, if the error is not longer than they are.
-        assert_eq!(counts.sent, 1 + counts.errors + 2 * 4);
-        counts.unanswered = counts.received - counts.sent;
-        expected.extend(counts.of(seen(ip, udp), udp));
+        assert_eq!(sent, connects + 2 * 4);
+        let (received, unanswered) = (connects + errors, connects + errors - sent);
+        let counts = format!(
+            "received {received}, sent {sent}, unanswered {unanswered}, connects {connects}, errors {errors}"
+        );
+        expected.extend(udp_counts(seen(ip, udp), udp, &counts));
     }
     tracker.assert_counts(expected);
     tracker.stop();
@@ -156,22 +130,18 @@ fn answers_without_a_valid_connection_id_are_not_longer_than_the_request() {
 #[cfg(target_os = "linux")]
 #[test]
 fn the_receive_buffer_has_the_size_that_was_asked_for() {
-    use std::process::Command;
-
-    use test_support::{eventually, spawning};
+    use test_support::eventually;
 
     const SENT: u64 = 200;
     // The received datagrams, and those that the socket had no room for.
     let counts = |more: &str| {
         let tracker = Tracker::start(&format!("--udp 127.0.0.1:0 --http 127.0.0.1:0{more}"));
         let client = UdpClient::new(tracker.udp[0]);
-        tracker.pause();
+        tracker.signal(Signal::SIGSTOP);
         for _ in 0..SENT {
             client.send(&[0; 98]);
         }
-        let resume = format!("kill -CONT {}", tracker.id());
-        let resumed = spawning(|| Command::new("sh").args(["-c", &resume]).status()).unwrap();
-        assert!(resumed.success(), "{resume}");
+        tracker.signal(Signal::SIGCONT);
         let value = |name: &str| {
             let samples = samples(&metrics(&tracker));
             let sample = samples.iter().find(|sample| sample.starts_with(name));
@@ -202,7 +172,7 @@ fn workers_share_a_port_and_its_connection_ids() {
     let [udp] = tracker.udp[..] else {
         panic!("one line for both workers: {:?}", tracker.udp);
     };
-    let mut expected = swarm(1, 0);
+    let mut expected = swarm_counts("torrents 1");
     for (leechers, ip) in (1..).zip(loopbacks()) {
         let first = UdpClient::connected(at(ip, udp));
         // From 32 ports, which the system spreads over the workers.
@@ -212,14 +182,11 @@ fn workers_share_a_port_and_its_connection_ids() {
             let answer = client.announce(TORRENT, 1, Started);
             assert_eq!(answer, announced(0, leechers, ip, []));
         }
-        let counts = Udp {
-            received: 33,
-            sent: 33,
-            connects: 1,
-            announces: 32,
-            ..Udp::default()
-        };
-        expected.extend(counts.of(seen(ip, udp), udp));
+        expected.extend(udp_counts(
+            seen(ip, udp),
+            udp,
+            "received 33, sent 33, connects 1, announces 32",
+        ));
     }
     tracker.assert_counts(expected);
     tracker.stop();
@@ -237,14 +204,11 @@ fn http_failures_are_counted() {
             get(at(ip, http), path).failure();
         }
         assert_eq!(get(at(ip, http), "/").status, 404);
-        let seen = seen(ip, http);
-        expected.push(http_errors(seen, http, "announce", 2));
-        expected.push(http_errors(seen, http, "scrape", 1));
-        let requests = Http {
-            announces: 2,
-            scrapes: 1,
-        };
-        expected.extend(requests.of(seen, http));
+        expected.extend(http_counts(
+            seen(ip, http),
+            http,
+            "announces 2, announce_errors 2, scrapes 1, scrape_errors 1",
+        ));
     }
     tracker.assert_counts(expected);
     assert_help(
@@ -341,7 +305,7 @@ fn requests_that_wait_to_be_accepted_are_answered_at_shutdown() {
             kept.read_exact(&mut byte).unwrap();
             head.extend(byte);
         }
-        tracker.pause();
+        tracker.signal(Signal::SIGSTOP);
         let mut connections = vec![kept];
         connections.extend((0..100).map(|_| connect(server)));
         for connection in &mut connections {
@@ -375,28 +339,17 @@ fn a_full_swarm_is_counted_and_logged() {
     assert_eq!(client.announce(OTHER, 2, Started), announced(0, 2, V4, [1]));
     assert_eq!(announce(http, TORRENT, 1), announced(0, 1, V4, []));
 
-    let mut expected = swarm(2, 0);
-    let refused = "swarm_coordination_registry_announces_refused_total";
-    expected.push(sample(refused, &Labels::new(), 3));
-    let udp_counts = Udp {
-        received: 7,
-        sent: 7,
-        connects: 1,
-        announces: 4,
-        errors: 2,
-        ..Udp::default()
-    };
-    expected.extend(udp_counts.of(INET, udp));
-    let http_counts = Http {
-        announces: 2,
-        scrapes: 0,
-    };
-    expected.extend(http_counts.of(INET, http));
-    expected.push(http_errors(INET, http, "announce", 1));
+    let mut expected = swarm_counts("torrents 2, refused 3");
+    expected.extend(udp_counts(
+        INET,
+        udp,
+        "received 7, sent 7, connects 1, announces 4, errors 2",
+    ));
+    expected.extend(http_counts(INET, http, "announces 2, announce_errors 1"));
     tracker.assert_counts(expected);
     assert_help(
         &tracker,
-        refused,
+        "swarm_coordination_registry_announces_refused_total",
         "Announces that were refused because the swarm had no room for another torrent or peer.",
     );
     let said = tracker.stop();
@@ -419,12 +372,11 @@ fn a_download_counts_once_for_each_address_and_port() {
         let path = announce_path(TORRENT, 1, "&event=completed");
         get(at(*ip, tracker.http[0]), &path).announced(*ip);
     }
-    let downloads = "tracker_core_persistent_torrents_downloads_total";
-    let expected = sample(downloads, &Labels::new(), ips.len() as u64);
+    let expected = swarm_counts(&format!("downloads {}", ips.len())).remove(0);
     assert!(samples(&metrics(&tracker)).contains(&expected));
     assert_help(
         &tracker,
-        downloads,
+        "tracker_core_persistent_torrents_downloads_total",
         "Downloads that peers completed, each counted once for each address and port of the peer: \
          a client that announces over IPv4 and over IPv6 counts twice.",
     );

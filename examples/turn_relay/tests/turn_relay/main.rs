@@ -1,63 +1,52 @@
 //! The relay example as its users have it: the real binary, asked by the client of `turn-client-proto` and by coturn's.
 
-#[path = "common/turn.rs"]
-mod turn;
+mod client;
 
 use std::{
-    io::{BufRead, BufReader, ErrorKind, Read},
+    io::ErrorKind,
     net::{IpAddr, SocketAddr, UdpSocket},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use client::{BOTH, Client, IPV4, IPV6};
 use test_support::{
-    INET, INET6, MAPPED, Seen, V4, V6, and, assert_samples, eventually, free_port, http::get, in_namespace,
-    inside, ipv6_or_say, loopbacks, sample, samples, seven, skip_or_fail, spawning,
+    INET, INET6, MAPPED, PATIENCE, Program, Seen, V4, V6, and, assert_soon, eventually, free_port, http::get,
+    ipv6_or_say, loopbacks, sample, samples, seven, spawning,
 };
-use turn::{BOTH, Client, IPV4, IPV6, PATIENCE};
+#[cfg(target_os = "linux")]
+use test_support::{WITHOUT_IPV6_ADDRESSES, in_namespace};
 
 const UNAUTHORIZED: u16 = 401;
 const FAMILY_NOT_SUPPORTED: u16 = 440;
 const PEER_FAMILY_MISMATCH: u16 = 443;
 const INSUFFICIENT_CAPACITY: u16 = 508;
 
-/// A relay that serves. Killed when dropped.
+const BINARY: &str = env!("CARGO_BIN_EXE_turn_relay");
+
+/// A relay that serves.
 struct Relay {
     listener: SocketAddr,
     metrics: SocketAddr,
-    child: Child,
-    _stdout: BufReader<ChildStdout>,
+    _program: Program,
 }
 
 impl Relay {
-    /// Returns when the relay has said where it listens.
     fn start(args: &str) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_turn_relay"));
-        command
-            .args(args.split_whitespace())
-            .args(["--user", "alice:secret", "--metrics", "127.0.0.1:0"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
-        let (child, mut stdout, first) = spawning(|| {
-            let mut child = command.spawn().unwrap();
-            let mut stdout = BufReader::new(child.stdout.take().unwrap());
-            let mut first = String::new();
-            stdout.read_line(&mut first).unwrap();
-            (child, stdout, first)
-        });
-        let mut second = String::new();
-        stdout.read_line(&mut second).unwrap();
-        let address = |line: &str, scheme: &str, path: &str| {
-            let rest = line.trim_end().strip_prefix("listening on ");
-            let address = rest.and_then(|url| url.strip_prefix(scheme)?.strip_suffix(path));
-            address.expect(line).parse().expect(line)
+        let args = format!("{args} --user alice:secret --metrics 127.0.0.1:0");
+        let (program, urls) = Program::listening(BINARY, &args);
+        let address = |url: &str, scheme: &str, path: &str| {
+            let address = url.strip_prefix(scheme).and_then(|rest| rest.strip_suffix(path));
+            address.expect(url).parse().expect(url)
+        };
+        let [listener, metrics] = &urls[..] else {
+            panic!("a listener and the metrics: {urls:?}");
         };
         Self {
-            listener: address(&first, "udp://", ""),
-            metrics: address(&second, "http://", "/metrics"),
-            child,
-            _stdout: stdout,
+            listener: address(listener, "udp://", ""),
+            metrics: address(metrics, "http://", "/metrics"),
+            _program: program,
         }
     }
 
@@ -102,32 +91,15 @@ impl Relay {
         .collect()
     }
 
-    fn counts(&self) -> Vec<String> {
-        let mut counts = samples(&get(self.metrics, "/metrics").text());
-        counts.retain(|line| line.starts_with("turn_relay_"));
-        counts
-    }
-
-    /// All series of the relay, once it has them: what is sent is counted afterwards.
+    /// Asserts all series of the relay. It counts a datagram after it has sent it.
     #[track_caller]
     fn assert_counts(&self, expected: impl IntoIterator<Item = String>) {
-        let mut expected: Vec<_> = expected.into_iter().collect();
-        expected.sort();
-        let deadline = Instant::now() + PATIENCE;
-        let mut counts = self.counts();
-        while counts != expected && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(5));
-            counts = self.counts();
-            counts.sort();
-        }
-        assert_samples(counts, expected);
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let counts = || {
+            let mut counts = samples(&get(self.metrics, "/metrics").text());
+            counts.retain(|line| line.starts_with("turn_relay_"));
+            counts
+        };
+        assert_soon(counts, expected);
     }
 }
 
@@ -235,7 +207,7 @@ fn who_asks_for_ipv6_gets_it_over_ipv4_as_well() {
 }
 
 #[test]
-fn a_mapped_address_is_no_way_to_an_ipv4_peer() {
+fn a_mapped_address_does_not_reach_an_ipv4_peer() {
     if !ipv6_or_say() {
         return;
     }
@@ -334,7 +306,7 @@ fn there_is_a_limit_and_what_is_given_back_is_free_again() {
     assert_eq!(refused, Err(Some(INSUFFICIENT_CAPACITY)));
 
     first.delete();
-    // Nobody listens there any more.
+    // Nobody listens there.
     let peer = Peer::at(V4);
     peer.0.connect(relayed).unwrap();
     eventually("the relay socket is closed", || {
@@ -346,20 +318,10 @@ fn there_is_a_limit_and_what_is_given_back_is_free_again() {
     relay.assert_counts([relay.allocations(V4, 2)]);
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn without_ipv6_it_relays_ipv4() {
-    if cfg!(target_os = "linux") && ipv6_or_say() {
-        in_namespace(
-            test_support::WITHOUT_IPV6_ADDRESSES,
-            "inside_without_ipv6_it_relays_ipv4",
-        );
-    }
-}
-
-#[test]
-#[ignore = "is run by without_ipv6_it_relays_ipv4"]
-fn inside_without_ipv6_it_relays_ipv4() {
-    if inside() {
+    in_namespace(WITHOUT_IPV6_ADDRESSES, || {
         let relay = Relay::start("--listen [::]:0");
         let mut client = Client::new(relay.at(V4));
         let relayed = client.allocate(BOTH).unwrap();
@@ -367,17 +329,12 @@ fn inside_without_ipv6_it_relays_ipv4() {
         let peer = Peer::at(V4);
         client.permit(V4).unwrap();
         exchange(&mut client, &peer, relayed[0], b"there", b"back again");
-    }
+    });
 }
 
 #[test]
 fn the_help_names_every_option() {
-    let run = |args: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_turn_relay"));
-        command.args(args.split_whitespace());
-        spawning(|| command.output()).unwrap()
-    };
-    let output = run("--help");
+    let output = Program::run(BINARY, "--help");
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
     for option in [
@@ -397,7 +354,7 @@ fn the_help_names_every_option() {
         "--user :secret",
         "--user a:b --relay-ip ::1 --relay-ip ::2",
     ] {
-        let output = run(bad);
+        let output = Program::run(BINARY, bad);
         assert!(
             !output.status.success() && !output.stderr.is_empty() && output.stdout.is_empty(),
             "{bad}"
@@ -405,39 +362,26 @@ fn the_help_names_every_option() {
     }
 }
 
-/// coturn's peer, which sends back what it receives. Killed when dropped.
+/// coturn's peer, which sends back what it receives.
 struct EchoPeer {
     address: SocketAddr,
-    child: Child,
+    _program: Program,
 }
 
 impl EchoPeer {
-    fn start(ip: IpAddr) -> Self {
+    /// `None`, with a line that says so, where coturn is not installed.
+    fn start(ip: IpAddr) -> Option<Self> {
         let address = SocketAddr::new(ip, free_port());
         let mut command = Command::new("turnutils_peer");
-        command
-            .args(["-L", &ip.to_string(), "-p", &address.port().to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let child = spawning(|| {
-            let child = command.spawn().unwrap();
-            let probe = UdpSocket::bind((ip, 0)).unwrap();
-            probe.connect(address).unwrap();
-            probe.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-            eventually("the peer answers", || {
-                probe.send(b"x").is_ok() && probe.recv(&mut [0]).is_ok()
-            });
-            child
-        });
-        Self { address, child }
-    }
-}
-
-impl Drop for EchoPeer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        command.args(["-L", &ip.to_string(), "-p", &address.port().to_string()]);
+        let probe = UdpSocket::bind((ip, 0)).unwrap();
+        probe.connect(address).unwrap();
+        probe.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let answers = || probe.send(b"x").is_ok() && probe.recv(&mut [0]).is_ok();
+        Some(Self {
+            address,
+            _program: Program::start(&mut command, answers)?,
+        })
     }
 }
 
@@ -451,22 +395,13 @@ fn uclient(relay: &Relay, ip: IpAddr, peer: SocketAddr, flags: &str) {
         .args(["-p", &relay.listener.port().to_string()])
         .args(["-L", &ip.to_string()])
         .args(["-e", &peer.ip().to_string(), "-r", &peer.port().to_string()])
-        .arg(ip.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .arg(ip.to_string());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = spawning(|| command.spawn()).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    let mut said = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(child.wait().unwrap().success(), "{command:?}\n{said}");
+    eventually("the client has ended", || child.try_wait().unwrap().is_some());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success(), "{command:?}\n{said}");
     assert!(
         said.contains("Total lost packets 0 (0.000000%), total send dropped 0 (0.000000%)"),
         "{command:?}\n{said}"
@@ -478,12 +413,14 @@ const LENGTH: u64 = 120;
 
 #[test]
 fn coturns_client_relays_over_both_families_to_both() {
-    let has_coturn = |program| Command::new(program).arg("-?").output().is_ok();
-    if !has_coturn("turnutils_uclient") || !has_coturn("turnutils_peer") {
-        return skip_or_fail("there is no turnutils_uclient; install coturn");
-    }
     let (relay, ips) = (Relay::dual_stack(), loopbacks());
-    let peers: Vec<_> = ips.iter().map(|ip| EchoPeer::start(*ip)).collect();
+    let Some(peers) = ips
+        .iter()
+        .map(|ip| EchoPeer::start(*ip))
+        .collect::<Option<Vec<_>>>()
+    else {
+        return;
+    };
     let mut expected = Vec::new();
     thread::scope(|scope| {
         let relay = &relay;

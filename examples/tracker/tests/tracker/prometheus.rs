@@ -1,35 +1,29 @@
-//! The rules, alerts and dashboards, against Debian's Prometheus and the tracker example, in network namespaces where
-//! their own ports are free.
-
-#![cfg(target_os = "linux")]
-
-#[path = "common/clients.rs"]
-#[allow(dead_code, reason = "the tracker's tests use all of it")]
-mod clients;
-#[path = "common/running.rs"]
-#[allow(dead_code, reason = "the tracker's tests use all of it")]
-mod running;
+//! The rules, alerts and dashboards, against Debian's Prometheus and the tracker, in network namespaces where the ports
+//! of their configuration are free.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::Write,
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
 use aquatic_udp_protocol::AnnounceEvent;
-use clients::{TORRENT, UdpClient, announce, escaped};
-use running::{Tracker, at};
 use serde_json::Value;
 use test_support::{
-    V4, V6, eventually,
-    http::{self, get},
-    in_namespace, inside, raw, skip_or_fail, spawning,
+    Program, Signal, V4, V6, eventually,
+    http::{get, request},
+    in_namespace, raw, skip_or_fail, spawning,
+};
+
+use crate::{
+    clients::{TORRENT, UdpClient, announce, escaped},
+    running::{Tracker, at},
 };
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -39,8 +33,6 @@ const RULES: [&str; 2] = ["recording", "alerts"];
 fn file(path: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(path)).unwrap()
 }
-
-// What is written in the repository.
 
 fn dashboard(name: &str) -> Value {
     serde_json::from_str(&file(&format!("dashboards/{name}.json"))).unwrap()
@@ -88,8 +80,8 @@ fn expressions(rules: &str) -> Vec<String> {
     found
 }
 
-/// The operands of an alert's expression: what is between the lines that start with an operator. No alert returns
-/// anything while all is well, its operands do.
+/// The operands of an alert's expression, between the lines that start with an operator. While nothing is wrong, an alert
+/// returns nothing, but its operands return data.
 fn operands(alert: &str) -> Vec<String> {
     let is_operator = |line: &str| {
         ["and", "unless", "> ", "< "]
@@ -153,7 +145,7 @@ fn dashboards_have_their_variables_and_units() {
     assert_eq!(files.count(), DASHBOARDS.len());
 }
 
-/// Runs promtool; `None`, said aloud, where it is not there. Otherwise whether it succeeded, and what it said.
+/// Runs promtool. Returns whether it succeeded and what it printed, or `None` where it is not installed.
 fn promtool(args: &[&str], input: &str) -> Option<(bool, String)> {
     let mut command = Command::new("promtool");
     command
@@ -221,17 +213,15 @@ fn each_alert_fires_and_stays_quiet() {
     }
 }
 
-// Against a Prometheus that runs.
-
-/// A Prometheus with one of our configurations, asking every second. Killed when dropped.
+/// A Prometheus with one of our configurations, which scrapes every second.
 struct Prometheus {
-    child: Child,
+    _program: Program,
     address: SocketAddr,
     directory: PathBuf,
 }
 
 impl Prometheus {
-    /// `None`, said aloud, where there is no Prometheus.
+    /// `None`, with a line that says so, where Prometheus is not installed.
     fn start(config: &str, port: u16) -> Option<Self> {
         let directory =
             std::env::temp_dir().join(format!("dualstack-prometheus-{}-{port}", std::process::id()));
@@ -246,37 +236,27 @@ impl Prometheus {
         }
         fs::write(directory.join("config.yml"), text).unwrap();
 
+        let address = SocketAddr::new(V4, port);
         let mut command = Command::new("prometheus");
         command
             .current_dir(&directory)
-            .args(["--config.file=config.yml", "--storage.tsdb.path=data"])
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(directory.join("log")).unwrap());
-        let child = match spawning(|| command.spawn()) {
-            Ok(child) => child,
-            Err(error) => {
-                skip_or_fail(&format!("prometheus: {error}"));
-                return None;
-            }
-        };
-        let address = SocketAddr::new(V4, port);
-        let prometheus = Self {
-            child,
+            .args([
+                "--config.file=config.yml",
+                "--storage.tsdb.path=data",
+                "--log.level=warn",
+            ])
+            .arg(format!("--web.listen-address={address}"));
+        let is_ready = || request(address, "GET", "/-/ready").is_ok_and(|answer| answer.status == 200);
+        Some(Self {
+            _program: Program::start(&mut command, is_ready)?,
             address,
             directory,
-        };
-        eventually("Prometheus is ready", || {
-            TcpStream::connect(address).is_ok()
-                && http_get(address, "/-/ready").is_some_and(|(status, _)| status == 200)
-        });
-        Some(prometheus)
+        })
     }
 
     fn api(&self, path: &str) -> Value {
-        let (_, answer) = http_get(self.address, &format!("/api/v1/{path}")).expect(path);
-        let json: Value = serde_json::from_str(&answer).unwrap();
+        let answer = get(self.address, &format!("/api/v1/{path}"));
+        let json: Value = serde_json::from_slice(&answer.body).unwrap();
         assert_eq!(json["status"], "success", "{path}: {json}");
         json["data"].clone()
     }
@@ -313,23 +293,8 @@ impl Prometheus {
 
 impl Drop for Prometheus {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if thread::panicking() {
-            let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
-            let bad = log.lines().filter(|line| !line.contains("level=info"));
-            eprintln!("Prometheus said:\n{}", bad.collect::<Vec<_>>().join("\n"));
-        }
         let _ = fs::remove_dir_all(&self.directory);
     }
-}
-
-/// The status and the body. Of HTTP/1.0, so that the body is in one piece.
-fn http_get(server: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let answer = http::raw(server, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes());
-    let answer = String::from_utf8(answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
 /// Every kind of request, of both families and over both protocols.
@@ -351,48 +316,41 @@ fn udp_clients(tracker: &Tracker) -> [UdpClient; 2] {
     [V4, V6].map(|ip| UdpClient::connected(at(ip, tracker.udp[0])))
 }
 
-/// The test of the same name that starts with `inside_`, with the tracker built.
-fn inside_namespace(test: &str) {
+/// A namespace with the links that the kernel's counters need.
+fn in_linked_namespace(test: fn()) {
     in_namespace(&format!("ip link set lo mtu 1500\n{}", raw::LINK), test);
 }
 
 #[test]
 fn every_expression_returns_data() {
-    inside_namespace("inside_every_expression_returns_data");
-}
-
-#[test]
-#[ignore = "run by every_expression_returns_data"]
-fn inside_every_expression_returns_data() {
-    if !inside() {
-        return;
-    }
-    let tracker = Tracker::start_as("--kernel-interface lo");
-    let Some(prometheus) = Prometheus::start("prometheus.yml", 9090) else {
-        return;
-    };
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let clients = udp_clients(&tracker);
-            while !is_over.load(Ordering::Relaxed) {
-                load_once(&tracker, &clients);
-                thread::sleep(Duration::from_millis(100));
-            }
+    in_linked_namespace(|| {
+        let tracker = Tracker::start_as("--kernel-interface lo");
+        let Some(prometheus) = Prometheus::start("prometheus.yml", 9090) else {
+            return;
+        };
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let clients = udp_clients(&tracker);
+                while !is_over.load(Ordering::Relaxed) {
+                    load_once(&tracker, &clients);
+                    thread::sleep(Duration::from_millis(100));
+                }
+            });
+            let _stop = OnDrop(|| is_over.store(true, Ordering::Relaxed));
+            assert_rules_return_data(&prometheus);
+            assert_dashboards_return_data(&prometheus);
+            // No alert fires, but one can be pending, because the families differ at the very start.
+            assert!(!prometheus.alerts().iter().any(|(_, state)| state == "firing"));
+            eventually("no alert is pending", || prometheus.alerts().is_empty());
         });
-        let _stop = OnDrop(|| is_over.store(true, Ordering::Relaxed));
-        assert_rules_return_data(&prometheus);
-        assert_dashboards_return_data(&prometheus);
-        // All is well, and nothing fires; at the very start two families may seem to differ.
-        assert!(!prometheus.alerts().iter().any(|(_, state)| state == "firing"));
-        eventually("no alert is pending", || prometheus.alerts().is_empty());
-    });
 
-    let metrics = get(tracker.metrics, "/metrics");
-    if let Some((succeeded, said)) = promtool(&["check", "metrics"], &metrics.text()) {
-        assert!(succeeded && said.is_empty(), "{said}");
-    }
-    assert_the_kernels_alerts_fire(&prometheus, &tracker);
+        let metrics = get(tracker.metrics, "/metrics");
+        if let Some((succeeded, said)) = promtool(&["check", "metrics"], &metrics.text()) {
+            assert!(succeeded && said.is_empty(), "{said}");
+        }
+        assert_the_kernels_alerts_fire(&prometheus, &tracker);
+    });
 }
 
 struct OnDrop<F: Fn()>(F);
@@ -419,7 +377,7 @@ fn assert_rules_return_data(prometheus: &Prometheus) {
         assert_returns_data(prometheus, "an alert", &operand);
     }
 
-    // As many as Prometheus has, which finds nothing wrong with any of them, and returns what they record.
+    // Prometheus has as many, finds nothing wrong with them, and returns what they record.
     let data = prometheus.api("rules");
     let rules = || {
         array(&data, "groups")
@@ -436,7 +394,7 @@ fn assert_rules_return_data(prometheus: &Prometheus) {
 }
 
 fn assert_dashboards_return_data(prometheus: &Prometheus) {
-    // Grafana's function, as the query that it makes of it.
+    // Grafana's `label_values`, as the query that it sends.
     let label_values = |query: &str| {
         let inner = query.strip_prefix("label_values(")?.strip_suffix(')')?;
         let (selector, label) = inner.rsplit_once(", ")?;
@@ -488,7 +446,7 @@ fn assert_dashboards_return_data(prometheus: &Prometheus) {
     }
 }
 
-/// What the alerts of the kernel's counters are about, for real. That of fragments waits for five minutes.
+/// Causes what the alerts of the kernel's counters are about. The one on fragments only fires after five minutes.
 fn assert_the_kernels_alerts_fire(prometheus: &Prometheus, tracker: &Tracker) {
     raw::send_broken_headers(1);
     raw::send_to_no_address(1);
@@ -497,16 +455,11 @@ fn assert_the_kernels_alerts_fire(prometheus: &Prometheus, tracker: &Tracker) {
     sender.send_to(&[0; 3_000], at(V6, tracker.udp[0])).unwrap();
 
     // A tracker that does not receive for a while.
-    let signal = |signal: &str| {
-        let kill = format!("kill -{signal} {}", tracker.id());
-        let killed = spawning(|| Command::new("sh").args(["-c", &kill]).status()).unwrap();
-        assert!(killed.success());
-    };
-    signal("STOP");
+    tracker.signal(Signal::SIGSTOP);
     for _ in 0..5_000 {
         sender.send_to(b"no request", at(V6, tracker.udp[0])).unwrap();
     }
-    signal("CONT");
+    tracker.signal(Signal::SIGCONT);
 
     let alert = |name: &str, state: &str| (name.to_owned(), state.to_owned());
     let expected = BTreeSet::from([
@@ -525,85 +478,78 @@ fn assert_the_kernels_alerts_fire(prometheus: &Prometheus, tracker: &Tracker) {
 
 #[test]
 fn the_sums_above_two_are_what_was_sent() {
-    inside_namespace("inside_the_sums_above_two_are_what_was_sent");
-}
+    in_linked_namespace(|| {
+        let trackers = [
+            Tracker::start_as("--no-kernel --metrics 127.0.0.1:1212 --udp [::]:6969 --http [::]:7070"),
+            Tracker::start_as(
+                "--no-kernel --metrics 127.0.0.1:1213 --udp [::]:6979 --udp 0.0.0.0:6980 --http [::]:7080",
+            ),
+        ];
+        let started = [
+            ("federation/leaf-a.yml", 9091),
+            ("federation/leaf-b.yml", 9092),
+            ("federation/top.yml", 9090),
+        ]
+        .map(|(config, port)| Prometheus::start(config, port));
+        let [Some(_a), Some(_b), Some(top)] = started else {
+            return;
+        };
 
-#[test]
-#[ignore = "run by the_sums_above_two_are_what_was_sent"]
-fn inside_the_sums_above_two_are_what_was_sent() {
-    if !inside() {
-        return;
-    }
-    let trackers = [
-        Tracker::start_as("--no-kernel --metrics 127.0.0.1:1212 --udp [::]:6969 --http [::]:7070"),
-        Tracker::start_as(
-            "--no-kernel --metrics 127.0.0.1:1213 --udp [::]:6979 --udp 0.0.0.0:6980 --http [::]:7080",
-        ),
-    ];
-    let started = [
-        ("federation/leaf-a.yml", 9091),
-        ("federation/leaf-b.yml", 9092),
-        ("federation/top.yml", 9090),
-    ]
-    .map(|(config, port)| Prometheus::start(config, port));
-    let [Some(_a), Some(_b), Some(top)] = started else {
-        return;
-    };
+        let udp = |server: SocketAddr, ip: IpAddr, count: usize| {
+            let mut client = UdpClient::new(at(ip, server));
+            for _ in 0..count {
+                client.connect();
+            }
+        };
+        let http = |server: SocketAddr, ip: IpAddr, count: usize| {
+            for _ in 0..count {
+                announce(at(ip, server), TORRENT, 6881);
+            }
+        };
+        let [a, b] = &trackers;
+        assert!(!get(a.metrics, "/metrics").text().contains("ip6_"));
+        udp(a.udp[0], V4, 3);
+        udp(a.udp[0], V6, 5);
+        udp(b.udp[0], V4, 7);
+        udp(b.udp[0], V6, 11);
+        udp(b.udp[1], V4, 13);
+        http(a.http[0], V4, 2);
+        http(a.http[0], V6, 4);
+        http(b.http[0], V6, 6);
 
-    let udp = |server: SocketAddr, ip: IpAddr, count: usize| {
-        let mut client = UdpClient::new(at(ip, server));
-        for _ in 0..count {
-            client.connect();
-        }
-    };
-    let http = |server: SocketAddr, ip: IpAddr, count: usize| {
-        for _ in 0..count {
-            announce(at(ip, server), TORRENT, 6881);
-        }
-    };
-    let [a, b] = &trackers;
-    assert!(!get(a.metrics, "/metrics").text().contains("ip6_"));
-    udp(a.udp[0], V4, 3);
-    udp(a.udp[0], V6, 5);
-    udp(b.udp[0], V4, 7);
-    udp(b.udp[0], V6, 11);
-    udp(b.udp[1], V4, 13);
-    http(a.http[0], V4, 2);
-    http(a.http[0], V6, 4);
-    http(b.http[0], V6, 6);
-
-    let sums = |protocol: &str| {
-        let total = format!("top_client:requests_received:sum{{server_binding_protocol={protocol:?}}}");
-        top.query_by(
-            "client_address_ip_family",
-            &format!("sum by (client_address_ip_family) ({total})"),
-        )
-    };
-    let families =
-        |inet: f64, inet6: f64| BTreeMap::from([("inet".to_owned(), inet), ("inet6".to_owned(), inet6)]);
-    eventually("all of it is above", || {
-        sums("udp") == families(23.0, 16.0) && sums("http") == families(2.0, 10.0)
-    });
-    let by_type = top.query_by(
+        let sums = |protocol: &str| {
+            let total = format!("top_client:requests_received:sum{{server_binding_protocol={protocol:?}}}");
+            top.query_by(
+                "client_address_ip_family",
+                &format!("sum by (client_address_ip_family) ({total})"),
+            )
+        };
+        let families =
+            |inet: f64, inet6: f64| BTreeMap::from([("inet".to_owned(), inet), ("inet6".to_owned(), inet6)]);
+        eventually("all of it is above", || {
+            sums("udp") == families(23.0, 16.0) && sums("http") == families(2.0, 10.0)
+        });
+        let by_type = top.query_by(
         "client_address_ip_type",
         r#"top_client:requests_received:sum{server_binding_protocol="udp",client_address_ip_family="inet"}"#,
     );
-    assert_eq!(
-        by_type,
-        BTreeMap::from([("plain".to_owned(), 13.0), ("v4_mapped_v6".to_owned(), 10.0)])
-    );
+        assert_eq!(
+            by_type,
+            BTreeMap::from([("plain".to_owned(), 13.0), ("v4_mapped_v6".to_owned(), 10.0)])
+        );
 
-    // There are rates of what goes on.
-    for rule in expressions(&file("prometheus/federation/top-rules.yml")) {
-        eventually(&format!("data above for {rule}"), || {
-            udp(a.udp[0], V4, 1);
-            udp(b.udp[0], V6, 1);
-            !top.query(&rule).is_empty()
-        });
-    }
-    // No series of an instance comes up.
-    assert_eq!(
-        top.query("udp_tracker_server_requests_received_total"),
-        [] as [Value; 0]
-    );
+        // The rates have data.
+        for rule in expressions(&file("prometheus/federation/top-rules.yml")) {
+            eventually(&format!("data above for {rule}"), || {
+                udp(a.udp[0], V4, 1);
+                udp(b.udp[0], V6, 1);
+                !top.query(&rule).is_empty()
+            });
+        }
+        // No series of an instance reaches the top.
+        assert_eq!(
+            top.query("udp_tracker_server_requests_received_total"),
+            [] as [Value; 0]
+        );
+    });
 }

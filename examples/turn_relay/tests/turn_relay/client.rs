@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use test_support::PATIENCE;
 use turn_client_proto::{
     api::{TransmitBuild, TurnConfig, TurnEvent, TurnRecvRet},
     prelude::{DelayedTransmitBuild, TurnClientApi},
@@ -24,8 +25,6 @@ use turn_client_proto::{
     },
     udp::TurnClientUdp,
 };
-
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is asked for. IPv4 alone is what a client gets that names no family, and this one then names none.
 pub(crate) const IPV4: &[AddressFamily] = &[AddressFamily::IPV4];

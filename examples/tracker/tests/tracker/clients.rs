@@ -5,7 +5,6 @@ use std::{
     cell::Cell,
     collections::BTreeMap,
     net::{IpAddr, SocketAddr, UdpSocket},
-    time::Duration,
 };
 
 use aquatic_udp_protocol::{
@@ -17,9 +16,10 @@ use bendy::{
     decoding::{Decoder, FromBencode},
     value::Value,
 };
-use test_support::http::{Answer, get};
-
-const PATIENCE: Duration = Duration::from_secs(10);
+use test_support::{
+    PATIENCE,
+    http::{Answer, get},
+};
 
 /// Bytes that no text has.
 pub(crate) const TORRENT: [u8; 20] = *b"\x00\xff%&=+ \n a torrent..";
@@ -57,6 +57,14 @@ pub(crate) struct Scraped {
     pub(crate) seeders: i32,
     pub(crate) downloads: i32,
     pub(crate) leechers: i32,
+}
+
+pub(crate) fn scraped(seeders: i32, downloads: i32, leechers: i32) -> Scraped {
+    Scraped {
+        seeders,
+        downloads,
+        leechers,
+    }
 }
 
 /// A client of one of the tracker's UDP sockets.
