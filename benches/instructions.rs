@@ -1,93 +1,59 @@
-//! A guard that noise cannot move: instructions for each hot operation, counted under callgrind, against a baseline.
+//! Instructions of the hot operations, counted under callgrind by gungraun: a guard that noise cannot move.
 //!
 //! ```text
-//! cargo bench --bench instructions               # fails when an operation has grown by more than 5 %
-//! cargo bench --bench instructions -- --renew    # writes the baseline, benches/instructions.txt
+//! cargo install gungraun-runner --version =0.20.0 --locked     # once; and valgrind, from the system's packages
+//! cargo bench --bench instructions                             # fails when an operation is over its limit
 //! ```
 //!
-//! Needs valgrind. A number is that of one compiler and one libc: renew the baseline with either.
+//! The limits are the highest counts of several builds: the compiler does not always inline the same. If a newer compiler
+//! or libc moves a count, or a change is worth its price, set the limit to the new count.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    env,
-    fmt::Write as _,
-    fs,
-    hint::black_box,
-    net::SocketAddr,
-    process::{Command, ExitCode},
-};
+#![allow(missing_docs, clippy::must_use_candidate, reason = "gungraun's macros make public items")]
+
+use std::{convert::Infallible, hint::black_box, net::SocketAddr};
 
 use dualstack_metrics::{
     ClientLabels, ClientLabelsLayer, ClientScopes, Protocol, Scope, ScopedRecorderLayer, ServerBinding,
     prometheus::Install,
 };
 use futures_util::FutureExt as _;
+use gungraun::{
+    Callgrind, EntryPoint, EventKind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group,
+    main,
+};
 use metrics::{Counter, counter, set_global_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tower::{Layer as _, Service as _, service_fn};
 
-const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt");
-/// In percent.
-const MARGIN: u64 = 5;
 const CALLS: u64 = 1_000;
 
-type Operation = (&'static str, fn());
+/// Fails when one call takes 5 % more than this number of instructions.
+fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
+    let mut callgrind = Callgrind::with_args(["--cache-sim=no"]);
+    callgrind
+        .format([EventKind::Ir])
+        .entry_point(EntryPoint::Custom("*counted_by_callgrind*".into()))
+        .hard_limits([(EventKind::Ir, instructions * CALLS * 105 / 100)]);
+    let mut config = LibraryBenchmarkConfig::default();
+    config.tool(callgrind);
+    config
+}
 
-const OPERATIONS: &[Operation] = &[
-    ("classify an address", || {
-        let peer = black_box(SocketAddr::from(([0, 0, 0, 0, 0, 0xffff, 0xc000, 0x0207], 6969)));
-        measured(|| _ = black_box(ClientLabels::from(black_box(peer))));
-    }),
-    ("enter and leave a scope", || {
-        let scope = client();
-        measured(|| black_box(scope).run(|| black_box(())));
-    }),
-    ("nest a scope that was nested before", || {
-        let (outer, inner) = (client(), Scope::new(&ClientLabels::UNKNOWN));
-        measured(|| _ = black_box(black_box(outer).nest(inner)));
-    }),
-    ("macro increment, bare", || {
-        assert!(set_global_recorder(PrometheusBuilder::new().build_recorder()).is_ok());
-        measured(|| counter!("requests_total").increment(1));
-    }),
-    ("macro increment, in a scope", || {
-        install(ScopedRecorderLayer::new());
-        client().run(|| measured(|| counter!("requests_total").increment(1)));
-    }),
-    ("macro increment, in a scope, never revalidated", || {
-        install(ScopedRecorderLayer::new().never_revalidate());
-        client().run(|| measured(|| counter!("requests_total").increment(1)));
-    }),
-    ("macro increment, in a scope, with a label", || {
-        install(ScopedRecorderLayer::new());
-        client().run(|| measured(|| counter!("requests_total", "request_kind" => "announce").increment(1)));
-    }),
-    ("macro increment, outside every scope", || {
-        install(ScopedRecorderLayer::new());
-        measured(|| counter!("requests_total").increment(1));
-    }),
-    ("macro increment, excluded", || {
-        install(ScopedRecorderLayer::new().exclude("requests_total"));
-        client().run(|| measured(|| counter!("requests_total").increment(1)));
-    }),
-    ("kept handle, in a scope", || {
-        install(ScopedRecorderLayer::new());
-        let kept: Counter = counter!("requests_total");
-        client().run(|| measured(|| kept.increment(1)));
-    }),
-    ("HTTP layer around a ready service", || {
-        let peer: SocketAddr = ([192, 0, 2, 7], 50_000).into();
-        let inner = service_fn(|_: http::Request<()>| {
-            std::future::ready(Ok::<_, Infallible>(http::Response::new(())))
-        });
-        let mut service = ClientLabelsLayer::new(binding())
-            .source(move |_: &_| Some(peer))
-            .without_body()
-            .layer(inner);
-        measured(|| _ = black_box(service.call(black_box(http::Request::new(()))).now_or_never()));
-    }),
-];
+/// Counts the instructions in here, and no others.
+#[inline(never)]
+fn counted_by_callgrind(mut operation: impl FnMut()) {
+    for _ in 0..CALLS {
+        operation();
+    }
+}
+
+/// Runs an operation often enough to warm it up, and then counts.
+fn measured(mut operation: impl FnMut()) {
+    for _ in 0..CALLS {
+        operation();
+    }
+    counted_by_callgrind(operation);
+}
 
 fn binding() -> ServerBinding {
     ServerBinding::new(Protocol::Http, ([0; 16], 7070).into())
@@ -104,103 +70,93 @@ fn install(layer: ScopedRecorderLayer) {
     assert!(set_global_recorder(recorder).is_ok());
 }
 
-/// What is done in here is counted, and nothing else.
-#[inline(never)]
-fn counted_by_callgrind(mut operation: impl FnMut()) {
-    for _ in 0..CALLS {
-        operation();
-    }
+#[library_benchmark(config = at_most(40))]
+fn classify_an_address() {
+    let peer = black_box(SocketAddr::from(([0, 0, 0, 0, 0, 0xffff, 0xc000, 0x0207], 6969)));
+    measured(|| _ = black_box(ClientLabels::from(black_box(peer))));
 }
 
-fn measured(mut operation: impl FnMut()) {
-    for _ in 0..CALLS {
-        operation();
-    }
-    counted_by_callgrind(operation);
+#[library_benchmark(config = at_most(7))]
+fn enter_and_leave_a_scope() {
+    let scope = client();
+    measured(|| black_box(scope).run(|| black_box(())));
 }
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = env::args()
-        .skip(1)
-        .filter(|argument| argument != "--bench")
-        .collect();
-    if let [flag, name] = &arguments[..]
-        && flag == "--operation"
-    {
-        let (_, operation) = OPERATIONS
-            .iter()
-            .find(|(known, _)| known == name)
-            .expect("an operation");
-        operation();
-        return ExitCode::SUCCESS;
-    }
-
-    if Command::new("valgrind").arg("--version").output().is_err() {
-        eprintln!("skipped: valgrind is not installed");
-        return if env::var_os("REQUIRE_EXTERNAL").is_some() {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
-        };
-    }
-    let counts = OPERATIONS.iter().map(|(name, _)| (*name, count(name)));
-    if arguments.iter().any(|argument| argument == "--renew") {
-        let mut baseline = String::new();
-        for (name, count) in counts {
-            writeln!(baseline, "{count:>6} {name}").expect("a string takes everything");
-        }
-        print!("{baseline}");
-        fs::write(BASELINE, baseline).expect("the baseline can be written");
-        return ExitCode::SUCCESS;
-    }
-
-    let baseline = fs::read_to_string(BASELINE).expect("the baseline is there; `-- --renew` writes it");
-    let baseline: BTreeMap<&str, u64> = baseline
-        .lines()
-        .filter_map(|line| line.trim_start().split_once(' '))
-        .map(|(count, name)| (name, count.parse().expect("a number in front of each name")))
-        .collect();
-    let mut has_grown = false;
-    println!("{:>6} {:>8}  instructions", "now", "baseline");
-    for (name, now) in counts {
-        let Some(before) = baseline.get(name) else {
-            println!("{now:>6} {:>8}  {name}: NOT IN THE BASELINE", "");
-            has_grown = true;
-            continue;
-        };
-        let is_over = now * 100 > before * (100 + MARGIN);
-        println!(
-            "{now:>6} {before:>8}  {name}{}",
-            if is_over { ": HAS GROWN" } else { "" }
-        );
-        has_grown |= is_over;
-    }
-    if has_grown {
-        eprintln!("more than {MARGIN} % over the baseline; if that is meant, renew it with `-- --renew`");
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+#[library_benchmark(config = at_most(51))]
+fn nest_a_scope_that_was_nested_before() {
+    let (outer, inner) = (client(), Scope::new(&ClientLabels::UNKNOWN));
+    measured(|| _ = black_box(black_box(outer).nest(inner)));
 }
 
-/// Instructions for one call, in a process of its own.
-fn count(name: &str) -> u64 {
-    let output = Command::new("valgrind")
-        .args([
-            "--tool=callgrind",
-            "--callgrind-out-file=/dev/null",
-            "--toggle-collect=*counted_by_callgrind*",
-        ])
-        .arg(env::current_exe().expect("this program has a path"))
-        .args(["--operation", name])
-        .output()
-        .expect("valgrind runs");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    let collected = stderr
-        .lines()
-        .find_map(|line| line.split_once("Collected : "))
-        .map(|(_, count)| count.trim());
-    match collected.map(str::parse::<u64>) {
-        Some(Ok(collected)) if output.status.success() && collected > 0 => collected / CALLS,
-        _ => panic!("{name}: {}\n{stderr}", output.status),
-    }
+#[library_benchmark(config = at_most(484))]
+fn macro_increment_bare() {
+    assert!(set_global_recorder(PrometheusBuilder::new().build_recorder()).is_ok());
+    measured(|| counter!("requests_total").increment(1));
 }
+
+#[library_benchmark(config = at_most(289))]
+fn macro_increment_in_a_scope() {
+    install(ScopedRecorderLayer::new());
+    client().run(|| measured(|| counter!("requests_total").increment(1)));
+}
+
+#[library_benchmark(config = at_most(279))]
+fn macro_increment_in_a_scope_never_revalidated() {
+    install(ScopedRecorderLayer::new().never_revalidate());
+    client().run(|| measured(|| counter!("requests_total").increment(1)));
+}
+
+#[library_benchmark(config = at_most(299))]
+fn macro_increment_in_a_scope_with_a_label() {
+    install(ScopedRecorderLayer::new());
+    client().run(|| measured(|| counter!("requests_total", "request_kind" => "announce").increment(1)));
+}
+
+#[library_benchmark(config = at_most(298))]
+fn macro_increment_outside_every_scope() {
+    install(ScopedRecorderLayer::new());
+    measured(|| counter!("requests_total").increment(1));
+}
+
+#[library_benchmark(config = at_most(658))]
+fn macro_increment_excluded() {
+    install(ScopedRecorderLayer::new().exclude("requests_total"));
+    client().run(|| measured(|| counter!("requests_total").increment(1)));
+}
+
+#[library_benchmark(config = at_most(94))]
+fn kept_handle_in_a_scope() {
+    install(ScopedRecorderLayer::new());
+    let kept: Counter = counter!("requests_total");
+    client().run(|| measured(|| kept.increment(1)));
+}
+
+#[library_benchmark(config = at_most(368))]
+fn http_layer_around_a_ready_service() {
+    let peer: SocketAddr = ([192, 0, 2, 7], 50_000).into();
+    let inner =
+        service_fn(|_: http::Request<()>| std::future::ready(Ok::<_, Infallible>(http::Response::new(()))));
+    let mut service = ClientLabelsLayer::new(binding())
+        .source(move |_: &_| Some(peer))
+        .without_body()
+        .layer(inner);
+    measured(|| _ = black_box(service.call(black_box(http::Request::new(()))).now_or_never()));
+}
+
+library_benchmark_group!(
+    name = hot_operations,
+    benchmarks = [
+        classify_an_address,
+        enter_and_leave_a_scope,
+        nest_a_scope_that_was_nested_before,
+        macro_increment_bare,
+        macro_increment_in_a_scope,
+        macro_increment_in_a_scope_never_revalidated,
+        macro_increment_in_a_scope_with_a_label,
+        macro_increment_outside_every_scope,
+        macro_increment_excluded,
+        kept_handle_in_a_scope,
+        http_layer_around_a_ready_service
+    ]
+);
+main!(library_benchmark_groups = hot_operations);
