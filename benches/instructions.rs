@@ -8,7 +8,11 @@
 //! The limits are the highest counts of several builds: the compiler does not always inline the same. If a newer compiler
 //! or libc moves a count, or a change is worth its price, set the limit to the new count.
 
-#![allow(missing_docs, clippy::must_use_candidate, reason = "gungraun's macros make public items")]
+#![allow(
+    missing_docs,
+    clippy::must_use_candidate,
+    reason = "gungraun's macros make public items"
+)]
 
 use std::{convert::Infallible, hint::black_box, net::SocketAddr};
 

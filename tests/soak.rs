@@ -1,5 +1,5 @@
-//! Thousands of requests at once, on several threads, that end in every way a request can end; and every count is
-//! exact. What is counted is counted a second time, in atomics, at the same places.
+//! Thousands of concurrent requests on several threads, which end in every possible way. Each count is exact: atomics
+//! count the same events at the same places.
 
 #![cfg(all(feature = "axum", feature = "prometheus"))]
 
@@ -37,7 +37,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use metrics::{Counter, counter, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use test_support::{
-    INET, INET6, Labels, MAPPED, Random, UNKNOWN, assert_samples, ipv6_or_say, sample, samples, seven, soon,
+    INET, INET6, Labels, MAPPED, Random, UNKNOWN, assert_samples, loopbacks, sample, samples, seven, soon,
 };
 use tokio::{net::TcpStream, sync::oneshot, task::JoinSet};
 use tower::ServiceExt;
@@ -47,10 +47,10 @@ const CONNECTIONS: u64 = 60;
 const REQUESTS_EACH: u64 = 10;
 const ON_PURPOSE: &str = "on purpose";
 
-/// No client: outside every scope.
+/// The index of events outside every scope.
 const OUTSIDE: usize = 4;
 
-/// How often something was counted: for each class of client in the order of `ClientLabels::ALL`, and outside.
+/// The counts of an event: for each class of client in the order of `ClientLabels::ALL`, then outside every scope.
 struct Tally {
     name: &'static str,
     counts: [AtomicU64; 5],
@@ -86,18 +86,18 @@ impl Tally {
     }
 }
 
-/// What the requests need, made once.
+/// What the requests share.
 struct Stage {
     scopes: [Scope; 5],
     kept: Counter,
-    /// A recorder that registers again nearly each time.
+    /// A recorder whose cached handles expire almost at once.
     renewing: ScopedRecorder<PrometheusRecorder>,
     renewing_kept: Counter,
 }
 
 static STAGE: OnceLock<Stage> = OnceLock::new();
 static WRONG_SCOPES: AtomicU64 = AtomicU64::new(0);
-/// What is still going on: handlers, bodies, children.
+/// The number of handlers, bodies and children that are not finished.
 static LIVE: AtomicI64 = AtomicI64::new(0);
 
 macro_rules! tallies {
@@ -132,7 +132,7 @@ static KEPT: Tally = Tally::new("kept_total");
 static RENEWING: Tally = Tally::new("renewing_total");
 static RENEWING_KEPT: Tally = Tally::new("renewing_kept_total");
 
-/// Counts in one of four ways.
+/// Counts in one of five ways.
 fn count(random: &mut Random, client: usize) {
     let stage = STAGE.get().unwrap();
     match random.below(5) {
@@ -173,7 +173,7 @@ impl Drop for Guard {
     }
 }
 
-/// The class of a client, by another way than the crate's.
+/// The class of a client, determined independently of the crate.
 fn class_of(request: &Request) -> usize {
     let Some(ConnectInfo(address)) = request.extensions().get::<ConnectInfo<SocketAddr>>() else {
         return 3;
@@ -220,7 +220,7 @@ fn header_of(request: &Request, name: &str) -> u64 {
     request.headers()[name].to_str().unwrap().parse().unwrap()
 }
 
-/// Does what the number in the request says.
+/// Behaves as the seed in the request says.
 async fn handler(request: Request) -> Body {
     let client = class_of(&request);
     let mut random = Random(header_of(&request, "x-seed"));
@@ -267,7 +267,7 @@ async fn handler(request: Request) -> Body {
     }
 }
 
-/// Drops a future that is not ready after so many polls, and makes sure that there are so many.
+/// Drops a future that is not ready after `polls`, and wakes the task so that there are so many.
 struct CancelAfter<F> {
     future: Option<Pin<Box<F>>>,
     polls: Option<u64>,
@@ -285,7 +285,7 @@ impl<F: Future> Future for CancelAfter<F> {
             *polls -= 1;
             cx.waker().wake_by_ref();
         }
-        let future = self.future.as_mut().expect("it was not cancelled yet");
+        let future = self.future.as_mut().expect("it is not cancelled yet");
         future.as_mut().poll(cx).map(Some)
     }
 }
@@ -357,7 +357,7 @@ async fn in_process(app: Router, n: u64) {
     }
 }
 
-/// One connection, with some requests: until one panics, or is left alone.
+/// Some requests over one connection, until one panics or is left unanswered.
 async fn over_a_connection(server: SocketAddr, host: IpAddr, n: u64) {
     let mut random = Random(n);
     let request = |random: &mut Random, may_hang: bool| {
@@ -391,7 +391,7 @@ async fn over_a_connection(server: SocketAddr, host: IpAddr, n: u64) {
         let (mut sender, connection) = http1::handshake(stream).await.unwrap();
         let connection = tokio::spawn(connection);
         for at in 0..REQUESTS_EACH {
-            // The last is left waiting.
+            // The last one is left unanswered.
             let may_hang = at + 1 == REQUESTS_EACH;
             let request = request(&mut random, may_hang);
             let polls = may_hang.then(|| random.below(400));
@@ -468,10 +468,7 @@ async fn every_count_is_exact() {
             .await
     });
 
-    let mut hosts = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
-    if ipv6_or_say() {
-        hosts.push(Ipv6Addr::LOCALHOST.into());
-    }
+    let hosts = loopbacks();
     let mut clients = JoinSet::new();
     for n in 0..CONNECTIONS {
         let host = hosts[usize::try_from(n / 2).unwrap() % hosts.len()];
@@ -492,7 +489,7 @@ async fn every_count_is_exact() {
     }
     drop(shut_down);
     serving.await.unwrap().unwrap();
-    soon("handlers, bodies and children come to an end", || {
+    soon("handlers, bodies and children are finished", || {
         LIVE.load(Ordering::SeqCst) == 0
     })
     .await;
@@ -526,12 +523,12 @@ async fn every_count_is_exact() {
             .into_iter()
             .flat_map(|tally| tally.expected(server)),
     );
-    // Each handler that began was dropped, and not each came to its end.
+    // Each handler that began was dropped, and some did not finish.
     assert_eq!(of(&BEGUN), of(&DROPPED));
     assert!(of(&ENDED).iter().sum::<u64>() + 500 < of(&BEGUN).iter().sum());
 }
 
-/// More scopes than a handle has places for, and handles that expire all the time, on several threads.
+/// More scopes than a handle can cache, and handles that expire continuously, on several threads.
 #[test]
 fn kept_handles_in_many_scopes() {
     const THREADS: u64 = 4;
@@ -570,7 +567,7 @@ fn kept_handles_in_many_scopes() {
                 threads.spawn(move || {
                     let mut random = Random(thread);
                     for n in 0..INCREMENTS {
-                        // Some are used much more than others.
+                        // A few are used much more than the others.
                         let many = if n % 16 == 0 { all.len() } else { 6 };
                         let at = usize::try_from(random.below(many as u64)).unwrap();
                         expected[at].fetch_add(1, Ordering::Relaxed);

@@ -46,7 +46,7 @@ fn request() -> Request<Body> {
     request
 }
 
-/// A router as an application has it; it counts nothing, so that what is measured is the layer.
+/// A router like that of an application. It counts nothing, so that only the layer is measured.
 fn router() -> Router {
     Router::new().route("/", get(async || "hello"))
 }
@@ -55,7 +55,7 @@ fn bare(_: Request<Body>) -> Ready<Result<Response<Body>, Infallible>> {
     ready(Ok(Response::new(Body::empty())))
 }
 
-/// The service that `into_make_service` makes: everything is a route already, and not only when a request comes.
+/// The service that `into_make_service` makes, with its routes prepared.
 fn eager(router: Router) -> RouterIntoService<Body> {
     router.with_state::<()>(()).into_service()
 }

@@ -1,17 +1,17 @@
-//! Ours and the rivals side by side, in one process: ratios of time, and heap allocations for each operation.
+//! This crate and its alternatives side by side in one process: ratios of time, and heap allocations per operation.
 //!
 //! ```text
-//! cargo bench --bench ratios            # everything, ready to paste
+//! cargo bench --bench ratios            # everything, as Markdown
 //! cargo bench --bench ratios -- udp     # one part: increments, http or udp
 //! ```
 //!
-//! Each ratio is the median over rounds in which both sides run one after the other, so that a machine whose speed
-//! drifts does not matter.
+//! Each ratio is the median over rounds in which both sides run one after the other, so a machine whose speed drifts does
+//! not matter.
 
 mod http;
 mod increments;
 mod paired;
-// By the clock of a thread, which is not to be had everywhere.
+// Uses the CPU clock of a thread.
 #[cfg(target_os = "linux")]
 mod udp;
 

@@ -2,7 +2,7 @@ use std::{fmt::Display, hint::black_box, time::Instant};
 
 const ROUNDS: usize = 21;
 
-/// The middle of some measurements.
+/// The median.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
@@ -18,19 +18,19 @@ pub(crate) fn nanos(calls: u32, mut f: impl FnMut()) -> f64 {
     start.elapsed().as_nanos() as f64 / f64::from(calls)
 }
 
-/// Two things in turn: the nanoseconds of a call of each, and the ratio of the first to the second.
+/// The nanoseconds of a call on each side, and the ratio of the first to the second.
 pub(crate) struct Paired {
     pub(crate) ours: f64,
     pub(crate) rival: f64,
     pub(crate) ratio: f64,
 }
 
-/// Each side says what a call of it takes, in nanoseconds.
+/// Runs both sides in turn. Each returns the nanoseconds of a call.
 pub(crate) fn paired(mut ours: impl FnMut() -> f64, mut rival: impl FnMut() -> f64) -> Paired {
     // To warm up.
     ours();
     rival();
-    // What lies where in the heap moves a nanosecond or ten: each round gets another place.
+    // The layout of the heap changes a result by up to 10 ns, so each round has another layout.
     let mut heap = Vec::new();
     let rounds: Vec<_> = (0..ROUNDS)
         .map(|round| {

@@ -109,7 +109,7 @@ async fn http2(client: IpAddr, server: SocketAddr) -> http2::SendRequest<Full<By
     sender
 }
 
-/// A request that either version takes.
+/// A `GET` request for HTTP/1.1 or HTTP/2.
 fn request_to(server: SocketAddr, path: &str) -> Request<Full<Bytes>> {
     let request = Request::get(format!("http://{server}{path}"));
     request

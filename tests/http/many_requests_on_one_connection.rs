@@ -74,7 +74,7 @@ fn pipelining() {
     });
 }
 
-/// A handler that waits until all are in flight, and then takes turns with them.
+/// A handler that waits until `all` requests are in flight and then takes turns with the others.
 fn interleaving(all: usize) -> Router {
     let barrier = Arc::new(Barrier::new(all));
     Router::new().route(

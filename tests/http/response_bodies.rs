@@ -1,4 +1,4 @@
-//! A response body is polled and dropped in the scope, and the client notices nothing.
+//! A response body is polled and dropped in the scope, and reaches the client unchanged.
 
 use std::{
     convert::Infallible,

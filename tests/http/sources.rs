@@ -1,4 +1,4 @@
-//! Where the layer has the client from, with and without axum, and when it warns that it does not know.
+//! Where the layer takes the client from, with and without axum, and when it warns that a client is unknown.
 
 use std::{convert::Infallible, net::SocketAddr};
 
@@ -97,7 +97,7 @@ fn hyper_with_a_fixed_source_for_each_connection() {
     });
 }
 
-/// What another server's connection info may look like.
+/// The connection info of some other server.
 #[derive(Clone, Copy)]
 struct Peer(Option<SocketAddr>);
 

@@ -1,4 +1,4 @@
-//! The layer among other layers: what is inside of it is in the scope, what is outside is not.
+//! The layer among other layers: those inside of it run in the scope, those outside do not.
 
 use std::{
     convert::Infallible,
@@ -140,7 +140,7 @@ fn poll_ready_and_call_reach_the_same_service() {
     });
 }
 
-/// Counts where a service runs: in `poll_ready`, in `call`, and when it is dropped.
+/// Counts in `poll_ready` and in `call`.
 struct Counting;
 
 impl Service<Request<Body>> for Counting {

@@ -29,7 +29,7 @@ use crate::{
     request_from, request_to, send, serve, serve_layered,
 };
 
-/// A handler that says when it has begun, and never ends.
+/// A handler that notifies when it has begun, and never ends.
 fn never(begun: Arc<Notify>) -> Router {
     Router::new().route(
         "/",
@@ -101,7 +101,7 @@ fn a_request_that_is_never_polled() {
     });
 }
 
-/// Panics where the path says so, and counts on the way out.
+/// Panics at the place that the path names, and counts while it unwinds.
 fn panicking() -> Router {
     Router::new()
         .route("/good", get(async || counter!("good_total").increment(1)))
@@ -162,7 +162,7 @@ fn a_panic_ends_the_connection_and_the_scope() {
     }
 }
 
-/// What a layer such as `CatchPanic` does.
+/// Works as `tower_http::catch_panic` does.
 async fn catch_panic(request: axum::extract::Request, next: Next) -> axum::response::Response {
     let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     counter!("after_total").increment(1);

@@ -182,7 +182,7 @@ fn a_class_in_the_extensions_wins() {
     });
 }
 
-/// Does what the layer of a reverse proxy's user does.
+/// A layer for a server behind a reverse proxy.
 async fn forwarded(mut request: axum::extract::Request, next: Next) -> axum::response::Response {
     let client: IpAddr = request.headers()["x-forwarded-for"]
         .to_str()

@@ -1,4 +1,4 @@
-//! Servers to compare, and the load they are under, which comes from another process.
+//! The servers that are compared, and the load, which another process sends.
 
 use std::{
     convert::Infallible,
@@ -23,9 +23,9 @@ use tokio::{io::Interest, sync::oneshot};
 use tokio_util::{codec::BytesCodec, udp::UdpFramed};
 use tower::service_fn;
 
-/// What a datagram's size is: that of a BitTorrent announce.
+/// The size of a datagram: that of a BitTorrent announce.
 const SIZE: usize = 98;
-/// What the other process does.
+/// The load, as the arguments of the other process.
 pub(crate) struct Load {
     server: SocketAddr,
     /// How many datagrams are sent before the answers are awaited.
@@ -62,7 +62,7 @@ impl Load {
                 socket.send(&[7; SIZE]).expect("a datagram");
             }
             for _ in 0..self.window {
-                // One that was lost is missed once.
+                // A lost datagram is waited for once.
                 if socket.recv(&mut buffer).is_err() {
                     break;
                 }
@@ -77,11 +77,11 @@ fn thread_cpu() -> f64 {
     time.as_secs_f64() * 1e9
 }
 
-/// What a server does on its own thread, until it is told to stop.
+/// Runs a server on its own thread until it is stopped.
 pub(crate) type Serve =
     fn(tokio::net::UdpSocket, oneshot::Receiver<()>) -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
 
-/// Nanoseconds of CPU that the thread of a server takes for each of so many datagrams.
+/// Nanoseconds of CPU time that the thread of a server takes for each datagram.
 pub(crate) fn cpu_per_datagram(
     recorder: &(impl Recorder + Sync),
     serve: Serve,
@@ -156,7 +156,7 @@ fn ours(
     })
 }
 
-/// The calls of ours, by hand, with a counter where ours has one.
+/// The system calls of `UdpServer`, by hand, with a counter where it has one.
 fn by_quinn_udp(
     socket: tokio::net::UdpSocket,
     mut stopped: oneshot::Receiver<()>,
@@ -250,7 +250,7 @@ fn by_udp_framed(
     })
 }
 
-/// All of them, by name. The first is ours.
+/// All servers by name. The first is `UdpServer`.
 pub(crate) const ALL: &[(&str, Serve)] = &[
     ("`UdpServer`", ours),
     ("the same `quinn-udp` calls by hand", by_quinn_udp),

@@ -1,4 +1,4 @@
-//! BitTorrent clients, as far as they talk to a tracker.
+//! The tracker's clients, over UDP and HTTP.
 
 use std::{
     borrow::Cow,
@@ -21,12 +21,12 @@ use test_support::{
     http::{Answer, get},
 };
 
-/// Bytes that no text has.
+/// Info hashes with bytes that must be escaped in a URL.
 pub(crate) const TORRENT: [u8; 20] = *b"\x00\xff%&=+ \n a torrent..";
 pub(crate) const OTHER: [u8; 20] = *b"\x80 another torrent...";
 const PEER: [u8; 20] = *b"-XX0000-\x01a peer's id";
 
-/// What an announce was answered with, over either protocol.
+/// The answer to an announce, over either protocol.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Announced {
     seeders: i64,
@@ -34,7 +34,7 @@ pub(crate) struct Announced {
     peers: Vec<SocketAddr>,
 }
 
-/// With peers of one address, which tell themselves apart by their ports.
+/// Expects peers at one address, with these ports.
 pub(crate) fn announced(
     seeders: i64,
     leechers: i64,
@@ -78,7 +78,7 @@ pub(crate) struct UdpClient {
 impl UdpClient {
     /// Without a connection ID.
     pub(crate) fn new(server: SocketAddr) -> Self {
-        // From the very address that it asks, the loopback of its family.
+        // On the loopback address of the server's family.
         let socket = UdpSocket::bind((server.ip(), 0)).unwrap();
         socket.connect(server).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -106,7 +106,7 @@ impl UdpClient {
         self.connection_id = reply.connection_id;
     }
 
-    /// A new one for each request, so that no answer is taken for that of another.
+    /// A new ID for each request, so that no answer is mistaken for another.
     pub(crate) fn next_transaction(&self) -> TransactionId {
         self.transactions.set(self.transactions.get() + 1);
         TransactionId::new(self.transactions.get())
@@ -123,7 +123,7 @@ impl UdpClient {
         buffer
     }
 
-    /// The answer, which must be to this very request.
+    /// The answer. Its transaction ID must be that of the request.
     pub(crate) fn ask(&self, request: impl Into<Request>) -> Response {
         let request = request.into();
         self.send(&bytes(request.clone()));
@@ -191,7 +191,7 @@ impl UdpClient {
             bytes_left: NumberOfBytes::new(left),
             bytes_uploaded: NumberOfBytes::new(0),
             event: event.into(),
-            // Of a host that never asked: the tracker must not believe it.
+            // The tracker must ignore the address that a client gives.
             ip_address: Ipv4AddrBytes([192, 0, 2, 7]),
             key: PeerKey::new(0),
             peers_wanted: NumberOfPeers::new(-1),
@@ -228,16 +228,16 @@ impl UdpClient {
     }
 }
 
-/// A request as it is sent.
+/// The bytes of a request.
 pub(crate) fn bytes(request: impl Into<Request>) -> Vec<u8> {
     let mut bytes = Vec::new();
     request.into().write_bytes(&mut bytes).unwrap();
     bytes
 }
 
-/// What the tracker puts into an answer over HTTP.
+/// An answer of the tracker over HTTP.
 pub(crate) trait Bencoded {
-    /// Decodes the body of a successful answer. The decoder takes no dictionary whose keys are not in order.
+    /// Decodes the body of a successful answer. The decoder refuses dictionaries with unsorted keys.
     fn bencoded(&self) -> Value<'static>;
 
     /// Why the tracker refused.

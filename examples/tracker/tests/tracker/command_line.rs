@@ -33,7 +33,7 @@ fn its_own_metrics_are_in_no_clients_scope() {
 fn signals_shut_it_down_gracefully() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let tracker = Tracker::dual_stack();
-        // Kept alive, and idle.
+        // An idle connection that is kept alive.
         let mut connection = TcpStream::connect(at(V4, tracker.http[0])).unwrap();
         connection
             .write_all(b"GET /scrape HTTP/1.1\r\nHost: tracker\r\n\r\n")

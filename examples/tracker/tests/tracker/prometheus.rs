@@ -50,7 +50,7 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
         .unwrap_or_else(|| panic!("no {key} in {value}"))
 }
 
-/// The panels that draw something.
+/// All panels but the headings.
 fn panels(dashboard: &Value) -> impl Iterator<Item = &Value> {
     array(dashboard, "panels")
         .iter()
@@ -267,7 +267,7 @@ impl Prometheus {
         array(&data, "result").to_vec()
     }
 
-    /// What it returns, by the value of one label.
+    /// The values that it returns, by one label.
     fn query_by(&self, label: &str, expression: &str) -> BTreeMap<String, f64> {
         let result = self.query(expression);
         let pairs = result.iter().map(|sample| {

@@ -1,4 +1,4 @@
-//! Who came, what they were given, and what was counted.
+//! What clients of both families get, and what is counted.
 
 use aquatic_udp_protocol::{
     AnnounceEvent::{Completed, None as NoEvent, Started, Stopped},
@@ -62,11 +62,11 @@ fn ipv4_client(tracker: &Tracker) {
     assert_eq!(client.announce(TORRENT, 1, Started), announced(0, 1, V4, []));
     assert_eq!(client.announce(TORRENT, 2, Started), announced(0, 2, V4, [1]));
     assert_eq!(client.announce(TORRENT, 1, Completed), announced(1, 1, V4, [2]));
-    // The same download.
+    // Not a second download.
     assert_eq!(client.announce(TORRENT, 1, Completed), announced(1, 1, V4, [2]));
     assert_eq!(client.announce(TORRENT, 2, Stopped), announced(1, 0, V4, []));
 
-    // A peer of one protocol is a peer of the other.
+    // UDP and HTTP share the swarm.
     assert_eq!(announce(http, TORRENT, 3), announced(1, 1, V4, [1]));
     let list = get(http, &announce_path(TORRENT, 3, "&compact=0&no_peer_id=1"));
     let expected = "d8:completei1e10:incompletei1e8:intervali1800e5:peersld2:ip9:127.0.0.14:porti1eeee";

@@ -72,7 +72,7 @@ fn a_mapped_client_is_the_client_of_its_ipv4_address() {
     if !ipv6_or_say() {
         return;
     }
-    // One program with a socket of either kind: the first sees 127.0.0.1 mapped, the second plain.
+    // The first socket sees 127.0.0.1 as mapped, the second as plain.
     let tracker = Tracker::start("--udp [::]:0 --udp 127.0.0.1:0 --http [::]:0");
     let [mapped_socket, plain_socket] = tracker.udp[..] else {
         panic!("two sockets: {:?}", tracker.udp);
@@ -81,7 +81,7 @@ fn a_mapped_client_is_the_client_of_its_ipv4_address() {
     let mapped = UdpClient::connected((V4, mapped_socket.port()).into());
     let plain = UdpClient::connected((V4, plain_socket.port()).into());
 
-    // One peer in the swarm, with one address that IPv4 clients can use.
+    // They are one peer, at an address that IPv4 clients can use.
     assert_eq!(mapped.announce(TORRENT, 1, Started), announced(0, 1, V4, []));
     assert_eq!(plain.announce(TORRENT, 1, Started), announced(0, 1, V4, []));
     assert_eq!(

@@ -1,4 +1,4 @@
-//! A client of the relay: the protocol is that of `turn-client-proto`, the socket is ours.
+//! A client of the relay: the protocol of `turn-client-proto` on a socket.
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,7 @@ use turn_client_proto::{
     udp::TurnClientUdp,
 };
 
-/// What is asked for. IPv4 alone is what a client gets that names no family, and this one then names none.
+/// The families to ask for. For IPv4 alone the client names none, because IPv4 is the default.
 pub(crate) const IPV4: &[AddressFamily] = &[AddressFamily::IPV4];
 pub(crate) const IPV6: &[AddressFamily] = &[AddressFamily::IPV6];
 pub(crate) const BOTH: &[AddressFamily] = &[AddressFamily::IPV4, AddressFamily::IPV6];
@@ -41,9 +41,9 @@ pub(crate) struct Client {
     start: Instant,
     received: VecDeque<(SocketAddr, Vec<u8>)>,
     events: VecDeque<TurnEvent>,
-    /// The families that there is no relayed address of.
+    /// The families without a relayed address.
     pub(crate) failed: Vec<AddressFamily>,
-    /// The codes of the errors that the relay has answered with.
+    /// The error codes in the answers of the relay.
     errors: Vec<u16>,
     realm_and_nonce: Option<(String, String)>,
 }
@@ -56,7 +56,7 @@ impl Client {
     pub(crate) fn with_password(relay: SocketAddr, password: &'static str) -> Self {
         let own = if relay.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
         let socket = UdpSocket::bind(own).unwrap();
-        // An answer from any other address is not received.
+        // The socket does not receive answers from other addresses.
         socket.connect(relay).unwrap();
         Self {
             socket,
@@ -138,7 +138,7 @@ impl Client {
     /// The relayed addresses, IPv4 first, or the code of the error.
     pub(crate) fn allocate(&mut self, families: &[AddressFamily]) -> Result<Vec<SocketAddr>, Option<u16>> {
         let mut config = TurnConfig::new(TurnCredentials::new(USER, self.password));
-        // As `permission_error` has it.
+        // For `permission_error`.
         config.set_anonymous_username(Feature::Disabled);
         config.set_address_family(families[0]);
         for family in families {
@@ -160,7 +160,7 @@ impl Client {
                     other => panic!("{other:?}"),
                 }
             }
-            // The first is asked for: it has the nonce.
+            // The first request is always refused, with the nonce.
             let is_refused = client.errors.iter().filter(|code| **code == 401).count() > 1;
             (is_refused || relayed.len() + failed.len() >= expected).then_some(())
         });
@@ -191,8 +191,8 @@ impl Client {
         })
     }
 
-    /// The code with which the relay refuses a permission. The client's own code would not ask for a peer of a family
-    /// that it has no relayed address of.
+    /// The code with which the relay refuses a permission. `turn-client-proto` does not ask for a peer in a family without
+    /// a relayed address.
     pub(crate) fn permission_error(&mut self, peer: IpAddr) -> Option<u16> {
         let (realm, nonce) = self.realm_and_nonce.clone().expect("the relay has named them");
         let mut request = Message::builder_request(CREATE_PERMISSION, MessageWriteVec::new());
@@ -230,7 +230,7 @@ impl Client {
                     Some(Ok(()))
                 }
                 TurnEvent::ChannelCreateFailed(..) => Some(Err(client.errors.last().copied())),
-                // A channel renews it.
+                // Binding a channel renews the permission.
                 TurnEvent::PermissionCreated(..) => None,
                 other => panic!("{other:?}"),
             }
@@ -251,7 +251,7 @@ impl Client {
         self.until("data from a peer", |client| client.received.pop_front())
     }
 
-    /// Gives the relayed addresses back.
+    /// Deletes the allocation.
     pub(crate) fn delete(&mut self) {
         let now = self.now();
         self.turn().delete(now).unwrap();

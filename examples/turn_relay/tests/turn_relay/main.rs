@@ -1,4 +1,4 @@
-//! The relay example as its users have it: the real binary, asked by the client of `turn-client-proto` and by coturn's.
+//! The relay as its users have it: the real binary, and two clients, that of `turn-client-proto` and that of coturn.
 
 mod client;
 
@@ -50,7 +50,7 @@ impl Relay {
         }
     }
 
-    /// On all addresses of the host, with those of the loopback for peers.
+    /// Listens on all addresses, and relays from the loopback addresses.
     fn dual_stack() -> Self {
         let v6 = if ipv6_or_say() { "--relay-ip ::1" } else { "" };
         Self::start(&format!("--listen [::]:0 --relay-ip 127.0.0.1 {v6}"))
@@ -74,7 +74,7 @@ impl Relay {
         sample("turn_relay_allocations_total", &labels, count)
     }
 
-    /// What was relayed between a client and peers at `peer`: datagrams and bytes, to the peers and from them.
+    /// The samples of what was relayed to peers at `peer` and from them, in datagrams and bytes.
     fn relayed(&self, client: IpAddr, peer: IpAddr, to: (u64, u64), from: (u64, u64)) -> Vec<String> {
         let family = if peer.is_ipv4() { "inet" } else { "inet6" };
         let labels = seven("udp", self.listener, self.seen(client));
@@ -124,7 +124,7 @@ impl Peer {
     }
 }
 
-/// There and back: the peer sees the relayed address, and the client the peer's.
+/// Sends a datagram each way. The peer sees the relayed address, and the client sees the peer's.
 fn exchange(client: &mut Client, peer: &Peer, relayed: SocketAddr, there: &[u8], back: &[u8]) {
     client.send(peer.address(), there);
     assert_eq!(peer.receive(), (there.to_vec(), relayed));
@@ -163,7 +163,7 @@ fn one_socket_reaches_peers_of_both_families() {
 }
 
 #[test]
-fn who_asks_for_no_family_gets_ipv4_as_the_rfc_says() {
+fn a_client_that_names_no_family_gets_ipv4() {
     let relay = Relay::dual_stack();
     let mut expected = Vec::new();
     for ip in loopbacks() {
@@ -171,7 +171,7 @@ fn who_asks_for_no_family_gets_ipv4_as_the_rfc_says() {
         let relayed = client.allocate(IPV4).unwrap();
         assert_eq!(relayed.len(), 1);
         assert_eq!(relayed[0].ip(), V4);
-        // The socket could, the allocation may not.
+        // The socket can reach the peer, but the allocation is for IPv4.
         assert_eq!(client.permission_error(V6), Some(PEER_FAMILY_MISMATCH));
 
         let peer = Peer::at(V4);
@@ -184,7 +184,7 @@ fn who_asks_for_no_family_gets_ipv4_as_the_rfc_says() {
 }
 
 #[test]
-fn who_asks_for_ipv6_gets_it_over_ipv4_as_well() {
+fn an_ipv4_client_can_ask_for_ipv6() {
     if !ipv6_or_say() {
         return;
     }
@@ -217,7 +217,7 @@ fn a_mapped_address_does_not_reach_an_ipv4_peer() {
     let peer = Peer::at(V4);
     let IpAddr::V4(v4) = V4 else { unreachable!() };
     let mapped = SocketAddr::new(v4.to_ipv6_mapped().into(), peer.address().port());
-    // An IPv6 address to the protocol, which allows it.
+    // To the protocol this is an IPv6 address, so the permission is granted.
     client.permit(mapped.ip()).unwrap();
     client.permit(V4).unwrap();
     client.send(mapped, b"in disguise");
@@ -228,7 +228,7 @@ fn a_mapped_address_does_not_reach_an_ipv4_peer() {
 }
 
 #[test]
-fn a_listener_of_one_family_keeps_to_it() {
+fn a_listener_of_one_family_relays_that_family_only() {
     if !ipv6_or_say() {
         return;
     }
@@ -252,7 +252,7 @@ fn a_listener_of_one_family_keeps_to_it() {
         client.permit(ip).unwrap();
         exchange(&mut client, &peer, relayed[0], b"there", b"back again");
 
-        // Of both, the one that there is, with the reason why the other is not (RFC 8656).
+        // If only one of two families is available, the answer names the reason for the other (RFC 8656).
         let mut client = Client::new(relay.at(ip));
         let relayed = client.allocate(BOTH).unwrap();
         assert_eq!(relayed.len(), 1);
@@ -268,13 +268,13 @@ fn a_listener_of_one_family_keeps_to_it() {
 }
 
 #[test]
-fn without_an_address_of_a_family_there_is_no_relay_of_it() {
-    // Of the wildcard's two families, a client's own is the only one whose address is known.
+fn a_family_without_an_address_is_not_relayed() {
+    // On a wildcard socket, only the address that the client has asked is known.
     let relay = Relay::start("--listen [::]:0");
     let refused = Client::new(relay.at(V4)).allocate(IPV6);
     assert_eq!(refused, Err(Some(FAMILY_NOT_SUPPORTED)));
 
-    // Which address that is, the client has said.
+    // That address is the one to relay from.
     let second = IpAddr::from([127, 0, 0, 2]);
     if cfg!(target_os = "linux") {
         let mut client = Client::new(relay.at(second));
@@ -290,7 +290,7 @@ fn without_an_address_of_a_family_there_is_no_relay_of_it() {
 }
 
 #[test]
-fn who_has_no_password_gets_nothing() {
+fn a_wrong_password_gets_no_allocation() {
     let relay = Relay::dual_stack();
     let mut client = Client::with_password(relay.at(V4), "wrong");
     assert_eq!(client.allocate(IPV4), Err(Some(UNAUTHORIZED)));
@@ -298,7 +298,7 @@ fn who_has_no_password_gets_nothing() {
 }
 
 #[test]
-fn there_is_a_limit_and_what_is_given_back_is_free_again() {
+fn a_deleted_allocation_no_longer_counts_towards_the_limit() {
     let relay = Relay::start("--listen 127.0.0.1:0 --max-allocations 1");
     let mut first = Client::new(relay.at(V4));
     let relayed = first.allocate(IPV4).unwrap()[0];
@@ -427,13 +427,13 @@ fn coturns_client_relays_over_both_families_to_both() {
         for ip in &ips {
             for peer in &peers {
                 let family = if peer.address.is_ipv4() { "" } else { "-x" };
-                // Over channels, and over indications.
+                // With channels, and with indications.
                 scope.spawn(move || uclient(relay, *ip, peer.address, family));
                 scope.spawn(move || uclient(relay, *ip, peer.address, &format!("{family} -s")));
                 let all = (2 * MESSAGES, 2 * MESSAGES * LENGTH);
                 expected.extend(relay.relayed(*ip, peer.address.ip(), all, all));
             }
-            // Each run makes one that it gives back, and one that it uses.
+            // Each run makes two allocations, and deletes the first.
             expected.push(relay.allocations(*ip, 4 * peers.len() as u64));
         }
     });
