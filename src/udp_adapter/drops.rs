@@ -136,9 +136,9 @@ impl Socket {
             return Ok(None);
         };
         let path = if self.is_ipv6 {
-            "/proc/net/udp6"
+            "/proc/thread-self/net/udp6"
         } else {
-            "/proc/net/udp"
+            "/proc/thread-self/net/udp"
         };
         let table = std::fs::read_to_string(path)?;
         match find(&table, inode) {
