@@ -1,4 +1,4 @@
-//! One line in a router: counters of HTTP requests by the client's own address family.
+//! An axum router whose counters have the address family of the client.
 //!
 //! ```text
 //! cargo run --example axum_app

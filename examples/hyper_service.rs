@@ -1,4 +1,4 @@
-//! A plain hyper service, without axum: the client is known for each connection.
+//! A hyper service without axum. The client's address is known for each connection.
 //!
 //! ```text
 //! cargo run --example hyper_service
@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let binding = ServerBinding::new(Protocol::Http, listener.local_addr()?);
     println!("listening on {binding}");
 
-    // Made once; the layer of a connection only picks one of them.
+    // The scopes are made once. Each connection gets a copy of the layer with its own peer.
     let layer = ClientLabelsLayer::from_scopes(ClientScopes::new(binding));
     loop {
         let (stream, peer) = listener.accept().await?;

@@ -1,4 +1,4 @@
-//! Labels of one's own: types with a fixed number of values, beside those of the client.
+//! Your own labels, which have a fixed set of values, next to the labels of the client.
 //!
 //! ```text
 //! cargo run --example own_labels
@@ -25,7 +25,7 @@ impl BoundedLabel for Tier {
 }
 
 fn serve(client: SocketAddr) {
-    // Chosen while the request is served: composed with what is in force. A `String` would not compile.
+    // Known only while the request is served, so it is nested into the current scope. A `String` would not compile.
     let tier = if client.port().is_multiple_of(2) {
         Tier::Paid
     } else {

@@ -1,4 +1,4 @@
-//! A UDP loop of one's own: the scope of a client around what is done for it.
+//! Your own UDP receive loop: each datagram is handled in the scope of its client.
 //!
 //! ```text
 //! cargo run --example udp_loop
@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let scopes = ClientScopes::new(binding);
     let mut buffer = vec![0; 65_535];
     loop {
-        // An error here belongs to no client.
+        // This error does not belong to a client.
         let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
             scopes
                 .server()

@@ -1,8 +1,8 @@
-//! The vocabulary: what a client's address says, in labels that have a fixed number of values.
+//! The labels and their values.
 //!
-//! An address comes in, a class goes out. [`ClientLabels`] is one byte; the address is gone from there on and
-//! nothing later can leak it into a time series. Labels of one's own are [`BoundedLabel`]s: types whose values can
-//! be counted when the program is compiled.
+//! [`ClientLabels`] turns a client's address into a class of one byte. The address is gone afterwards, so nothing can
+//! leak it into a time series. Your own labels are [`BoundedLabel`]s: types whose values are known when the program is
+//! compiled.
 //!
 //! ```
 //! use dualstack_metrics::ClientLabels;
@@ -25,25 +25,25 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-/// The name of the label that tells the client's own address family: `inet`, `inet6` or `unknown`.
+/// The name of the label for the client's own address family: `inet`, `inet6` or `unknown`.
 pub const CLIENT_ADDRESS_IP_FAMILY: &str = "client_address_ip_family";
-/// The name of the label that tells how the client's address reached the socket: `plain`, `v4_mapped_v6` or
+/// The name of the label for how the client's address reached the socket: `plain`, `v4_mapped_v6` or
 /// `unknown`.
 pub const CLIENT_ADDRESS_IP_TYPE: &str = "client_address_ip_type";
-/// The name of the label that tells the listening socket's address family: `inet` or `inet6`.
+/// The name of the label for the family of the listening socket's address: `inet` or `inet6`.
 pub const SERVER_BINDING_ADDRESS_IP_FAMILY: &str = "server_binding_address_ip_family";
-/// The name of the label that tells the type of the listening socket's address: `plain` or `v4_mapped_v6`.
+/// The name of the label for the type of the listening socket's address: `plain` or `v4_mapped_v6`.
 pub const SERVER_BINDING_ADDRESS_IP_TYPE: &str = "server_binding_address_ip_type";
-/// The name of the label that holds the listening socket's address, such as `::`.
+/// The name of the label for the listening socket's address, such as `::`.
 pub const SERVER_BINDING_IP: &str = "server_binding_ip";
-/// The name of the label that holds the listening socket's port, such as `6969`.
+/// The name of the label for the listening socket's port, such as `6969`.
 pub const SERVER_BINDING_PORT: &str = "server_binding_port";
-/// The name of the label that holds the listening socket's protocol: `http`, `https`, `tcp` or `udp`.
+/// The name of the label for the listening socket's protocol: `http`, `https`, `tcp` or `udp`.
 pub const SERVER_BINDING_PROTOCOL: &str = "server_binding_protocol";
 
 const UNKNOWN: &str = "unknown";
 
-/// An address family, in the words of `socket(2)` and `ip(8)`.
+/// An address family, named as in `socket(2)` and `ip(8)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IpFamily {
     /// IPv4, written `inet`. An IPv4-mapped IPv6 address belongs to this family.
@@ -106,28 +106,28 @@ enum Class {
     Unknown,
 }
 
-/// What is kept of a client's address: one byte, from which no address can be had.
+/// The class of a client's address: one byte that does not contain the address.
 ///
 /// | client seen by the socket | family | type |
 /// |---|---|---|
 /// | `192.0.2.7` | `inet` | `plain` |
 /// | `::ffff:192.0.2.7` | `inet` | `v4_mapped_v6` |
 /// | `2001:db8::7`, and every other IPv6 address | `inet6` | `plain` |
-/// | no address known | `unknown` | `unknown` |
+/// | no known address | `unknown` | `unknown` |
 ///
 /// "Every other" includes `::1`, link-local, 6to4 (`2002::/16`), NAT64 (`64:ff9b::/96`) and the deprecated
-/// IPv4-compatible `::a.b.c.d`: those clients did speak IPv6 to this host.
+/// IPv4-compatible `::a.b.c.d`, because these clients use IPv6 to reach this host.
 ///
-/// It converts from [`SocketAddr`], [`IpAddr`] and `Option`s of both (`None` is [`UNKNOWN`](Self::UNKNOWN)).
-/// [`pairs`](Self::pairs) hands its two labels to any metrics system.
+/// Made from a [`SocketAddr`], an [`IpAddr`] or an `Option` of one (`None` is [`UNKNOWN`](Self::UNKNOWN)).
+/// [`pairs`](Self::pairs) returns the two labels, for any metrics system.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientLabels(Class);
 
 impl ClientLabels {
-    /// The client's address is not known: a misconfigured server, or a Unix socket.
+    /// The client's address is not known: the server is misconfigured, or listens on a Unix socket.
     pub const UNKNOWN: Self = Self(Class::Unknown);
 
-    /// Every value there is; the labels of a server have this many combinations at the most.
+    /// All values. A counter of a server has at most this many series, one for each.
     pub const ALL: [Self; 4] = [
         Self(Class::InetPlain),
         Self(Class::InetMapped),
@@ -135,7 +135,7 @@ impl ClientLabels {
         Self(Class::Unknown),
     ];
 
-    /// The class of an address, as the socket reports it (that is, not made canonical).
+    /// The class of an address. Pass the address as the socket reports it, not its canonical form.
     #[must_use]
     pub const fn from_ip(ip: IpAddr) -> Self {
         match class(ip) {
@@ -145,7 +145,7 @@ impl ClientLabels {
         }
     }
 
-    /// The client's own family, or `None` where no address is known.
+    /// The client's own family, or `None` if no address is known.
     #[must_use]
     pub const fn family(self) -> Option<IpFamily> {
         match self.0 {
@@ -155,7 +155,7 @@ impl ClientLabels {
         }
     }
 
-    /// How the client's address reached the socket, or `None` where no address is known.
+    /// How the client's address reached the socket, or `None` if no address is known.
     #[must_use]
     pub const fn ip_type(self) -> Option<IpType> {
         match self.0 {
@@ -165,7 +165,7 @@ impl ClientLabels {
         }
     }
 
-    /// The two labels, name and value, for whatever metrics system is in use.
+    /// The two labels, as name and value, for any metrics system.
     #[must_use]
     pub const fn pairs(self) -> [(&'static str, &'static str); 2] {
         let family = match self.family() {
@@ -226,7 +226,7 @@ const fn class(ip: IpAddr) -> (IpFamily, IpType) {
     }
 }
 
-/// What is spoken on a listening socket.
+/// The protocol of a listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Protocol {
@@ -259,9 +259,10 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A listening socket: its protocol and the address it is bound to. Five labels.
+/// A listening socket: its protocol and the address it is bound to. It has five labels.
 ///
-/// Make it from the listener, not from the configuration: a configured port 0 is not the port that clients use.
+/// Make it from the listener, not from the configuration: with port 0 in the configuration, the system chooses the
+/// port.
 ///
 /// ```
 /// use dualstack_metrics::{Protocol, ServerBinding};
@@ -279,23 +280,22 @@ pub struct ServerBinding {
 }
 
 impl ServerBinding {
-    /// A binding of `protocol` at the *bound* `address`, as `local_addr` of the listener gives it.
+    /// A binding of `protocol` at the *bound* `address`, which the listener's `local_addr` returns.
     ///
-    /// A port of 0 is accepted, and said aloud in the log: no bound socket has it, so the address did not come from
-    /// one.
+    /// A port of 0 is accepted, but logged as a warning, because the port of a bound socket is never 0.
     #[must_use]
     pub fn new(protocol: Protocol, address: SocketAddr) -> Self {
         if address.port() == 0 {
             tracing::warn!(
                 %protocol,
                 %address,
-                "a server binding has port 0: make it from the listener's `local_addr()`, after binding"
+                "the address of a server binding has port 0: make the binding from the listener's `local_addr()`"
             );
         }
         Self { protocol, address }
     }
 
-    /// What is spoken on the socket.
+    /// The protocol.
     #[must_use]
     pub const fn protocol(&self) -> Protocol {
         self.protocol
@@ -319,7 +319,7 @@ impl ServerBinding {
         class(self.address.ip()).1
     }
 
-    /// The five labels, name and value, for whatever metrics system is in use.
+    /// The five labels, as name and value, for any metrics system.
     #[must_use]
     pub fn pairs(&self) -> [(&'static str, Cow<'static, str>); 5] {
         [
@@ -339,10 +339,10 @@ impl fmt::Display for ServerBinding {
     }
 }
 
-/// A label whose values can be counted when the program is compiled: an enum, most of the time.
+/// A label whose values are known when the program is compiled. Usually an enum.
 ///
-/// The value of such a label can only come from [`VALUES`](Self::VALUES), so the number of series that it makes is
-/// known. A `String`, an `IpAddr` or a `u16` is no such type, and does not fit where one is expected:
+/// A value can only come from [`VALUES`](Self::VALUES), so the number of series is known. A `String`, an `IpAddr` or a
+/// `u16` has no fixed set of values and does not compile as a label:
 ///
 /// ```
 /// use dualstack_metrics::{BoundedLabel, Scope};
@@ -388,7 +388,7 @@ pub trait BoundedLabel: Copy {
     /// The label's name.
     const NAME: &'static str;
 
-    /// Every value the label can have.
+    /// All values that the label can have.
     const VALUES: &'static [&'static str];
 
     /// The position of this value in [`VALUES`](Self::VALUES). A position outside of it panics where the scope is
@@ -399,8 +399,8 @@ pub trait BoundedLabel: Copy {
 /// Labels that can be in force in a [`Scope`](crate::Scope): a [`BoundedLabel`], [`ClientLabels`], or a tuple of
 /// label sets.
 ///
-/// A struct of several labels can be one as well. What it adds are bounded labels, so it stays bounded whatever it
-/// does:
+/// You can implement it for a struct of several labels. The number of its values is bounded, because it can only add
+/// bounded labels:
 ///
 /// ```
 /// # use dualstack_metrics::{BoundedLabel, LabelList, LabelSet, Scope};
@@ -433,7 +433,7 @@ pub trait BoundedLabel: Copy {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no fixed set of values, so it cannot label a scope",
     label = "not a bounded label set",
-    note = "a time series is made for each value of a label; use an enum that implements `BoundedLabel`, or \
+    note = "each value of a label makes a time series; use an enum that implements `BoundedLabel`, or \
             `ClientLabels` for a client's address"
 )]
 pub trait LabelSet {
@@ -483,14 +483,14 @@ tuple_label_sets!(A B C D);
 tuple_label_sets!(A B C D E);
 tuple_label_sets!(A B C D E F);
 
-/// A list of labels in the making, in which no name occurs twice. See [`LabelSet`].
+/// A list of labels in which each name occurs once. See [`LabelSet`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LabelList {
     pairs: Vec<(&'static str, Cow<'static, str>)>,
 }
 
 impl LabelList {
-    /// Adds a label. One of the same name that is already in the list gives way.
+    /// Adds a label. It replaces a label of the same name.
     ///
     /// # Panics
     ///
@@ -523,8 +523,8 @@ impl LabelList {
     }
 }
 
-/// A label name as the Prometheus exporter writes it, one character at a time: `client.address` and
-/// `client_address` are one name.
+/// The characters of a label name as the Prometheus exporter writes them. `client.address` and `client_address` are
+/// the same name.
 pub(crate) fn written(name: &str) -> impl Iterator<Item = char> {
     name.chars().enumerate().map(|(at, c)| match c {
         'a'..='z' | 'A'..='Z' | '_' => c,
@@ -605,7 +605,7 @@ mod tests {
     }
 
     #[test]
-    fn every_class_is_in_all_at_its_index() {
+    fn all_has_each_class_at_its_index() {
         for (at, class) in ClientLabels::ALL.into_iter().enumerate() {
             assert_eq!(class.index(), at);
         }

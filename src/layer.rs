@@ -1,4 +1,4 @@
-//! The tower middleware: every counter that a service increments while it serves a client gets that client's labels.
+//! Tower middleware that gives the labels of the client to every counter that is incremented while it is served.
 //!
 //! ```
 //! use axum::{Router, body::Body, extract::connect_info::MockConnectInfo, http::Request, routing::get};
@@ -11,7 +11,7 @@
 //! let app = Router::new()
 //!     .route("/", get(|| async { Scope::current().value_of("client_address_ip_family").unwrap_or("none") }))
 //!     .layer(ClientLabelsLayer::new(binding))
-//!     // What a test has in the place of `into_make_service_with_connect_info::<SocketAddr>()`:
+//!     // A test uses this instead of `into_make_service_with_connect_info::<SocketAddr>()`.
 //!     .layer(MockConnectInfo(SocketAddr::from(([192, 0, 2, 7], 50_000))));
 //!
 //! let response = app.oneshot(Request::new(Body::empty())).await?;
@@ -23,41 +23,46 @@
 //!
 //! # Where the address comes from
 //!
-//! From the request itself, when nothing else is said ([`HasClient`]): an [`http::Request`] is asked for a
-//! [`ClientLabels`] in its extensions, then (feature `axum`) for `ConnectInfo<SocketAddr>` and for
-//! `MockConnectInfo<SocketAddr>`; they are left as they are. For anything else there is
-//! [`ClientLabelsLayer::source`], which takes a fixed value or a closure:
+//! By default it comes from the request ([`HasClient`]). The layer looks into the extensions of an [`http::Request`]
+//! for a [`ClientLabels`], then (feature `axum`) for a `ConnectInfo<SocketAddr>` and a `MockConnectInfo<SocketAddr>`. It
+//! does not remove them. [`ClientLabelsLayer::source`] takes a closure or a fixed value instead. Write the closure with
+//! `&Request<_>`, because the layer must fit the body type of the service:
 //!
 //! ```
-//! # use dualstack_metrics::{ClientLabels, ClientLabelsLayer, Protocol, ServerBinding};
+//! use axum::{Router, extract::Request, routing::get};
+//! use dualstack_metrics::{ClientLabels, ClientLabelsLayer};
+//! # use dualstack_metrics::{Protocol, ServerBinding};
 //! # use std::net::SocketAddr;
 //! # #[derive(Clone)] struct TcpConnectInfo(SocketAddr);
 //! # impl TcpConnectInfo { fn remote_addr(&self) -> Option<SocketAddr> { Some(self.0) } }
 //! # let binding = ServerBinding::new(Protocol::Http, "[::]:7070".parse().unwrap());
-//! // tonic's connection info, or another version's `ConnectInfo`
-//! let grpc = ClientLabelsLayer::new(binding).source(|request: &http::Request<()>| {
-//!     request.extensions().get::<TcpConnectInfo>()?.remote_addr()
-//! });
-//! // a Unix socket: unknown, on purpose
+//!
+//! // tonic's connection info
+//! let grpc = ClientLabelsLayer::new(binding)
+//!     .source(|request: &Request<_>| request.extensions().get::<TcpConnectInfo>()?.remote_addr());
+//! let app: Router = Router::new().route("/", get(async || ())).layer(grpc);
+//!
+//! // a Unix socket: no client has an address
 //! let unix = ClientLabelsLayer::new(binding).source(ClientLabels::UNKNOWN);
-//! # let _ = (grpc, unix);
+//! let app: Router = Router::new().route("/", get(async || ())).layer(unix);
 //! ```
 //!
-//! Where there is no address the labels are `unknown`, and the log says once for each binding how to mend it.
+//! If there is no address, the labels are `unknown`. The layer logs one warning for each binding, which says how to fix
+//! it.
 //!
-//! # In which order layers stand
+//! # Order of layers
 //!
-//! What counts must be inside, what brings the address outside. In an axum `Router` the layer added *last* is
-//! outermost, in a `tower::ServiceBuilder` the one added *first*:
+//! In an axum `Router` the layer that is added *last* is outermost. In a `tower::ServiceBuilder` it is the layer that is
+//! added *first*.
 //!
-//! - inside ours: routes, `TraceLayer`, metrics middleware, anything with a counter;
-//! - outside ours: `MockConnectInfo`, proxy header or PROXY protocol layers that put a [`ClientLabels`] into the
-//!   extensions. A timeout may stand outside as well: the request that it cancels is dropped inside the scope.
+//! - Inside this layer belongs what increments counters: routes, `TraceLayer`, metrics middleware.
+//! - Outside belongs what brings the address: `MockConnectInfo`, or middleware that puts a [`ClientLabels`] into the
+//!   extensions. A timeout can also stand outside. It drops the request that it cancels, and the drop is in the scope.
 //!
-//! # What is inside the scope
+//! # What is in the scope
 //!
-//! The inner `call`, each poll of its future, each poll of the response body, and the drop of both. `poll_ready` is
-//! not: no request is known there. A task that the service spawns is outside, unless it is spawned
+//! The inner `call`, each poll of its future, each poll of the response body, and the drop of both. `poll_ready` is not,
+//! because no request is known yet. A task that the service spawns is not either, unless it is spawned
 //! [`with_current_scope`](crate::WithScope::with_current_scope).
 
 mod response;
@@ -79,7 +84,7 @@ use crate::{
 
 /// A [`Layer`] that puts the labels of the client in force while its request is served.
 ///
-/// See the [module](self) for where the client's address comes from and in which order layers stand.
+/// The [module](self) explains where the client's address comes from, and the order of layers.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientLabelsLayer<Src = FromRequest, Mode = WithBody> {
     scopes: ClientScopes,
@@ -88,18 +93,18 @@ pub struct ClientLabelsLayer<Src = FromRequest, Mode = WithBody> {
 }
 
 impl ClientLabelsLayer {
-    /// Labels of a client and of the binding it came to. The client is what the request says, see [`HasClient`].
+    /// A layer for a server binding. The client's address comes from the request: see [`HasClient`].
     ///
     /// # Panics
     ///
-    /// When there would be more label sets than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS), which takes more than 800
-    /// bindings; [`ClientScopes::try_new`] and [`from_scopes`](Self::from_scopes) give an error instead.
+    /// If the process would have more than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets, which takes more than
+    /// 800 bindings. To get an error instead, use [`ClientScopes::try_new`] and [`from_scopes`](Self::from_scopes).
     #[must_use]
     pub fn new(binding: ServerBinding) -> Self {
         Self::from_scopes(ClientScopes::new(binding))
     }
 
-    /// Labels from scopes that are there already, such as those of a binding with labels of one's own nested in.
+    /// A layer with the given scopes, for example with your own labels nested in.
     #[must_use]
     pub fn from_scopes(scopes: ClientScopes) -> Self {
         Self {
@@ -111,10 +116,11 @@ impl ClientLabelsLayer {
 }
 
 impl<Src, Mode> ClientLabelsLayer<Src, Mode> {
-    /// Takes the client from `source`, instead of what the request says.
+    /// Takes the client's address from `source` instead of the request.
     ///
     /// A source is a closure `Fn(&Request) -> Option<T>` where `T` is a `SocketAddr`, an `IpAddr` or a
-    /// [`ClientLabels`]; or one of these three as a fixed value, for a stack that is built for each connection.
+    /// [`ClientLabels`]. One of these three as a fixed value is a source too, for a stack that is built for each
+    /// connection.
     pub fn source<NewSrc>(self, source: NewSrc) -> ClientLabelsLayer<NewSrc, Mode> {
         ClientLabelsLayer {
             scopes: self.scopes,
@@ -123,10 +129,10 @@ impl<Src, Mode> ClientLabelsLayer<Src, Mode> {
         }
     }
 
-    /// Leaves the response as it is, so that its body is polled outside the scope.
+    /// Does not change the response. Its body is polled outside the scope.
     ///
-    /// For services that count nothing there, and for responses that have no body to put into a scope. It saves the
-    /// box that axum makes around a body whose type has changed.
+    /// For services whose bodies increment no counters, and for responses without a body. It keeps the response type,
+    /// and saves the box that axum makes for a body of another type.
     pub fn without_body(self) -> ClientLabelsLayer<Src, WithoutBody> {
         ClientLabelsLayer {
             scopes: self.scopes,
@@ -185,9 +191,8 @@ impl<S, Src, Mode> ClientLabelsService<S, Src, Mode> {
             if scope.warn_once() {
                 tracing::warn!(
                     labels = ?scope,
-                    "no client address in the request, so its counters are labelled `unknown`: serve an axum router \
-                     with `into_make_service_with_connect_info::<SocketAddr>()`, or give `ClientLabelsLayer` a \
-                     `source`"
+                    "a request has no client address, so its counters are labelled `unknown`: serve an axum router \
+                     with `into_make_service_with_connect_info::<SocketAddr>()`, or call `ClientLabelsLayer::source`"
                 );
             }
             scope

@@ -1,9 +1,13 @@
-//! Labels every counter of a dual-stack server with the address family of the client it is serving.
+//! Label every counter of a dual-stack server with the address family of the client that it serves.
 //!
-//! A socket on `[::]` accepts IPv4 and IPv6 clients, and shows the former as `::ffff:a.b.c.d`. Every metric of such a
-//! server says `inet6`, because that is what the *socket* is. This crate adds two labels with few values,
-//! `client_address_ip_family` and `client_address_ip_type`, to whatever is counted while a client is served: in HTTP
-//! and in UDP, in one's own code and in that of libraries, without touching it.
+//! A socket on `[::]` accepts IPv4 and IPv6 clients. It reports an IPv4 client as `::ffff:a.b.c.d`, so every metric of
+//! the server says `inet6`, which is the family of the *socket*. This crate adds two labels with few values,
+//! `client_address_ip_family` and `client_address_ip_type`, to each counter that is incremented while a client is
+//! served. It works for HTTP and UDP, and the code that increments the counters does not change.
+//!
+//! # A tour
+//!
+//! An HTTP service needs two lines: one that installs the recorder, and one that adds the layer.
 //!
 //! ```
 //! use axum::{Router, routing::get};
@@ -11,7 +15,11 @@
 //! use metrics_exporter_prometheus::PrometheusBuilder;
 //! use std::net::SocketAddr;
 //!
-//! # async fn announce() {}
+//! async fn announce() {
+//!     // Gets the labels of the client and of the server, like any counter in here.
+//!     metrics::counter!("announces_total").increment(1);
+//! }
+//!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 //! let metrics = dualstack_metrics::prometheus::install(PrometheusBuilder::new())?;
 //!
@@ -32,25 +40,27 @@
 //! | `192.0.2.7` | `inet` | `plain` |
 //! | `::ffff:192.0.2.7` | `inet` | `v4_mapped_v6` |
 //! | `2001:db8::7`, and every other IPv6 address | `inet6` | `plain` |
-//! | no address known | `unknown` | `unknown` |
+//! | no known address | `unknown` | `unknown` |
 //!
-//! Beside them stand the five labels of the listening socket: `server_binding_address_ip_family`,
+//! The scope also has five labels that describe the listening socket: `server_binding_address_ip_family`,
 //! `server_binding_address_ip_type`, `server_binding_ip`, `server_binding_port` and `server_binding_protocol`.
 //!
-//! # The parts
+//! The crate consists of these parts:
 //!
-//! - [`ClientLabels`]: a class of client in one byte, made from an address; usable with any metrics system.
+//! - [`ClientLabels`]: the class of a client in one byte, made from its address. Usable with any metrics system.
 //! - [`Scope`]: labels that are in force on a thread, around a closure or around each poll of a future.
 //! - [`ScopedRecorderLayer`]: a recorder for the [`metrics`](https://docs.rs/metrics) crate that reads the scope when a
 //!   counter is incremented.
 //! - [`ClientLabelsLayer`]: a tower layer that enters the scope of a request's client.
-//! - [`UdpServer`]: the same for datagrams, and the loop that serves them.
-//! - [`DatagramSocket`]: what it receives and answers with, from the address that was asked, for a loop of one's own.
-//! - [`SocketOptions`]: sockets that are dual-stack, or IPv6-only, on purpose.
-//! - [`KernelCounters`]: the host's own IPv6 counters, beside those of the program.
-//! - [`prometheus`](mod@prometheus): one call that installs it all.
+//! - [`UdpServer`]: serves a tower service from a UDP socket, each datagram in the scope of its client.
+//! - [`DatagramSocket`]: a UDP socket that answers from the address that was asked, for your own receive loop.
+//! - [`SocketOptions`]: binds sockets that are dual-stack, or IPv6-only, on purpose.
+//! - [`KernelCounters`]: exports the host's own IPv6 counters.
+//! - [`prometheus`](mod@prometheus): builds, wraps and installs the Prometheus recorder in one call.
 //!
-//! # Start-up, with choices
+//! # Choosing what is labelled
+//!
+//! All counters are labelled unless you choose otherwise. Exclude global counters that are touched during a request:
 //!
 //! ```
 //! use dualstack_metrics::ScopedRecorderLayer;
@@ -62,7 +72,7 @@
 //! let metrics = dualstack_metrics::prometheus::Install::new(builder)
 //!     .recorder(
 //!         ScopedRecorderLayer::new()
-//!             .exclude_prefix("swarm_coordination_registry_") // global counters that are touched inside a request
+//!             .exclude_prefix("swarm_coordination_registry_")
 //!             .exclude("tracker_core_persistent_torrents_downloads_total"),
 //!     )
 //!     .idle_timeout(MetricKindMask::ALL, Some(Duration::from_secs(600)))
@@ -72,6 +82,8 @@
 //! ```
 //!
 //! # UDP
+//!
+//! [`UdpServer`] runs the receive loop and enters the scope of each client:
 //!
 //! ```
 //! use bytes::Bytes;
@@ -99,10 +111,10 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! # A loop of one's own
+//! If you already have a receive loop, make the scopes at start-up and enter one for each datagram:
 //!
 //! ```no_run
-//! use dualstack_metrics::{ClientScopes, WithScope, Protocol, ServerBinding};
+//! use dualstack_metrics::{ClientScopes, Protocol, ServerBinding, WithScope};
 //!
 //! # async fn handle(_: &[u8], _: std::net::SocketAddr) {}
 //! # async fn serve(socket: tokio::net::UdpSocket) -> std::io::Result<()> {
@@ -110,35 +122,49 @@
 //! let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, socket.local_addr()?));
 //! loop {
 //!     let (len, peer) = socket.recv_from(&mut buf).await?;
-//!     handle(&buf[..len], peer).with_scope(scopes.for_client(peer)).await; // or scope.run(|| ...)
+//!     handle(&buf[..len], peer).with_scope(scopes.for_client(peer)).await;
 //! }
 //! # }
 //! ```
 //!
-//! and anywhere below:
+//! # Spawned tasks
+//!
+//! A spawned task does not belong to the request that spawned it. Carry the scope along with
+//! [`with_current_scope`](WithScope::with_current_scope):
 //!
 //! ```
 //! # use dualstack_metrics::WithScope as _;
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 //! # async fn work() {}
-//! metrics::counter!("udp_tracker_server_requests_accepted_total", "request_kind" => "announce").increment(1);
 //! tokio::spawn(work().with_current_scope());
 //! # });
 //! ```
 //!
-//! # What it does not do
+//! # What the crate does not do
 //!
-//! It turns no address and no port of a client into a label, whatever is asked of it: a `String`, an `IpAddr` or a
-//! `u16` where a label set is expected does not compile, and the number of label sets in a process has a
-//! [limit](MAX_LABEL_SETS). It does not look into `X-Forwarded-For`: behind a proxy the client is the proxy, unless a
-//! [source](ClientLabelsLayer::source) says otherwise. It does not choose labels for what runs in a task that was
-//! spawned without [`with_current_scope`](WithScope::with_current_scope).
+//! - It never turns the address or the port of a client into a label. A `String`, an `IpAddr` or a `u16` does not
+//!   compile where a label set is expected, and the number of label sets in a process has a [limit](MAX_LABEL_SETS).
+//! - It does not read `X-Forwarded-For`. Behind a proxy the client is the proxy, unless you set another
+//!   [source](ClientLabelsLayer::source).
 //!
 //! # Features
 //!
-//! All on by default: `axum` (the client's address from `ConnectInfo`), `udp` ([`udp_adapter`]), `prometheus`
-//! ([`prometheus`]), `kernel` ([`kernel`](mod@kernel)). Off: `http-listener` and `push-gateway`,
-//! which pass the exporter's own through. The [`socket`] module is there with `axum` or `udp`.
+//! | feature | default | what it adds | packages |
+//! |---|---|---|---|
+//! | `axum` | yes | reads the client's address from axum's `ConnectInfo`; [`socket`] | 25, which an axum program has already |
+//! | `udp` | yes | [`udp_adapter`] and [`socket`] | 10; 3 beside `axum` and `prometheus` |
+//! | `prometheus` | yes | [`prometheus`](mod@prometheus): the exporter, installed in one call | 28 |
+//! | `kernel` | yes | [`kernel`](mod@kernel): the host's IPv6 counters (Linux) | none |
+//! | `http-listener` | no | the exporter's own HTTP listener | 19 more than `prometheus` |
+//! | `push-gateway` | no | the exporter's own push gateway client, with TLS | 26 more than `prometheus` |
+//!
+//! The default is everything that the examples on this page use: 71 packages in all. Without features there are 21:
+//! [`labels`], [`scope`], [`recorder`] and [`layer`], for any recorder and any tower service. For an axum service with
+//! the Prometheus exporter, and nothing for UDP:
+//!
+//! ```toml
+//! dualstack-metrics = { version = "0.1", default-features = false, features = ["axum", "prometheus"] }
+//! ```
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -1,8 +1,7 @@
-//! Which labels are in force, here and now.
+//! The labels that are in force on a thread.
 //!
-//! A [`Scope`] is a `Copy` handle to a list of labels that was made once, at start-up. Entering it is one
-//! thread-local write; a recorder below (see [`ScopedRecorderLayer`](crate::ScopedRecorderLayer)) reads it when a
-//! counter is incremented.
+//! A [`Scope`] is a `Copy` handle to a list of labels, usually made at start-up. Entering it is one thread-local write.
+//! The recorder reads it when a counter is incremented: see [`ScopedRecorderLayer`](crate::ScopedRecorderLayer).
 //!
 //! ```
 //! use dualstack_metrics::{ClientScopes, Protocol, Scope, ServerBinding};
@@ -18,19 +17,41 @@
 //!
 //! # When a scope is in force
 //!
-//! On one thread, from [`enter`](Scope::enter) until its guard is dropped, also by a panic. Entering *replaces* what
-//! was in force, and leaving restores it: labels do not pile up, and a task that is polled in between starts from
-//! what its own wrapper says. Scopes that shall hold together are composed when they are made, with
-//! [`nest`](Scope::nest).
+//! A scope is in force on one thread, from [`enter`](Scope::enter) until the guard is dropped, also by a panic.
+//! Entering *replaces* the scope that was in force, and leaving restores it, so labels do not accumulate. To combine
+//! scopes, use [`nest`](Scope::nest).
 //!
-//! A guard must not be held across an `.await`: other tasks would be polled under it. [`WithScope::with_scope`] enters
-//! around every poll instead, and around the drop. A task that is spawned starts outside every scope;
-//! [`WithScope::with_current_scope`] and [`Scope::bind`] carry the scope along.
+//! Do not hold a guard across an `.await`: other tasks would be polled in its scope. [`WithScope::with_scope`] enters
+//! the scope around each poll and around the drop instead.
 //!
-//! # What it costs
+//! # Spawned tasks
 //!
-//! Making a scope takes a lock and, the first time, memory that is never given back. There can be
-//! [`MAX_LABEL_SETS`] different sets in one process.
+//! A spawned task does not inherit the scope of the task that spawned it. [`WithScope::with_current_scope`] and
+//! [`Scope::bind`] carry the scope along.
+//!
+//! A task without a scope of its own runs in the scope of the thread that polls it. On the worker threads of a runtime
+//! that is no scope. But inside `scope.run(|| runtime.block_on(..))`, a current-thread runtime polls its spawned tasks
+//! on this thread, so they all run in `scope`. The same holds for the tasks of a `LocalSet` that is polled inside a
+//! scope:
+//!
+//! ```
+//! use dualstack_metrics::{ClientLabels, Scope, WithScope};
+//!
+//! let scope = Scope::new(&ClientLabels::UNKNOWN);
+//! let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+//! let spawned = async { tokio::spawn(async { Scope::current() }).await.unwrap() };
+//! assert_eq!(scope.run(|| runtime.block_on(spawned)), scope);
+//!
+//! // `Scope::none()` leaves every scope.
+//! let spawned = async { tokio::spawn(async { Scope::current() }.with_scope(Scope::none())).await.unwrap() };
+//! assert_eq!(scope.run(|| runtime.block_on(spawned)), Scope::none());
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! # Cost
+//!
+//! Making a scope takes a lock. The first scope with certain labels also takes memory that is never freed. A process
+//! can have [`MAX_LABEL_SETS`] different label sets.
 
 mod client;
 mod intern;
@@ -47,7 +68,7 @@ pub use self::{
 use crate::labels::{LabelList, LabelSet, ServerBinding, written};
 
 thread_local! {
-    // Without a destructor, so that it can be read while the other locals of the thread are being destroyed.
+    // Has no destructor, so that it can be read while other thread-locals are destroyed.
     static CURRENT: Cell<Scope> = const { Cell::new(Scope::none()) };
     static NESTED: [Cell<(Scope, Scope, Scope)>; NEST_CACHE] =
         const { [const { Cell::new((Scope::none(), Scope::none(), Scope::none())) }; NEST_CACHE] };
@@ -55,22 +76,22 @@ thread_local! {
 
 const NEST_CACHE: usize = 64;
 
-/// A handle to a list of labels that can be put in force. The size of a pointer, and `Copy`.
+/// A handle to a list of labels that can be put in force. It is `Copy`, and as small as a pointer.
 ///
-/// Two scopes with the same labels are equal, however they were made.
+/// Scopes with the same labels are equal.
 #[derive(Clone, Copy)]
 pub struct Scope {
     set: Option<&'static LabelSetData>,
 }
 
 impl Scope {
-    /// No labels: entering it leaves every scope.
+    /// No labels. Entering it leaves every scope.
     #[must_use]
     pub const fn none() -> Self {
         Self { set: None }
     }
 
-    /// The scope in force on this thread.
+    /// The scope that is in force on this thread.
     #[must_use]
     #[inline]
     pub fn current() -> Self {
@@ -81,7 +102,7 @@ impl Scope {
     ///
     /// # Panics
     ///
-    /// When it would be one label set more than [`MAX_LABEL_SETS`]; [`try_new`](Self::try_new) returns an error
+    /// If the process already has [`MAX_LABEL_SETS`] other label sets; [`try_new`](Self::try_new) returns an error
     /// instead.
     #[must_use]
     pub fn new<L: LabelSet>(labels: &L) -> Self {
@@ -92,29 +113,29 @@ impl Scope {
     ///
     /// # Errors
     ///
-    /// When it would be one label set more than [`MAX_LABEL_SETS`].
+    /// If the process already has [`MAX_LABEL_SETS`] other label sets.
     pub fn try_new<L: LabelSet>(labels: &L) -> Result<Self, TooManyLabelSets> {
         let mut list = LabelList::default();
         labels.append_to(&mut list);
         Self::from_list(list)
     }
 
-    /// A scope with the five labels of a server binding, for what concerns the socket and no client.
+    /// A scope with the five labels of a server binding, for counters that belong to the socket and not to a client.
     ///
     /// # Panics
     ///
-    /// When it would be one label set more than [`MAX_LABEL_SETS`]; [`try_for_server`](Self::try_for_server) returns
+    /// If the process already has [`MAX_LABEL_SETS`] other label sets; [`try_for_server`](Self::try_for_server) returns
     /// an error instead.
     #[must_use]
     pub fn for_server(binding: &ServerBinding) -> Self {
         Self::try_for_server(binding).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// A scope with the five labels of a server binding, for what concerns the socket and no client.
+    /// A scope with the five labels of a server binding, for counters that belong to the socket and not to a client.
     ///
     /// # Errors
     ///
-    /// When it would be one label set more than [`MAX_LABEL_SETS`].
+    /// If the process already has [`MAX_LABEL_SETS`] other label sets.
     pub fn try_for_server(binding: &ServerBinding) -> Result<Self, TooManyLabelSets> {
         let mut list = LabelList::default();
         for (name, value) in binding.pairs() {
@@ -123,25 +144,25 @@ impl Scope {
         Self::from_list(list)
     }
 
-    /// This scope with the labels of `inner` added. Of two labels with the same name, that of `inner` stays.
+    /// This scope with the labels of `inner` added. If both have a label of the same name, the label of `inner` is used.
     ///
-    /// Cheap enough for a request when the same pair was nested on this thread before; a lock and a search
-    /// otherwise.
+    /// The result is cached per thread. Nesting the same pair again is cheap enough for a request; otherwise this takes
+    /// a lock.
     ///
     /// # Panics
     ///
-    /// When it would be one label set more than [`MAX_LABEL_SETS`]; [`try_nest`](Self::try_nest) returns an error
+    /// If the process already has [`MAX_LABEL_SETS`] other label sets; [`try_nest`](Self::try_nest) returns an error
     /// instead.
     #[must_use]
     pub fn nest(self, inner: Self) -> Self {
         self.try_nest(inner).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// This scope with the labels of `inner` added. Of two labels with the same name, that of `inner` stays.
+    /// This scope with the labels of `inner` added. If both have a label of the same name, the label of `inner` is used.
     ///
     /// # Errors
     ///
-    /// When it would be one label set more than [`MAX_LABEL_SETS`].
+    /// If the process already has [`MAX_LABEL_SETS`] other label sets.
     pub fn try_nest(self, inner: Self) -> Result<Self, TooManyLabelSets> {
         let (Some(outer_set), Some(inner_set)) = (self.set, inner.set) else {
             return Ok(if self.set.is_some() { self } else { inner });
@@ -169,9 +190,9 @@ impl Scope {
         intern::intern(pairs).map(|set| Self { set: Some(set) })
     }
 
-    /// Puts the scope in force on this thread until the guard is dropped, instead of the one that is.
+    /// Puts this scope in force on this thread until the guard is dropped.
     ///
-    /// Guards must be dropped in the reverse order of their making, and not be held across an `.await`.
+    /// Drop guards in the reverse order, and do not hold one across an `.await`.
     #[inline]
     pub fn enter(self) -> EnteredScope {
         EnteredScope {
@@ -180,17 +201,17 @@ impl Scope {
         }
     }
 
-    /// Calls `f` with the scope in force.
+    /// Calls `f` in this scope.
     #[inline]
     pub fn run<T>(self, f: impl FnOnce() -> T) -> T {
         let _entered = self.enter();
         f()
     }
 
-    /// Wraps a future, stream or body, which is then polled and dropped with the scope in force.
+    /// Wraps a future, stream or body, so that it is polled and dropped in this scope.
     ///
-    /// The same as [`value.with_scope(scope)`](WithScope::with_scope), but the scope is evaluated first, so that it
-    /// can be made from something that `value` takes over:
+    /// Does the same as [`value.with_scope(scope)`](WithScope::with_scope), but the scope is evaluated first. It can
+    /// therefore borrow from what `value` moves:
     ///
     /// ```
     /// # use dualstack_metrics::{ClientScopes, Protocol, ServerBinding};
@@ -208,7 +229,7 @@ impl Scope {
         Scoped::new(value, self)
     }
 
-    /// A closure that is called, or dropped without a call, with the scope in force.
+    /// Wraps a closure, so that it is called in this scope, or dropped in it if it is never called.
     ///
     /// ```
     /// # use dualstack_metrics::{ClientLabels, Scope};
@@ -229,13 +250,13 @@ impl Scope {
         }
     }
 
-    /// The labels, name and value, ordered by name. Empty for [`none`](Self::none).
+    /// The labels, as name and value, ordered by name. Empty for [`none`](Self::none).
     #[must_use]
     pub fn pairs(self) -> &'static [(&'static str, &'static str)] {
         self.set.map_or(&[], LabelSetData::pairs)
     }
 
-    /// The value of the label that is written as `name`.
+    /// The value of the label `name`, or `None` if the scope has no such label.
     #[must_use]
     pub fn value_of(self, name: &str) -> Option<&'static str> {
         self.pairs()
@@ -244,13 +265,13 @@ impl Scope {
             .map(|&(_, value)| value)
     }
 
-    /// A small number that no other scope has; 0 for [`none`](Self::none).
+    /// A small number that identifies the scope. It is 0 for [`none`](Self::none).
     #[inline]
     pub(crate) fn id(self) -> usize {
         self.set.map_or(0, |set| set.id() + 1)
     }
 
-    /// True at the first call for this scope: what is said once for each binding needs no state of its own.
+    /// Returns true at the first call for this scope.
     pub(crate) fn warn_once(self) -> bool {
         self.set.is_some_and(LabelSetData::warn_once)
     }
@@ -389,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_composes_and_the_inner_label_stays() {
+    fn nesting_combines_and_the_inner_label_is_used() {
         let client = scopes().for_client("192.0.2.7:1".parse::<std::net::SocketAddr>().unwrap());
         for _ in 0..2 {
             let nested = client.nest(Scope::new(&Kind::A)).nest(Scope::new(&Kind::B));
@@ -413,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_written_alike_are_one_name() {
+    fn names_that_prometheus_writes_the_same_are_one_name() {
         let nested = Scope::new(&ClientLabels::UNKNOWN).nest(Scope::new(&DottedFamily));
         assert_eq!(
             nested.pairs(),

@@ -1,4 +1,4 @@
-//! A million clients, and three series. A process of its own, because it counts the label sets that are left.
+//! A million clients make three series. It runs in its own process, because it counts the label sets that are left.
 
 #![cfg(all(feature = "axum", feature = "prometheus"))]
 
@@ -21,14 +21,14 @@ use tower::{Layer, Service, service_fn};
 
 const CLIENTS: usize = 1_000_000;
 
-/// Any address, and the class that it was made to be of: 0 for IPv4, 1 for mapped, 2 for IPv6.
+/// A random address and its class: 0 for IPv4, 1 for mapped, 2 for IPv6.
 fn address(random: &mut Random) -> (IpAddr, usize) {
     let bits = (u128::from(random.next()) << 64) | u128::from(random.next());
     let v4 = Ipv4Addr::from_bits(u32::try_from(bits >> 96).unwrap());
     let low = |prefix: u128| Ipv6Addr::from_bits(prefix | u128::from(v4.to_bits()));
     match random.below(12) {
         0..=2 => (v4.into(), 0),
-        // Written out, not with the function that the crate may use.
+        // Written out, because the crate may use the function of std.
         3..=5 => (low(0xffff << 32).into(), 1),
         6 => (Ipv6Addr::from_bits(0x2001_0db8 << 96 | bits >> 32).into(), 2),
         // Link-local, unique local, multicast
@@ -45,7 +45,7 @@ fn address(random: &mut Random) -> (IpAddr, usize) {
             2,
         ),
         10 => (low(0x0064_ff9b << 96).into(), 2),
-        // One bit beside mapped, and IPv4-translated
+        // One bit away from mapped, and IPv4-translated
         _ => {
             let beside = 0xffff_u128 << 32 | 1 << (32 + random.below(96));
             let near = [
@@ -118,7 +118,7 @@ fn a_million_clients() {
         });
     assert_samples(samples(&handle.render()), expected);
 
-    // A binding has a set for each class of client and one for itself; the classes alone are some more.
+    // A binding has a set for each class of client and one for itself. The classes alone are four more.
     let used = MAX_LABEL_SETS - sets_left();
     assert!(used <= 1 + 2 * ClientLabels::ALL.len(), "{used}");
 }

@@ -1,4 +1,4 @@
-//! The hard cap on label sets. A process of its own, for what is made here is never given back.
+//! The limit on label sets. It runs in its own process, because label sets are never freed.
 
 #![cfg(all(feature = "axum", feature = "prometheus"))]
 
@@ -16,7 +16,7 @@ use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use test_support::{INET, assert_samples, sample, samples, seven};
 
-/// A binding made from a peer: the mistake that the cap is there for.
+/// A binding that is made from a peer: the mistake that the limit protects from.
 fn binding(port: usize) -> ServerBinding {
     ServerBinding::new(
         Protocol::Http,
@@ -33,7 +33,7 @@ fn panic_of<T>(f: impl FnOnce() -> T) -> String {
 fn the_cap() {
     assert_eq!(MAX_LABEL_SETS, 4096);
 
-    // The documented price of a binding, and the sets of the clients alone.
+    // A binding takes five sets, as documented. The clients alone take four.
     let first = ClientScopes::try_new(binding(1)).unwrap();
     let alone = ClientLabels::ALL.map(|client| Scope::new(&client));
     let mut sets = vec![first.server()];
@@ -41,7 +41,7 @@ fn the_cap() {
     sets.extend(alone);
     assert!(sets.iter().enumerate().all(|(at, set)| !sets[..at].contains(set)));
 
-    // Finding what is there takes no room, however often.
+    // Making the same sets again takes no place.
     for _ in 0..MAX_LABEL_SETS {
         assert_eq!(ClientScopes::try_new(binding(1)).unwrap(), first);
         assert_eq!(
@@ -50,7 +50,7 @@ fn the_cap() {
         );
     }
 
-    // Whole bindings, until one more does not fit; all the rest is sets of which nothing else is made.
+    // Whole bindings, then single sets until the limit.
     let mut port = 2;
     while sets.len() + 5 <= 2_000 {
         let scopes = ClientScopes::try_new(binding(port)).unwrap();
@@ -69,14 +69,14 @@ fn the_cap() {
     let distinct: BTreeSet<_> = sets.iter().map(|set| set.pairs()).collect();
     assert_eq!(distinct.len(), MAX_LABEL_SETS);
 
-    // The error tells what to do.
+    // The error says what to do.
     let message = error.to_string();
     for words in ["4096", "start-up", "`local_addr()`", "never from a peer"] {
         assert!(message.contains(words), "{words}: {message}");
     }
     let _: &dyn std::error::Error = &error;
 
-    // Everything that would make a set says so.
+    // Everything that would make a set fails.
     let fresh = binding(60_000);
     assert_eq!(Scope::try_for_server(&fresh), Err(error));
     assert_eq!(ClientScopes::try_new(fresh), Err(error));
@@ -93,7 +93,7 @@ fn the_cap() {
     assert_eq!(panic_of(|| alone[0].nest(server_of_other)), message);
     assert_eq!(panic_of(|| first.nest(server_of_other)), message);
 
-    // What was there is found, on other threads too (which cache what is nested), and works.
+    // The existing sets are found on each thread, and work.
     let find = || {
         for client in ClientLabels::ALL {
             assert_eq!(

@@ -1,21 +1,31 @@
-//! A server that does not know its clients' addresses warns once, and names the fix.
+//! A server that does not learn the addresses of its clients logs one warning with the fix.
 
 #![cfg(all(feature = "axum", feature = "prometheus"))]
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    convert::Infallible,
+    fmt::Debug,
+    future::{Ready, ready},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use axum::{Router, routing::get};
 use bytes::Bytes;
-use dualstack_metrics::{ClientLabelsLayer, Protocol, ServerBinding, SocketOptions, prometheus::Install};
-use futures_util::future::join_all;
-use http::{Request, header};
+use dualstack_metrics::{
+    BoundedLabel, ClientLabels, ClientLabelsLayer, Protocol, Scope, ServerBinding, SocketOptions,
+    layer::{FromRequest, connect_info},
+    prometheus::Install,
+};
+use futures_util::{FutureExt, future::join_all};
+use http::{Request, Response, header};
 use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use test_support::{Log, UNKNOWN, and, assert_samples, loopbacks, sample, samples, seven};
+use test_support::{Log, UNKNOWN, and, assert_samples, ipv6_or_say, sample, samples, seven};
 use tokio::net::TcpStream;
+use tower::{Layer, Service, service_fn};
 
 fn bind() -> (tokio::net::TcpListener, ServerBinding) {
     let listener = SocketOptions::dual_stack()
@@ -34,7 +44,7 @@ fn app(binding: ServerBinding, listener: &'static str) -> Router {
         .layer(ClientLabelsLayer::new(binding))
 }
 
-/// Sixty requests, in parallel: over 20 connections, HTTP/1.1 and HTTP/2.
+/// Sends sixty requests over twenty concurrent connections.
 async fn sixty_requests(server: SocketAddr, hosts: &[IpAddr]) {
     join_all((0..20).map(async |n| {
         let host = hosts[n % hosts.len()];
@@ -83,17 +93,20 @@ async fn sixty_requests(server: SocketAddr, hosts: &[IpAddr]) {
 async fn a_router_without_connect_info() {
     let log = Log::of_process();
     let metrics = Install::new(PrometheusBuilder::new()).install().unwrap();
-    let hosts = loopbacks();
+    let mut hosts = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    if ipv6_or_say() {
+        hosts.push(Ipv6Addr::LOCALHOST.into());
+    }
 
-    // Binding logs a warning where there is no IPv6.
+    // Binding logs a line of its own on a host without IPv6.
     let (first, first_binding) = bind();
     let (second, second_binding) = bind();
     let (third, third_binding) = bind();
     let before = log.lines().len();
     let new_lines = || log.lines().split_off(before);
 
-    let server = first_binding.address();
-    // Without connect info.
+    let server = first_binding.address().unwrap();
+    // The mistake.
     tokio::spawn(async move { axum::serve(first, app(first_binding, "first")).await });
     sixty_requests(server, &hosts).await;
     sixty_requests(server, &hosts).await;
@@ -115,10 +128,10 @@ async fn a_router_without_connect_info() {
     );
     assert_samples(samples(&metrics.render()), [first_sample.clone()]);
 
-    // There is one warning for each binding, and none for one that is served right.
-    let other = second_binding.address();
+    // There is one warning for each binding, and none for a binding that is served correctly.
+    let other = second_binding.address().unwrap();
     tokio::spawn(async move { axum::serve(second, app(second_binding, "second")).await });
-    let right = third_binding.address();
+    let right = third_binding.address().unwrap();
     let app = app(third_binding, "third").into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async move { axum::serve(third, app).await });
     sixty_requests(right, &hosts).await;
@@ -150,5 +163,124 @@ async fn a_router_without_connect_info() {
                 60,
             ),
         ],
+    );
+}
+
+/// The connection info of tonic, of another version of axum, or of a listener.
+#[derive(Clone)]
+struct Info(Option<SocketAddr>);
+
+/// A layer for a binding of its own, because each binding has one warning.
+fn layer(port: u16) -> ClientLabelsLayer {
+    ClientLabelsLayer::new(ServerBinding::new(Protocol::Http, ([192, 0, 2, 1], port).into()))
+}
+
+fn family(_: Request<()>) -> Ready<Result<Response<&'static str>, Infallible>> {
+    let family = Scope::current().value_of("client_address_ip_family");
+    ready(Ok(Response::new(family.unwrap_or("none"))))
+}
+
+/// The advice in the one line that is logged while requests with this `info` are served, and their client's family.
+fn served<S>(mut service: S, info: Option<SocketAddr>) -> (Option<String>, &'static str)
+where
+    S: Service<Request<()>, Response = Response<&'static str>, Error: Debug>,
+{
+    // Without one there is a warning about that as well.
+    drop(Install::new(PrometheusBuilder::new()).build_recorder());
+    let log = Log::of_thread();
+    let families = [(); 3].map(|()| {
+        let mut request = Request::new(());
+        request.extensions_mut().insert(Info(info));
+        *service.call(request).now_or_never().unwrap().unwrap().body()
+    });
+    assert!(families.iter().all(|family| *family == families[0]));
+    let mut lines = log.lines();
+    let advice = lines.pop().map(|line| {
+        let (start, advice) = line.split_once("labelled `unknown`: ").expect(&line);
+        assert!(start.starts_with("WARN "), "{line}");
+        advice.split_once(" labels=").expect(&line).0.to_owned()
+    });
+    assert_eq!(lines, [""; 0]);
+    (advice, families[0])
+}
+
+#[test]
+fn the_warning_fits_the_source() {
+    let address = Some("[::ffff:192.0.2.7]:1".parse().unwrap());
+    let service = || service_fn(family);
+    let unknown = |advice: &str| (Some(advice.to_owned()), "unknown");
+    let of_layer = "the source that was given to `ClientLabelsLayer` returned `None`; add another with `or`, or \
+                    `or(ClientLabels::UNKNOWN)` if it is right that the client has no address";
+    let of_request = "serve an axum 0.8 router with `into_make_service_with_connect_info::<SocketAddr>()`; if the \
+                      address is in another type, such as the `ConnectInfo` of another version of axum or the \
+                      `TcpConnectInfo` of tonic, name the type with `ClientLabelsLayer::connect_info`";
+
+    // The request itself, which has connection info that the layer does not know.
+    let layer1 = layer(1).without_body();
+    assert_eq!(served(layer1.layer(service()), address), unknown(of_request));
+
+    // A closure.
+    let source = |request: &Request<_>| request.extensions().get::<Info>()?.0;
+    let layer2 = layer(2).source(source).without_body();
+    assert_eq!(served(layer2.layer(service()), None), unknown(of_layer));
+    assert_eq!(served(layer2.layer(service()), address), (None, "inet"));
+
+    // A type in the extensions, with and without an address, and one that is not there.
+    let layer3 = layer(3).without_body().connect_info(|info: &Info| info.0);
+    assert_eq!(
+        served(layer3.layer(service()), None),
+        unknown("the request has no address in its `warning::Info`")
+    );
+    assert_eq!(served(layer3.layer(service()), address), (None, "inet"));
+    let layer4 = layer(4)
+        .without_body()
+        .connect_info(|&address: &SocketAddr| address);
+    assert_eq!(
+        served(layer4.layer(service()), address),
+        unknown("the request has no `core::net::socket_addr::SocketAddr`")
+    );
+
+    // Two sources.
+    let layer5 = layer(5).without_body().source(source).or(FromRequest);
+    assert_eq!(
+        served(layer5.layer(service()), None),
+        unknown(&format!("{of_layer}; {of_request}"))
+    );
+    assert_eq!(served(layer5.layer(service()), address), (None, "inet"));
+    let layer6 = layer(6).or(connect_info(|info: &Info| info.0)).without_body();
+    assert_eq!(served(layer6.layer(service()), address), (None, "inet"));
+    let first = "[2001:db8::7]:1".parse::<SocketAddr>().unwrap();
+    let layer7 = layer(7).source(first).or(source).without_body();
+    assert_eq!(served(layer7.layer(service()), address), (None, "inet6"));
+
+    // A missing address that is no mistake.
+    let layer8 = layer(8).source(source).or(ClientLabels::UNKNOWN).without_body();
+    assert_eq!(served(layer8.layer(service()), None), (None, "unknown"));
+}
+
+#[test]
+fn an_index_outside_of_the_values_is_logged_once_with_the_name_of_the_label() {
+    #[derive(Clone, Copy)]
+    struct Outside(usize);
+
+    impl BoundedLabel for Outside {
+        const NAME: &'static str = "outside";
+        const VALUES: &'static [&'static str] = &["inside"];
+
+        fn index(self) -> usize {
+            self.0
+        }
+    }
+
+    let log = Log::of_thread();
+    for _ in 0..3 {
+        assert_eq!(Scope::new(&Outside(7)).pairs(), [("outside", "other")]);
+    }
+    let [line] = &log.lines()[..] else {
+        panic!("one warning, not {:#?}", log.lines())
+    };
+    assert!(
+        line.starts_with("WARN ") && line.contains(r#"label="outside" index=7 values=1"#),
+        "{line}"
     );
 }

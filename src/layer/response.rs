@@ -8,16 +8,16 @@ use pin_project_lite::pin_project;
 
 use crate::scope::{Scope, Scoped};
 
-/// A response whose remaining work can be put into a scope: the body of an [`http::Response`].
+/// A response whose body can be put into a scope, such as an [`http::Response`].
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no response whose body can be put into a scope",
-    note = "use `ClientLabelsLayer::without_body()` to leave the response as it is"
+    message = "the body of the response `{Self}` cannot be put into a scope",
+    note = "`ClientLabelsLayer::without_body()` works with any response and does not change its type"
 )]
 pub trait ScopeResponse {
     /// The response with its body in a scope.
     type Scoped;
 
-    /// Puts what is left to do into `scope`.
+    /// Puts the body into `scope`.
     fn scoped(self, scope: Scope) -> Self::Scoped;
 }
 
@@ -29,7 +29,7 @@ impl<B> ScopeResponse for http::Response<B> {
     }
 }
 
-/// The answer to a datagram is complete.
+/// The answer to a datagram. It has no body that is polled later.
 impl ScopeResponse for Option<Bytes> {
     type Scoped = Self;
 
@@ -38,24 +38,24 @@ impl ScopeResponse for Option<Bytes> {
     }
 }
 
-/// The response's body is in the scope as well: the default.
+/// The body of the response is in the scope: the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WithBody;
 
-/// The response is left as it is: [`ClientLabelsLayer::without_body`](super::ClientLabelsLayer::without_body).
+/// The response does not change: [`ClientLabelsLayer::without_body`](super::ClientLabelsLayer::without_body).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WithoutBody;
 
-/// What becomes of a response: [`WithBody`] or [`WithoutBody`]. Sealed.
+/// What happens to a response: [`WithBody`] or [`WithoutBody`]. Sealed.
 pub trait ResponseMode<Response>: Copy + Sealed {
-    /// What the response becomes.
+    /// The response type of the service.
     type Output;
 
-    /// Makes it so.
+    /// Converts the response.
     fn apply(response: Response, scope: Scope) -> Self::Output;
 }
 
-/// Keeps [`ResponseMode`] to the two that there are.
+/// Seals [`ResponseMode`].
 pub trait Sealed {}
 
 impl Sealed for WithBody {}

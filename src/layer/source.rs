@@ -2,18 +2,18 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::labels::ClientLabels;
 
-/// A request that can name its client.
+/// A request that knows the address of its client.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not name its client",
-    note = "give `ClientLabelsLayer` a `source`: a closure that takes the client's address out of this request"
+    message = "`{Self}` does not know the address of its client",
+    note = "call `ClientLabelsLayer::source` with a closure that returns the address, or with a fixed address"
 )]
 pub trait HasClient {
-    /// The class of the client, or `None` where the request knows no address.
+    /// The class of the client, or `None` if the request has no address.
     fn client(&self) -> Option<ClientLabels>;
 }
 
-/// From the extensions: a [`ClientLabels`], or (feature `axum`) `ConnectInfo<SocketAddr>`, or
-/// `MockConnectInfo<SocketAddr>`; the first that is there.
+/// From the extensions: the first of [`ClientLabels`] and, with the feature `axum`, `ConnectInfo<SocketAddr>` and
+/// `MockConnectInfo<SocketAddr>`.
 impl<B> HasClient for http::Request<B> {
     fn client(&self) -> Option<ClientLabels> {
         let extensions = self.extensions();
@@ -36,16 +36,16 @@ impl<B> HasClient for http::Request<B> {
     }
 }
 
-/// Where [`ClientLabelsLayer`](super::ClientLabelsLayer) takes a request's client from.
+/// Where [`ClientLabelsLayer`](super::ClientLabelsLayer) takes the client of a request from.
 ///
 /// Implemented for closures `Fn(&Request) -> Option<T>`, where `T` is a `SocketAddr`, an `IpAddr` or a
 /// [`ClientLabels`], and for these three themselves.
 pub trait ClientSource<Request> {
-    /// The class of the client, or `None` where no address is known and one should be: the layer says so in the log.
+    /// The class of the client, or `None` if the address is missing, which the layer logs as a warning.
     fn client(&self, request: &Request) -> Option<ClientLabels>;
 }
 
-/// The default source: asks the request, see [`HasClient`].
+/// The default source: the request itself. See [`HasClient`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FromRequest;
 

@@ -1,7 +1,7 @@
 use super::{Scope, TooManyLabelSets};
 use crate::labels::{ClientLabels, LabelList, LabelSet, ServerBinding};
 
-/// The scopes of one listening socket: one for each class of client, all made at start-up. `Copy`.
+/// The scopes of one listening socket: one for each class of client.
 ///
 /// ```
 /// use dualstack_metrics::{ClientScopes, Protocol, ServerBinding};
@@ -29,8 +29,8 @@ impl ClientScopes {
     ///
     /// # Panics
     ///
-    /// When there would be more label sets than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS), which takes more than 800
-    /// bindings; [`try_new`](Self::try_new) returns an error instead.
+    /// If the process would have more than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets, which takes more than
+    /// 800 bindings. [`try_new`](Self::try_new) returns an error instead.
     #[must_use]
     pub fn new(binding: ServerBinding) -> Self {
         Self::try_new(binding).unwrap_or_else(|error| panic!("{error}"))
@@ -40,7 +40,7 @@ impl ClientScopes {
     ///
     /// # Errors
     ///
-    /// When there would be more label sets than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS).
+    /// If the process would have more than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets.
     pub fn try_new(binding: ServerBinding) -> Result<Self, TooManyLabelSets> {
         let server = Scope::try_for_server(&binding)?;
         Self {
@@ -58,8 +58,8 @@ impl ClientScopes {
     ///
     /// # Panics
     ///
-    /// When there would be more label sets than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS); [`try_nest`](Self::try_nest)
-    /// returns an error instead.
+    /// If the process would have more than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets.
+    /// [`try_nest`](Self::try_nest) returns an error instead.
     #[must_use]
     pub fn nest(self, inner: Scope) -> Self {
         self.try_nest(inner).unwrap_or_else(|error| panic!("{error}"))
@@ -69,7 +69,7 @@ impl ClientScopes {
     ///
     /// # Errors
     ///
-    /// When there would be more label sets than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS).
+    /// If the process would have more than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets.
     pub fn try_nest(mut self, inner: Scope) -> Result<Self, TooManyLabelSets> {
         self.server = self.server.try_nest(inner)?;
         self.try_map(|scope, _| scope.try_nest(inner))
@@ -86,14 +86,14 @@ impl ClientScopes {
         Ok(self)
     }
 
-    /// The scope of a client: a `SocketAddr` or `IpAddr` as the socket reports it, an `Option` of one, or a class.
+    /// The scope of a client. Pass its `SocketAddr` or `IpAddr` as the socket reports it, an `Option` of one, or its class.
     #[must_use]
     #[inline]
     pub fn for_client(&self, client: impl Into<ClientLabels>) -> Scope {
         self.by_class[client.into().index()]
     }
 
-    /// The scope of the socket itself: the labels of the binding, without those of a client.
+    /// The scope of the socket itself: the labels of the binding, and none of a client.
     #[must_use]
     pub fn server(&self) -> Scope {
         self.server

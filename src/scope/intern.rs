@@ -1,4 +1,4 @@
-//! Label sets that are equal are stored once, for the life of the process, and only so many of them.
+//! Stores each label set once, for the life of the process, up to a limit.
 
 use std::{
     borrow::Cow,
@@ -10,10 +10,9 @@ use std::{
     },
 };
 
-/// How many different label sets one process can have.
+/// How many different label sets a process can have.
 ///
-/// A server binding takes five: one for each value of [`ClientLabels`](crate::ClientLabels), and one without a
-/// client.
+/// A server binding takes five: one for each value of [`ClientLabels`](crate::ClientLabels), and one without a client.
 pub const MAX_LABEL_SETS: usize = 4096;
 
 type Pairs = &'static [(&'static str, &'static str)];
@@ -25,7 +24,7 @@ pub(super) struct LabelSetData {
 }
 
 impl LabelSetData {
-    /// A small number that no other set has.
+    /// A small number that identifies the set.
     pub(super) fn id(&self) -> usize {
         self.id
     }
@@ -34,9 +33,9 @@ impl LabelSetData {
         self.pairs
     }
 
-    /// True at the first call.
+    /// Returns true at the first call.
     pub(super) fn warn_once(&self) -> bool {
-        // Not in the set itself, which has to be immutable to be a key.
+        // Not a field of the set: a `Scope` with interior mutability would be a bad key of a map.
         static WARNED: [AtomicBool; MAX_LABEL_SETS] = [const { AtomicBool::new(false) }; MAX_LABEL_SETS];
 
         let warned = &WARNED[self.id];
@@ -44,7 +43,7 @@ impl LabelSetData {
     }
 }
 
-/// One label set more than [`MAX_LABEL_SETS`] was asked for.
+/// The process already has [`MAX_LABEL_SETS`] label sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TooManyLabelSets;
@@ -53,8 +52,9 @@ impl fmt::Display for TooManyLabelSets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{MAX_LABEL_SETS} different label sets are in use, which is all there can be: make scopes at start-up, \
-             from labels with few values, and `ServerBinding`s from the listener's `local_addr()`, never from a peer"
+            "the process already has {MAX_LABEL_SETS} different label sets, which is the limit: make scopes at start-up, \
+             from labels with few values, and make a `ServerBinding` from the listener's `local_addr()`, never from a \
+             peer"
         )
     }
 }
@@ -63,7 +63,7 @@ impl std::error::Error for TooManyLabelSets {}
 
 static SETS: Mutex<Option<HashMap<Pairs, &'static LabelSetData>>> = Mutex::new(None);
 
-/// The one stored set with these labels. Nothing is stored when there is an error.
+/// The stored set with these labels. Stores nothing if it returns an error.
 pub(super) fn intern(
     pairs: Vec<(&'static str, Cow<'static, str>)>,
 ) -> Result<&'static LabelSetData, TooManyLabelSets> {
@@ -94,7 +94,7 @@ pub(super) fn intern(
     Ok(set)
 }
 
-/// Takes the map at the lifetime of the key that is looked for.
+/// Shortens the lifetime of the map's keys to that of `pairs`.
 fn lookup<'a>(
     sets: &HashMap<&'a [(&'a str, &'a str)], &'static LabelSetData>,
     pairs: &'a [(&'a str, &'a str)],

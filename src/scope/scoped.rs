@@ -12,13 +12,13 @@ use super::Scope;
 const TAKEN: &str = "the value leaves the wrapper only with `into_inner`, which consumes it";
 
 pin_project! {
-    /// A future, stream or body that is polled, and dropped, with a [`Scope`] in force.
+    /// A future, stream or body that is polled and dropped in a [`Scope`].
     ///
     /// Made by [`WithScope::with_scope`] and [`Scope::wrap`].
     #[derive(Clone, Debug)]
     #[must_use = "futures, streams and bodies do nothing unless polled"]
     pub struct Scoped<T> {
-        // Emptied inside the scope, so that what the value counts when it is dropped has the labels.
+        // Emptied in the scope, so that counters in the value's `Drop` get the labels.
         #[pin]
         inner: Option<T>,
         scope: Scope,
@@ -41,7 +41,7 @@ impl<T> Scoped<T> {
         }
     }
 
-    /// The scope that is put in force.
+    /// The scope.
     pub fn scope(&self) -> Scope {
         self.scope
     }
@@ -50,16 +50,16 @@ impl<T> Scoped<T> {
     ///
     /// # Panics
     ///
-    /// Never: the value is there until the wrapper is dropped.
+    /// Never. The value stays until the wrapper is dropped.
     pub fn get_ref(&self) -> &T {
         self.inner.as_ref().expect(TAKEN)
     }
 
-    /// The wrapped value. What is done with it is done in the scope that is in force at the call.
+    /// The wrapped value. Using it does not enter the scope.
     ///
     /// # Panics
     ///
-    /// Never: the value is there until the wrapper is dropped.
+    /// Never. The value stays until the wrapper is dropped.
     pub fn get_mut(&mut self) -> &mut T {
         self.inner.as_mut().expect(TAKEN)
     }
@@ -68,17 +68,17 @@ impl<T> Scoped<T> {
     ///
     /// # Panics
     ///
-    /// Never: the value is there until the wrapper is dropped.
+    /// Never. The value stays until the wrapper is dropped.
     #[must_use]
     pub fn get_pin_mut(self: Pin<&mut Self>) -> Pin<&mut T> {
         self.project().inner.as_pin_mut().expect(TAKEN)
     }
 
-    /// Unwraps the value; from here on it is polled and dropped in whatever scope is in force.
+    /// Unwraps the value. It no longer enters the scope when it is polled or dropped.
     ///
     /// # Panics
     ///
-    /// Never: the value is there until the wrapper is dropped.
+    /// Never. The value stays until the wrapper is dropped.
     pub fn into_inner(mut self) -> T {
         self.inner.take().expect(TAKEN)
     }
@@ -135,14 +135,14 @@ impl<B: Body> Body for Scoped<B> {
         self.get_ref().is_end_stream()
     }
 
-    // Passed on, or a response loses its content-length.
+    // Without it a response would lose its content-length.
     fn size_hint(&self) -> SizeHint {
         self.get_ref().size_hint()
     }
 }
 
 impl<B: Default> Default for Scoped<B> {
-    /// An empty body, say, outside every scope.
+    /// A default value, such as an empty body, outside every scope.
     fn default() -> Self {
         Self::new(B::default(), Scope::none())
     }
@@ -150,8 +150,8 @@ impl<B: Default> Default for Scoped<B> {
 
 /// Puts a future, a stream or a body into a scope.
 ///
-/// The scope is in force during each poll and during the drop, and at no other time. It is not in force for another
-/// task that is polled on the same thread in between. A task that this one spawns inherits nothing: spawn it with
+/// The scope is in force during each poll and during the drop, and at no other time, so other tasks on the same thread
+/// do not see it. A task that the future spawns does not inherit the scope: spawn it with
 /// [`with_current_scope`](Self::with_current_scope).
 ///
 /// ```
@@ -173,12 +173,12 @@ impl<B: Default> Default for Scoped<B> {
 ///
 /// For a closure, use [`Scope::run`] or [`Scope::bind`].
 pub trait WithScope: Sized {
-    /// Polls and drops `self` in `scope`, instead of the scope that is in force there.
+    /// Polls and drops `self` in `scope`.
     fn with_scope(self, scope: Scope) -> Scoped<Self> {
         Scoped::new(self, scope)
     }
 
-    /// Polls and drops `self` in the scope that is in force at this call. Use it for what is handed to another task.
+    /// Polls and drops `self` in the scope that is in force now. Use it for a future that another task polls.
     fn with_current_scope(self) -> Scoped<Self> {
         Scoped::new(self, Scope::current())
     }
