@@ -22,7 +22,9 @@
 use std::{
     borrow::Cow,
     fmt,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 /// The name of the label for the client's own address family: `inet`, `inet6` or `unknown`.
@@ -30,21 +32,23 @@ pub const CLIENT_ADDRESS_IP_FAMILY: &str = "client_address_ip_family";
 /// The name of the label for how the client's address reached the socket: `plain`, `v4_mapped_v6` or
 /// `unknown`.
 pub const CLIENT_ADDRESS_IP_TYPE: &str = "client_address_ip_type";
-/// The name of the label for the family of the listening socket's address: `inet` or `inet6`.
+/// The name of the label for the family of the listening socket's address: `inet`, `inet6` or `unknown`.
 pub const SERVER_BINDING_ADDRESS_IP_FAMILY: &str = "server_binding_address_ip_family";
-/// The name of the label for the type of the listening socket's address: `plain` or `v4_mapped_v6`.
+/// The name of the label for the type of the listening socket's address: `plain`, `v4_mapped_v6` or `unknown`.
 pub const SERVER_BINDING_ADDRESS_IP_TYPE: &str = "server_binding_address_ip_type";
-/// The name of the label for the listening socket's address, such as `::`.
+/// The name of the label for the listening socket's address, such as `::`, or `unknown`.
 pub const SERVER_BINDING_IP: &str = "server_binding_ip";
-/// The name of the label for the listening socket's port, such as `6969`.
+/// The name of the label for the listening socket's port, such as `6969`, or `unknown`.
 pub const SERVER_BINDING_PORT: &str = "server_binding_port";
-/// The name of the label for the listening socket's protocol: `http`, `https`, `tcp` or `udp`.
+/// The name of the label for the listening socket's protocol: `grpc`, `http`, `https`, `tcp` or `udp`.
 pub const SERVER_BINDING_PROTOCOL: &str = "server_binding_protocol";
 
 const UNKNOWN: &str = "unknown";
+const OTHER: &str = "other";
 
 /// An address family, named as in `socket(2)` and `ip(8)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum IpFamily {
     /// IPv4, written `inet`. An IPv4-mapped IPv6 address belongs to this family.
     Inet,
@@ -71,6 +75,7 @@ impl fmt::Display for IpFamily {
 
 /// How an address is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum IpType {
     /// An address of its own family, written `plain`.
     Plain,
@@ -128,7 +133,7 @@ impl ClientLabels {
     pub const UNKNOWN: Self = Self(Class::Unknown);
 
     /// All values. A counter of a server has at most this many series, one for each.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: &'static [Self] = &[
         Self(Class::InetPlain),
         Self(Class::InetMapped),
         Self(Class::Inet6Plain),
@@ -167,19 +172,20 @@ impl ClientLabels {
 
     /// The two labels, as name and value, for any metrics system.
     #[must_use]
-    pub const fn pairs(self) -> [(&'static str, &'static str); 2] {
-        let family = match self.family() {
-            Some(family) => family.as_str(),
-            None => UNKNOWN,
-        };
-        let ip_type = match self.ip_type() {
-            Some(ip_type) => ip_type.as_str(),
-            None => UNKNOWN,
-        };
-        [
-            (CLIENT_ADDRESS_IP_FAMILY, family),
-            (CLIENT_ADDRESS_IP_TYPE, ip_type),
-        ]
+    pub const fn pairs(self) -> &'static [(&'static str, &'static str)] {
+        const fn pairs(family: &'static str, ip_type: &'static str) -> [(&'static str, &'static str); 2] {
+            [
+                (CLIENT_ADDRESS_IP_FAMILY, family),
+                (CLIENT_ADDRESS_IP_TYPE, ip_type),
+            ]
+        }
+
+        match self.0 {
+            Class::InetPlain => const { &pairs(IpFamily::Inet.as_str(), IpType::Plain.as_str()) },
+            Class::InetMapped => const { &pairs(IpFamily::Inet.as_str(), IpType::V4MappedV6.as_str()) },
+            Class::Inet6Plain => const { &pairs(IpFamily::Inet6.as_str(), IpType::Plain.as_str()) },
+            Class::Unknown => const { &pairs(UNKNOWN, UNKNOWN) },
+        }
     }
 
     /// The position in [`ALL`](Self::ALL).
@@ -190,10 +196,15 @@ impl ClientLabels {
 
 impl fmt::Debug for ClientLabels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [(_, family), (_, ip_type)] = self.pairs();
         f.debug_struct("ClientLabels")
-            .field("family", &format_args!("{family}"))
-            .field("ip_type", &format_args!("{ip_type}"))
+            .field(
+                "family",
+                &format_args!("{}", value_of(self.family(), IpFamily::as_str)),
+            )
+            .field(
+                "ip_type",
+                &format_args!("{}", value_of(self.ip_type(), IpType::as_str)),
+            )
             .finish()
     }
 }
@@ -210,10 +221,21 @@ impl From<SocketAddr> for ClientLabels {
     }
 }
 
+/// For [`ALL`](ClientLabels::ALL), which is a slice.
+impl From<&ClientLabels> for ClientLabels {
+    fn from(client: &ClientLabels) -> Self {
+        *client
+    }
+}
+
 impl<T: Into<ClientLabels>> From<Option<T>> for ClientLabels {
     fn from(address: Option<T>) -> Self {
         address.map_or(Self::UNKNOWN, Into::into)
     }
+}
+
+fn value_of<T>(known: Option<T>, as_str: impl FnOnce(T) -> &'static str) -> &'static str {
+    known.map_or(UNKNOWN, as_str)
 }
 
 const fn class(ip: IpAddr) -> (IpFamily, IpType) {
@@ -230,6 +252,8 @@ const fn class(ip: IpAddr) -> (IpFamily, IpType) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Protocol {
+    /// gRPC, written `grpc`.
+    Grpc,
     /// HTTP over TCP, written `http`.
     Http,
     /// HTTP over TLS, written `https`.
@@ -241,10 +265,11 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The label value: `http`, `https`, `tcp` or `udp`.
+    /// The label value: `grpc`, `http`, `https`, `tcp` or `udp`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Grpc => "grpc",
             Self::Http => "http",
             Self::Https => "https",
             Self::Tcp => "tcp",
@@ -259,7 +284,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A listening socket: its protocol and the address it is bound to. It has five labels.
+/// A listening socket: its protocol and the address it is bound to, if it has one. It has five labels.
 ///
 /// Make it from the listener, not from the configuration: with port 0 in the configuration, the system chooses the
 /// port.
@@ -276,7 +301,7 @@ impl fmt::Display for Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ServerBinding {
     protocol: Protocol,
-    address: SocketAddr,
+    address: Option<SocketAddr>,
 }
 
 impl ServerBinding {
@@ -292,7 +317,27 @@ impl ServerBinding {
                 "the address of a server binding has port 0: make the binding from the listener's `local_addr()`"
             );
         }
-        Self { protocol, address }
+        Self {
+            protocol,
+            address: Some(address),
+        }
+    }
+
+    /// A binding of `protocol` on a Unix socket. It has no IP address, so its four address labels are `unknown`.
+    ///
+    /// ```
+    /// use dualstack_metrics::{Protocol, ServerBinding};
+    ///
+    /// let binding = ServerBinding::unix(Protocol::Http);
+    /// assert_eq!(binding.address(), None);
+    /// assert_eq!(binding.to_string(), "http+unix");
+    /// ```
+    #[must_use]
+    pub const fn unix(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            address: None,
+        }
     }
 
     /// The protocol.
@@ -301,41 +346,57 @@ impl ServerBinding {
         self.protocol
     }
 
-    /// The address the socket is bound to.
+    /// The address the socket is bound to, or `None` for a Unix socket.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
+    pub const fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
-    /// The family of the address the socket is bound to.
+    /// The family of the address the socket is bound to, or `None` for a Unix socket.
     #[must_use]
-    pub const fn family(&self) -> IpFamily {
-        class(self.address.ip()).0
+    pub fn family(&self) -> Option<IpFamily> {
+        self.address.map(|address| class(address.ip()).0)
     }
 
-    /// The type of the address the socket is bound to.
+    /// The type of the address the socket is bound to, or `None` for a Unix socket.
     #[must_use]
-    pub const fn ip_type(&self) -> IpType {
-        class(self.address.ip()).1
+    pub fn ip_type(&self) -> Option<IpType> {
+        self.address.map(|address| class(address.ip()).1)
     }
 
-    /// The five labels, as name and value, for any metrics system.
+    /// The labels, as name and value, for any metrics system.
     #[must_use]
-    pub fn pairs(&self) -> [(&'static str, Cow<'static, str>); 5] {
-        [
-            (SERVER_BINDING_ADDRESS_IP_FAMILY, self.family().as_str().into()),
-            (SERVER_BINDING_ADDRESS_IP_TYPE, self.ip_type().as_str().into()),
-            (SERVER_BINDING_IP, self.address.ip().to_string().into()),
-            (SERVER_BINDING_PORT, self.address.port().to_string().into()),
+    pub fn pairs(&self) -> Vec<(&'static str, Cow<'static, str>)> {
+        let of_address = |value: fn(SocketAddr) -> String| {
+            self.address
+                .map_or(Cow::Borrowed(UNKNOWN), |address| value(address).into())
+        };
+        vec![
+            (
+                SERVER_BINDING_ADDRESS_IP_FAMILY,
+                value_of(self.family(), IpFamily::as_str).into(),
+            ),
+            (
+                SERVER_BINDING_ADDRESS_IP_TYPE,
+                value_of(self.ip_type(), IpType::as_str).into(),
+            ),
+            (SERVER_BINDING_IP, of_address(|address| address.ip().to_string())),
+            (
+                SERVER_BINDING_PORT,
+                of_address(|address| address.port().to_string()),
+            ),
             (SERVER_BINDING_PROTOCOL, self.protocol.as_str().into()),
         ]
     }
 }
 
 impl fmt::Display for ServerBinding {
-    /// Writes the binding as a URL, such as `udp://[::]:6969`.
+    /// Writes the binding as a URL, such as `udp://[::]:6969`, or as `http+unix`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.protocol, self.address)
+        match self.address {
+            Some(address) => write!(f, "{}://{address}", self.protocol),
+            None => write!(f, "{}+unix", self.protocol),
+        }
     }
 }
 
@@ -391,13 +452,15 @@ pub trait BoundedLabel: Copy {
     /// All values that the label can have.
     const VALUES: &'static [&'static str];
 
-    /// The position of this value in [`VALUES`](Self::VALUES). A position outside of it panics where the scope is
-    /// made.
+    /// The position of this value in [`VALUES`](Self::VALUES).
+    ///
+    /// A position outside of `VALUES` is a mistake, but does not panic: the value of the label is `other`, and the
+    /// first time this is logged as a warning with the name of the label.
     fn index(self) -> usize;
 }
 
-/// Labels that can be in force in a [`Scope`](crate::Scope): a [`BoundedLabel`], [`ClientLabels`], or a tuple of
-/// label sets.
+/// Labels that can be in force in a [`Scope`](crate::Scope): a [`BoundedLabel`], [`ClientLabels`], a `Scope`, or a tuple
+/// of label sets.
 ///
 /// You can implement it for a struct of several labels. The number of its values is bounded, because it can only add
 /// bounded labels:
@@ -420,8 +483,6 @@ pub trait BoundedLabel: Copy {
 /// }
 ///
 /// impl LabelSet for Tenant {
-///     const CARDINALITY: usize = <(Tier, Region)>::CARDINALITY;
-///
 ///     fn append_to(&self, list: &mut LabelList) {
 ///         (self.tier, self.region).append_to(list);
 ///     }
@@ -437,36 +498,25 @@ pub trait BoundedLabel: Copy {
             `ClientLabels` for a client's address"
 )]
 pub trait LabelSet {
-    /// How many different label sets the values of this type can make.
-    const CARDINALITY: usize;
-
     /// Adds the labels of this value to `list`.
     fn append_to(&self, list: &mut LabelList);
 }
 
 impl<L: BoundedLabel> LabelSet for L {
-    const CARDINALITY: usize = L::VALUES.len();
-
     fn append_to(&self, list: &mut LabelList) {
         list.push(*self);
     }
 }
 
 impl LabelSet for ClientLabels {
-    const CARDINALITY: usize = Self::ALL.len();
-
     fn append_to(&self, list: &mut LabelList) {
-        for (name, value) in self.pairs() {
-            list.insert(name, value.into());
-        }
+        list.extend(self.pairs());
     }
 }
 
 macro_rules! tuple_label_sets {
     ($($set:ident)+) => {
         impl<$($set: LabelSet),+> LabelSet for ($($set,)+) {
-            const CARDINALITY: usize = 1 $(* $set::CARDINALITY)+;
-
             #[allow(non_snake_case)]
             fn append_to(&self, list: &mut LabelList) {
                 let ($($set,)+) = self;
@@ -486,31 +536,39 @@ tuple_label_sets!(A B C D E F);
 /// A list of labels in which each name occurs once. See [`LabelSet`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LabelList {
-    pairs: Vec<(&'static str, Cow<'static, str>)>,
+    pairs: Vec<Pair>,
 }
+
+/// Name and value.
+pub(crate) type Pair = (Cow<'static, str>, Cow<'static, str>);
 
 impl LabelList {
     /// Adds a label. It replaces a label of the same name.
-    ///
-    /// # Panics
-    ///
-    /// When `label.index()` is not a position in [`BoundedLabel::VALUES`].
     pub fn push<L: BoundedLabel>(&mut self, label: L) {
-        self.insert(L::NAME, L::VALUES[label.index()].into());
+        let index = label.index();
+        let value = L::VALUES.get(index).copied().unwrap_or_else(|| {
+            warn_no_such_value(L::NAME, index, L::VALUES.len());
+            OTHER
+        });
+        self.insert(L::NAME.into(), value.into());
     }
 
-    pub(crate) fn from_pairs(pairs: &[(&'static str, &'static str)]) -> Self {
-        let mut list = Self::default();
+    pub(crate) fn extend(&mut self, pairs: &[(&'static str, &'static str)]) {
         for &(name, value) in pairs {
-            list.insert(name, value.into());
+            self.insert(name.into(), value.into());
         }
-        list
     }
 
-    pub(crate) fn insert(&mut self, name: &'static str, value: Cow<'static, str>) {
+    pub(crate) fn append(&mut self, other: &Self) {
+        for (name, value) in other.pairs() {
+            self.insert(name.clone(), value.clone());
+        }
+    }
+
+    pub(crate) fn insert(&mut self, name: Cow<'static, str>, value: Cow<'static, str>) {
         match self
             .pairs
-            .binary_search_by(|(other, _)| written(other).cmp(written(name)))
+            .binary_search_by(|(other, _)| written(other).cmp(written(&name)))
         {
             Ok(at) => self.pairs[at] = (name, value),
             Err(at) => self.pairs.insert(at, (name, value)),
@@ -518,8 +576,32 @@ impl LabelList {
     }
 
     /// The labels, ordered by name.
-    pub(crate) fn into_pairs(self) -> Vec<(&'static str, Cow<'static, str>)> {
+    pub(crate) fn pairs(&self) -> &[Pair] {
+        &self.pairs
+    }
+
+    /// The labels, ordered by name.
+    pub(crate) fn into_pairs(self) -> Vec<Pair> {
         self.pairs
+    }
+}
+
+/// Logs a warning once for each label.
+#[cold]
+fn warn_no_such_value(name: &'static str, index: usize, values: usize) {
+    // Not a set of names, which would need a lock. Labels whose hashes are equal share a warning.
+    static WARNED: [AtomicBool; 256] = [const { AtomicBool::new(false) }; 256];
+
+    let hash = BuildHasherDefault::<DefaultHasher>::new().hash_one(name);
+    let [at, ..] = hash.to_le_bytes();
+    if !WARNED[usize::from(at)].swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            label = name,
+            index,
+            values,
+            "`BoundedLabel::index` of a label returned a position that its `VALUES` do not have, so the label has the \
+             value `other`"
+        );
     }
 }
 
@@ -553,7 +635,9 @@ mod tests {
         let labels = ClientLabels::from(ip);
         assert_eq!(labels, ClientLabels::from(SocketAddr::new(ip, 50_000)));
         assert_eq!(labels, ClientLabels::from(Some(ip)));
-        let [(family_name, family), (type_name, ip_type)] = labels.pairs();
+        let &[(family_name, family), (type_name, ip_type)] = labels.pairs() else {
+            panic!("two labels")
+        };
         assert_eq!(family_name, "client_address_ip_family");
         assert_eq!(type_name, "client_address_ip_type");
         assert_eq!(family, labels.family().unwrap().as_str());
@@ -606,7 +690,7 @@ mod tests {
 
     #[test]
     fn all_has_each_class_at_its_index() {
-        for (at, class) in ClientLabels::ALL.into_iter().enumerate() {
+        for (at, class) in ClientLabels::ALL.iter().enumerate() {
             assert_eq!(class.index(), at);
         }
     }
@@ -622,11 +706,14 @@ mod tests {
 
     #[test]
     fn a_binding_has_five_labels() {
-        let of = |address: &str| {
-            ServerBinding::new(Protocol::Udp, address.parse().unwrap())
+        let written = |binding: ServerBinding| -> Vec<_> {
+            binding
                 .pairs()
+                .iter()
                 .map(|(name, value)| format!("{name}={value}"))
+                .collect()
         };
+        let of = |address: &str| written(ServerBinding::new(Protocol::Udp, address.parse().unwrap()));
         assert_eq!(
             of("[::]:6969"),
             [
@@ -646,18 +733,58 @@ mod tests {
                 "server_binding_ip=::ffff:192.0.2.1",
             ]
         );
+
+        let unix = ServerBinding::unix(Protocol::Grpc);
+        assert_eq!(
+            written(unix),
+            [
+                "server_binding_address_ip_family=unknown",
+                "server_binding_address_ip_type=unknown",
+                "server_binding_ip=unknown",
+                "server_binding_port=unknown",
+                "server_binding_protocol=grpc",
+            ]
+        );
+        assert_eq!((unix.family(), unix.ip_type()), (None, None));
+    }
+
+    #[test]
+    fn an_index_outside_of_the_values_is_other() {
+        #[derive(Clone, Copy)]
+        struct Plan(usize);
+
+        impl BoundedLabel for Plan {
+            const NAME: &'static str = "plan";
+            const VALUES: &'static [&'static str] = &["free", "paid"];
+
+            fn index(self) -> usize {
+                self.0
+            }
+        }
+
+        let value = |plan: Plan| {
+            let mut list = LabelList::default();
+            list.push(plan);
+            list.into_pairs()
+        };
+        assert_eq!(value(Plan(1)), [("plan".into(), "paid".into())]);
+        assert_eq!(value(Plan(2)), [("plan".into(), "other".into())]);
+        assert_eq!(value(Plan(usize::MAX)), [("plan".into(), "other".into())]);
     }
 
     #[test]
     fn a_later_label_replaces_one_that_is_written_alike() {
         let mut list = LabelList::default();
-        list.insert("client.address", "outer".into());
-        list.insert("a", "1".into());
-        list.insert("client_address", "inner".into());
-        assert_eq!(
-            list.into_pairs(),
-            [("a", Cow::from("1")), ("client_address", Cow::from("inner"))]
-        );
+        list.extend(&[
+            ("client.address", "outer"),
+            ("a", "1"),
+            ("client_address", "inner"),
+        ]);
+        let expected: [Pair; 2] = [
+            ("a".into(), "1".into()),
+            ("client_address".into(), "inner".into()),
+        ];
+        assert_eq!(list.into_pairs(), expected);
     }
 
     #[test]

@@ -25,26 +25,45 @@
 //!
 //! By default it comes from the request ([`HasClient`]). The layer looks into the extensions of an [`http::Request`]
 //! for a [`ClientLabels`], then (feature `axum`) for a `ConnectInfo<SocketAddr>` and a `MockConnectInfo<SocketAddr>`. It
-//! does not remove them. [`ClientLabelsLayer::source`] takes a closure or a fixed value instead. Write the closure with
-//! `&Request<_>`, because the layer must fit the body type of the service:
+//! does not remove them. If the address is in another type, name the type with
+//! [`connect_info`](ClientLabelsLayer::connect_info). For everything else, [`source`](ClientLabelsLayer::source) takes a
+//! closure or a fixed value. [`or`](ClientLabelsLayer::or) adds a source that is asked if there is no address yet.
 //!
 //! ```
 //! use axum::{Router, extract::Request, routing::get};
-//! use dualstack_metrics::{ClientLabels, ClientLabelsLayer};
+//! use dualstack_metrics::{ClientLabels, ClientLabelsLayer, layer::FromRequest};
 //! # use dualstack_metrics::{Protocol, ServerBinding};
-//! # use std::net::SocketAddr;
+//! # use std::net::{IpAddr, SocketAddr};
 //! # #[derive(Clone)] struct TcpConnectInfo(SocketAddr);
 //! # impl TcpConnectInfo { fn remote_addr(&self) -> Option<SocketAddr> { Some(self.0) } }
+//! # fn real_ip<B>(_: &Request<B>) -> Option<IpAddr> { None }
 //! # let binding = ServerBinding::new(Protocol::Http, "[::]:7070".parse().unwrap());
+//! # let router = || Router::<()>::new().route("/", get(async || ()));
 //!
-//! // tonic's connection info
-//! let grpc = ClientLabelsLayer::new(binding)
-//!     .source(|request: &Request<_>| request.extensions().get::<TcpConnectInfo>()?.remote_addr());
-//! let app: Router = Router::new().route("/", get(async || ())).layer(grpc);
+//! // The connection info of tonic, or of another version of axum.
+//! let grpc = ClientLabelsLayer::new(binding).connect_info(|info: &TcpConnectInfo| info.remote_addr());
+//! let app = router().layer(grpc);
 //!
-//! // a Unix socket: no client has an address
-//! let unix = ClientLabelsLayer::new(binding).source(ClientLabels::UNKNOWN);
-//! let app: Router = Router::new().route("/", get(async || ())).layer(unix);
+//! // Your own function, and the peer's address if it finds none. The body type is `_`, because the layer takes that
+//! // of the service.
+//! let proxied = ClientLabelsLayer::new(binding).source(|request: &Request<_>| real_ip(request)).or(FromRequest);
+//! let app = router().layer(proxied);
+//!
+//! // A Unix socket. It is right that no client has an address.
+//! let unix = ClientLabelsLayer::new(ServerBinding::unix(Protocol::Http)).source(ClientLabels::UNKNOWN);
+//! let app = router().layer(unix);
+//! ```
+//!
+//! A closure for a certain body type, such as `&http::Request<()>`, does not compile in a service with another:
+//!
+//! ```compile_fail
+//! # use axum::{Router, routing::get};
+//! # use dualstack_metrics::{ClientLabelsLayer, Protocol, ServerBinding};
+//! # use std::net::SocketAddr;
+//! # let binding = ServerBinding::new(Protocol::Http, "[::]:7070".parse().unwrap());
+//! let layer = ClientLabelsLayer::new(binding)
+//!     .source(|request: &http::Request<()>| request.extensions().get::<SocketAddr>().copied());
+//! let app: Router = Router::new().route("/", get(async || ())).layer(layer);
 //! ```
 //!
 //! If there is no address, the labels are `unknown`. The layer logs one warning for each binding, which says how to fix
@@ -74,31 +93,26 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub use self::{
-    response::{ResponseFuture, ResponseMode, ScopeResponse, WithBody, WithoutBody},
-    source::{ClientSource, FromRequest, HasClient},
+    response::{ResponseFuture, ScopeResponse},
+    source::{ClientSource, FromExtension, FromRequest, HasClient, IntoClient, Or, connect_info},
 };
 use crate::{
     labels::{ClientLabels, ServerBinding},
-    scope::{ClientScopes, Scope, WithScope},
+    scope::{self, ClientScopes, Scope, Scoped},
 };
 
 /// A [`Layer`] that puts the labels of the client in force while its request is served.
 ///
-/// The [module](self) explains where the client's address comes from, and the order of layers.
+/// The [module](self) explains where the client's address comes from, and the order of layers. `BODY` is whether the
+/// body of the response is in the scope as well, see [`without_body`](Self::without_body).
 #[derive(Clone, Copy, Debug)]
-pub struct ClientLabelsLayer<Src = FromRequest, Mode = WithBody> {
+pub struct ClientLabelsLayer<Src = FromRequest, const BODY: bool = true> {
     scopes: ClientScopes,
     source: Src,
-    mode: Mode,
 }
 
 impl ClientLabelsLayer {
     /// A layer for a server binding. The client's address comes from the request: see [`HasClient`].
-    ///
-    /// # Panics
-    ///
-    /// If the process would have more than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets, which takes more than
-    /// 800 bindings. To get an error instead, use [`ClientScopes::try_new`] and [`from_scopes`](Self::from_scopes).
     #[must_use]
     pub fn new(binding: ServerBinding) -> Self {
         Self::from_scopes(ClientScopes::new(binding))
@@ -110,22 +124,46 @@ impl ClientLabelsLayer {
         Self {
             scopes,
             source: FromRequest,
-            mode: WithBody,
         }
     }
 }
 
-impl<Src, Mode> ClientLabelsLayer<Src, Mode> {
+impl<Src, const BODY: bool> ClientLabelsLayer<Src, BODY> {
     /// Takes the client's address from `source` instead of the request.
     ///
-    /// A source is a closure `Fn(&Request) -> Option<T>` where `T` is a `SocketAddr`, an `IpAddr` or a
-    /// [`ClientLabels`]. One of these three as a fixed value is a source too, for a stack that is built for each
+    /// A source is a closure `|request: &Request<_>|` that returns a `SocketAddr`, an `IpAddr`, a [`ClientLabels`], or an
+    /// `Option` of one. One of these three as a fixed value is a source too, for a stack that is built for each
     /// connection.
-    pub fn source<NewSrc>(self, source: NewSrc) -> ClientLabelsLayer<NewSrc, Mode> {
+    pub fn source<NewSrc>(self, source: NewSrc) -> ClientLabelsLayer<NewSrc, BODY> {
         ClientLabelsLayer {
             scopes: self.scopes,
             source,
-            mode: self.mode,
+        }
+    }
+
+    /// Takes the client's address from a `T` in the extensions of the request, such as the `ConnectInfo` of another
+    /// version of axum, the `TcpConnectInfo` of tonic, or a type that your own listener puts there.
+    ///
+    /// Short for [`source`](Self::source)`(`[`connect_info`]`(address))`.
+    pub fn connect_info<T, A, F>(self, address: F) -> ClientLabelsLayer<FromExtension<T, F>, BODY>
+    where
+        T: Send + Sync + 'static,
+        A: IntoClient,
+        F: Fn(&T) -> A,
+    {
+        self.source(connect_info(address))
+    }
+
+    /// Asks another source if there is no address yet.
+    ///
+    /// `or(ClientLabels::UNKNOWN)` says that a missing address is no mistake, so that no warning is logged.
+    pub fn or<Other>(self, other: Other) -> ClientLabelsLayer<Or<Src, Other>, BODY> {
+        ClientLabelsLayer {
+            scopes: self.scopes,
+            source: Or {
+                first: self.source,
+                second: other,
+            },
         }
     }
 
@@ -133,38 +171,35 @@ impl<Src, Mode> ClientLabelsLayer<Src, Mode> {
     ///
     /// For services whose bodies increment no counters, and for responses without a body. It keeps the response type,
     /// and saves the box that axum makes for a body of another type.
-    pub fn without_body(self) -> ClientLabelsLayer<Src, WithoutBody> {
+    pub fn without_body(self) -> ClientLabelsLayer<Src, false> {
         ClientLabelsLayer {
             scopes: self.scopes,
             source: self.source,
-            mode: WithoutBody,
         }
     }
 }
 
-impl<S, Src: Clone, Mode: Copy> Layer<S> for ClientLabelsLayer<Src, Mode> {
-    type Service = ClientLabelsService<S, Src, Mode>;
+impl<S, Src: Clone, const BODY: bool> Layer<S> for ClientLabelsLayer<Src, BODY> {
+    type Service = ClientLabelsService<S, Src, BODY>;
 
     fn layer(&self, inner: S) -> Self::Service {
         ClientLabelsService {
             inner,
             scopes: self.scopes,
             source: self.source.clone(),
-            mode: self.mode,
         }
     }
 }
 
 /// The [`Service`] that [`ClientLabelsLayer`] makes.
 #[derive(Clone, Copy, Debug)]
-pub struct ClientLabelsService<S, Src = FromRequest, Mode = WithBody> {
+pub struct ClientLabelsService<S, Src = FromRequest, const BODY: bool = true> {
     inner: S,
     scopes: ClientScopes,
     source: Src,
-    mode: Mode,
 }
 
-impl<S, Src, Mode> ClientLabelsService<S, Src, Mode> {
+impl<S, Src, const BODY: bool> ClientLabelsService<S, Src, BODY> {
     /// The wrapped service.
     pub fn get_ref(&self) -> &S {
         &self.inner
@@ -180,43 +215,70 @@ impl<S, Src, Mode> ClientLabelsService<S, Src, Mode> {
         self.inner
     }
 
-    fn scope_of<Request>(&self, request: &Request) -> Scope
+    fn call_in_scope<Request>(&mut self, request: Request) -> Scoped<S::Future>
+    where
+        S: Service<Request>,
+        Src: ClientSource<Request>,
+    {
+        scope::warn_without_recorder();
+        let scope = match self.source.client(&request) {
+            Some(client) => self.scopes.for_client(client),
+            None => self.unknown(&request),
+        };
+        let _entered = scope.enter();
+        scope.wrap(self.inner.call(request))
+    }
+
+    #[cold]
+    fn unknown<Request>(&self, request: &Request) -> Scope
     where
         Src: ClientSource<Request>,
     {
-        if let Some(client) = self.source.client(request) {
-            self.scopes.for_client(client)
-        } else {
-            let scope = self.scopes.for_client(ClientLabels::UNKNOWN);
-            if scope.warn_once() {
-                tracing::warn!(
-                    labels = ?scope,
-                    "a request has no client address, so its counters are labelled `unknown`: serve an axum router \
-                     with `into_make_service_with_connect_info::<SocketAddr>()`, or call `ClientLabelsLayer::source`"
-                );
-            }
-            scope
+        let scope = self.scopes.for_client(ClientLabels::UNKNOWN);
+        if scope.warn_once() {
+            tracing::warn!(
+                labels = ?scope,
+                "a request has no client address, so its counters are labelled `unknown`: {}",
+                self.source.help(request)
+            );
         }
+        scope
     }
 }
 
-impl<S, Request, Src, Mode> Service<Request> for ClientLabelsService<S, Src, Mode>
+impl<S, Request, Src> Service<Request> for ClientLabelsService<S, Src, true>
 where
     S: Service<Request>,
+    S::Response: ScopeResponse,
     Src: ClientSource<Request>,
-    Mode: ResponseMode<S::Response>,
 {
-    type Response = Mode::Output;
+    type Response = <S::Response as ScopeResponse>::Scoped;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, Mode>;
+    type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let scope = self.scope_of(&request);
-        let _entered = scope.enter();
-        ResponseFuture::new(self.inner.call(request).with_scope(scope), self.mode)
+        ResponseFuture::new(self.call_in_scope(request))
+    }
+}
+
+impl<S, Request, Src> Service<Request> for ClientLabelsService<S, Src, false>
+where
+    S: Service<Request>,
+    Src: ClientSource<Request>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Scoped<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        self.call_in_scope(request)
     }
 }

@@ -198,7 +198,10 @@ pub use self::{
     labels::{BoundedLabel, ClientLabels, IpFamily, IpType, LabelList, LabelSet, Protocol, ServerBinding},
     layer::{ClientLabelsLayer, ClientLabelsService},
     recorder::{ScopedRecorder, ScopedRecorderLayer},
-    scope::{ClientScopes, EnteredScope, MAX_LABEL_SETS, Scope, Scoped, TooManyLabelSets, WithScope},
+    scope::{
+        ClientScopes, ClientScopesBuilder, EnteredScope, MAX_LABEL_SETS, Scope, Scoped, TooManyLabelSets,
+        WithScope,
+    },
 };
 
 /// The README's snippets compile.

@@ -201,6 +201,7 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
     type Output = ScopedRecorder<R>;
 
     fn layer(&self, inner: R) -> ScopedRecorder<R> {
+        crate::scope::note_recorder();
         let cache = self.cache && self.revalidate_after != Some(Duration::ZERO);
         let inner = Arc::new(inner);
         // Downgraded from a clone of its own, because an `Arc` of a recorder is turned into one of `dyn Recorder`.

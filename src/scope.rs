@@ -48,21 +48,29 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! # Cost
+//! # Cost and limit
 //!
 //! Making a scope takes a lock. The first scope with certain labels also takes memory that is never freed. A process
-//! can have [`MAX_LABEL_SETS`] different label sets.
+//! can have [`MAX_LABEL_SETS`] different label sets. At start-up, the functions whose names begin with `try_` return an
+//! error when there would be more. The others never fail, because they are also called in requests. They use another
+//! scope instead: [`nest`](Scope::nest) returns the outer scope, and the rest the scope that is in force. The first time
+//! this is logged as a warning, and [`overflows`] returns how often it happened.
 
 mod client;
 mod intern;
 mod scoped;
 
-use std::{cell::Cell, fmt, marker::PhantomData};
+use std::{
+    cell::Cell,
+    fmt,
+    marker::PhantomData,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use self::intern::LabelSetData;
 pub use self::{
-    client::ClientScopes,
-    intern::{MAX_LABEL_SETS, TooManyLabelSets},
+    client::{ClientScopes, ClientScopesBuilder, ClientScopesError},
+    intern::{MAX_LABEL_SETS, TooManyLabelSets, overflows},
     scoped::{Scoped, WithScope},
 };
 use crate::labels::{LabelList, LabelSet, ServerBinding, written};
@@ -100,13 +108,27 @@ impl Scope {
 
     /// A scope with these labels. Make it once and keep it.
     ///
-    /// # Panics
+    /// To combine several scopes and labels, list them in a tuple. If two have a label of the same name, the label of
+    /// the later one is used.
     ///
-    /// If the process already has [`MAX_LABEL_SETS`] other label sets; [`try_new`](Self::try_new) returns an error
-    /// instead.
+    /// ```
+    /// # use dualstack_metrics::{BoundedLabel, ClientLabels, ClientScopes, Protocol, Scope, ServerBinding};
+    /// # #[derive(Clone, Copy)] enum Plan { Free }
+    /// # impl BoundedLabel for Plan {
+    /// #     const NAME: &'static str = "plan"; const VALUES: &'static [&'static str] = &["free"];
+    /// #     fn index(self) -> usize { self as usize }
+    /// # }
+    /// let server = Scope::for_server(&ServerBinding::unix(Protocol::Http));
+    /// let scope = Scope::new(&(server, ClientLabels::UNKNOWN, Plan::Free));
+    /// assert_eq!(scope.value_of("server_binding_protocol"), Some("http"));
+    /// assert_eq!(scope.value_of("plan"), Some("free"));
+    /// ```
+    ///
+    /// If the process already has [`MAX_LABEL_SETS`] other label sets, it returns the scope that is in force: see
+    /// [`overflows`]. [`try_new`](Self::try_new) returns an error instead.
     #[must_use]
     pub fn new<L: LabelSet>(labels: &L) -> Self {
-        Self::try_new(labels).unwrap_or_else(|error| panic!("{error}"))
+        Self::store(list_of(labels), Self::none()).unwrap_or_else(|_| Self::overflow(Self::current()))
     }
 
     /// A scope with these labels. Make it once and keep it.
@@ -115,20 +137,16 @@ impl Scope {
     ///
     /// If the process already has [`MAX_LABEL_SETS`] other label sets.
     pub fn try_new<L: LabelSet>(labels: &L) -> Result<Self, TooManyLabelSets> {
-        let mut list = LabelList::default();
-        labels.append_to(&mut list);
-        Self::from_list(list)
+        Self::store(list_of(labels), Self::none())?.with_place()
     }
 
     /// A scope with the five labels of a server binding, for counters that belong to the socket and not to a client.
     ///
-    /// # Panics
-    ///
-    /// If the process already has [`MAX_LABEL_SETS`] other label sets; [`try_for_server`](Self::try_for_server) returns
-    /// an error instead.
+    /// If the process already has [`MAX_LABEL_SETS`] other label sets, it returns the scope that is in force: see
+    /// [`overflows`]. [`try_for_server`](Self::try_for_server) returns an error instead.
     #[must_use]
     pub fn for_server(binding: &ServerBinding) -> Self {
-        Self::try_for_server(binding).unwrap_or_else(|error| panic!("{error}"))
+        Self::store(list_of_server(binding), Self::none()).unwrap_or_else(|_| Self::overflow(Self::current()))
     }
 
     /// A scope with the five labels of a server binding, for counters that belong to the socket and not to a client.
@@ -137,25 +155,20 @@ impl Scope {
     ///
     /// If the process already has [`MAX_LABEL_SETS`] other label sets.
     pub fn try_for_server(binding: &ServerBinding) -> Result<Self, TooManyLabelSets> {
-        let mut list = LabelList::default();
-        for (name, value) in binding.pairs() {
-            list.insert(name, value);
-        }
-        Self::from_list(list)
+        Self::store(list_of_server(binding), Self::none())?.with_place()
     }
 
     /// This scope with the labels of `inner` added. If both have a label of the same name, the label of `inner` is used.
     ///
     /// The result is cached per thread. Nesting the same pair again is cheap enough for a request; otherwise this takes
-    /// a lock.
+    /// a lock. In a chain such as `a.nest(b).nest(c)`, only the scope that is entered takes a place under
+    /// [`MAX_LABEL_SETS`].
     ///
-    /// # Panics
-    ///
-    /// If the process already has [`MAX_LABEL_SETS`] other label sets; [`try_nest`](Self::try_nest) returns an error
-    /// instead.
+    /// If the process already has [`MAX_LABEL_SETS`] other label sets, it returns this scope, without the labels of
+    /// `inner`: see [`overflows`]. [`try_nest`](Self::try_nest) returns an error instead.
     #[must_use]
     pub fn nest(self, inner: Self) -> Self {
-        self.try_nest(inner).unwrap_or_else(|error| panic!("{error}"))
+        self.store_nested(inner).unwrap_or_else(|_| Self::overflow(self))
     }
 
     /// This scope with the labels of `inner` added. If both have a label of the same name, the label of `inner` is used.
@@ -164,30 +177,59 @@ impl Scope {
     ///
     /// If the process already has [`MAX_LABEL_SETS`] other label sets.
     pub fn try_nest(self, inner: Self) -> Result<Self, TooManyLabelSets> {
+        self.store_nested(inner)?.with_place()
+    }
+
+    fn store_nested(self, inner: Self) -> Result<Self, TooManyLabelSets> {
         let (Some(outer_set), Some(inner_set)) = (self.set, inner.set) else {
             return Ok(if self.set.is_some() { self } else { inner });
         };
-        let at = (outer_set.id().wrapping_mul(31) ^ inner_set.id()) % NEST_CACHE;
+        let at = (outer_set.index().wrapping_mul(31) ^ inner_set.index()) % NEST_CACHE;
         let known = NESTED.with(|cache| cache[at].get());
         if (known.0, known.1) == (self, inner) {
             return Ok(known.2);
         }
 
-        let mut list = LabelList::from_pairs(outer_set.pairs());
-        for &(name, value) in inner_set.pairs() {
-            list.insert(name, value.into());
-        }
-        let nested = Self::from_list(list)?;
+        let nested = Self::store(list_of(&(self, inner)), self)?;
         NESTED.with(|cache| cache[at].set((self, inner, nested)));
         Ok(nested)
     }
 
-    fn from_list(list: LabelList) -> Result<Self, TooManyLabelSets> {
-        let pairs = list.into_pairs();
-        if pairs.is_empty() {
+    /// A scope that has no place yet, and is replaced by `outer` if it cannot have one when it is entered.
+    fn store(list: LabelList, outer: Self) -> Result<Self, TooManyLabelSets> {
+        if list.pairs().is_empty() {
             return Ok(Self::none());
         }
-        intern::intern(pairs).map(|set| Self { set: Some(set) })
+        intern::intern(list, outer.set).map(|set| Self { set: Some(set) })
+    }
+
+    fn with_place(self) -> Result<Self, TooManyLabelSets> {
+        self.set.map_or(Ok(()), LabelSetData::take_place)?;
+        Ok(self)
+    }
+
+    /// This scope, or what is used instead if it has no place and cannot have one.
+    #[inline]
+    fn enterable(self) -> Self {
+        match self.set {
+            Some(set) if set.place() == 0 => self.with_place_or_outer(),
+            _ => self,
+        }
+    }
+
+    #[cold]
+    fn with_place_or_outer(self) -> Self {
+        if self.with_place().is_ok() {
+            return self;
+        }
+        let mut outers = std::iter::successors(self.set, |set| set.outer());
+        let set = outers.find(|set| set.take_place().is_ok());
+        Self::overflow(set.map_or_else(Self::current, |set| Self { set: Some(set) }))
+    }
+
+    fn overflow(instead: Self) -> Self {
+        intern::count_overflow();
+        instead
     }
 
     /// Puts this scope in force on this thread until the guard is dropped.
@@ -196,7 +238,7 @@ impl Scope {
     #[inline]
     pub fn enter(self) -> EnteredScope {
         EnteredScope {
-            previous: CURRENT.replace(self),
+            previous: CURRENT.replace(self.enterable()),
             not_send: PhantomData,
         }
     }
@@ -265,10 +307,11 @@ impl Scope {
             .map(|&(_, value)| value)
     }
 
-    /// A small number that identifies the scope. It is 0 for [`none`](Self::none).
+    /// A number up to [`MAX_LABEL_SETS`] that identifies a scope that was entered. It is 0 for [`none`](Self::none), and
+    /// for a scope that was never entered.
     #[inline]
     pub(crate) fn id(self) -> usize {
-        self.set.map_or(0, |set| set.id() + 1)
+        self.set.map_or(0, LabelSetData::place)
     }
 
     /// Returns true at the first call for this scope.
@@ -293,7 +336,7 @@ impl Eq for Scope {}
 
 impl std::hash::Hash for Scope {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.id().hash(state);
+        self.set.map(LabelSetData::index).hash(state);
     }
 }
 
@@ -307,6 +350,60 @@ impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Scope ")?;
         f.debug_map().entries(self.pairs().iter().copied()).finish()
+    }
+}
+
+/// The labels of the scope. They are bounded, because the number of scopes is.
+impl LabelSet for Scope {
+    fn append_to(&self, list: &mut LabelList) {
+        list.extend(self.pairs());
+    }
+}
+
+fn list_of<L: LabelSet>(labels: &L) -> LabelList {
+    let mut list = LabelList::default();
+    labels.append_to(&mut list);
+    list
+}
+
+fn list_of_server(binding: &ServerBinding) -> LabelList {
+    let mut list = LabelList::default();
+    for (name, value) in binding.pairs() {
+        list.insert(name.into(), value);
+    }
+    list
+}
+
+static HAS_RECORDER: AtomicBool = AtomicBool::new(false);
+
+/// Records that a scoped recorder was made in this process.
+pub(crate) fn note_recorder() {
+    HAS_RECORDER.store(true, Ordering::Relaxed);
+}
+
+/// Whether a scoped recorder was ever made in this process.
+pub(crate) fn has_recorder() -> bool {
+    HAS_RECORDER.load(Ordering::Relaxed)
+}
+
+/// Logs a warning if the first client of the process is served and no scoped recorder was made.
+#[inline]
+pub(crate) fn warn_without_recorder() {
+    static IS_CHECKED: AtomicBool = AtomicBool::new(false);
+
+    #[cold]
+    fn check() {
+        if !IS_CHECKED.swap(true, Ordering::Relaxed) && !has_recorder() {
+            tracing::warn!(
+                "a client is served, but its labels are not added to any counter, because this process has no scoped \
+                 recorder: call `dualstack_metrics::prometheus::install(PrometheusBuilder::new())` at start-up, or \
+                 install your own recorder as `ScopedRecorderLayer::new().layer(recorder)`"
+            );
+        }
+    }
+
+    if !IS_CHECKED.load(Ordering::Relaxed) {
+        check();
     }
 }
 
@@ -431,6 +528,44 @@ mod tests {
         assert_eq!(client.nest(Scope::none()), client);
         assert_eq!(Scope::none().nest(client), client);
         assert_eq!(Scope::none().nest(Scope::none()), Scope::none());
+    }
+
+    #[test]
+    fn nesting_into_many_scopes_keeps_the_labels_of_each() {
+        // More scopes than the cache has slots, so that some share a slot.
+        let inner = Scope::new(&Kind::A);
+        let outers: Vec<_> = (1..=3 * NEST_CACHE)
+            .map(|port| {
+                let address = std::net::SocketAddr::from(([192, 0, 2, 1], port.try_into().unwrap()));
+                (
+                    port,
+                    Scope::for_server(&ServerBinding::new(Protocol::Udp, address)),
+                )
+            })
+            .collect();
+        for _ in 0..2 {
+            for &(port, outer) in &outers {
+                let port = port.to_string();
+                let nested = outer.nest(inner);
+                assert_eq!(nested.value_of("server_binding_port"), Some(&*port));
+                assert_eq!(nested.value_of("kind"), Some("a"));
+                assert_eq!(inner.nest(outer), nested);
+            }
+        }
+    }
+
+    #[test]
+    fn one_tuple_is_a_chain_of_nested_scopes() {
+        let server = scopes().server();
+        assert_eq!(
+            Scope::new(&(server, Kind::A, ClientLabels::UNKNOWN, Scope::new(&Kind::B))),
+            server
+                .nest(Scope::new(&Kind::A))
+                .nest(Scope::new(&ClientLabels::UNKNOWN))
+                .nest(Scope::new(&Kind::B))
+        );
+        assert_eq!(Scope::new(&server), server);
+        assert_eq!(Scope::new(&Scope::none()), Scope::none());
     }
 
     #[test]

@@ -47,8 +47,8 @@ fn an_increment_allocates_nothing() {
         let kept = counter!("kept_total");
         let (kept_histogram, inner) = (histogram!("h"), Scope::new(&ClientLabels::UNKNOWN));
         for scope in ClientLabels::ALL
+            .iter()
             .map(|client| scopes.for_client(client))
-            .into_iter()
             .chain([Scope::none()])
         {
             scope.run(|| {

@@ -5,16 +5,50 @@
 use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
-    panic::{AssertUnwindSafe, catch_unwind},
 };
 
 use dualstack_metrics::{
-    ClientLabels, ClientLabelsLayer, ClientScopes, MAX_LABEL_SETS, Protocol, Scope, ServerBinding,
-    TooManyLabelSets, prometheus::Install,
+    BoundedLabel, ClientLabels, ClientLabelsLayer, ClientScopes, MAX_LABEL_SETS, Protocol, Scope,
+    ServerBinding, TooManyLabelSets,
+    prometheus::Install,
+    scope::{ClientScopesError, overflows},
 };
+use futures_util::FutureExt;
+use http::{Request, Response};
+use test_support::Log;
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use test_support::{INET, assert_samples, sample, samples, seven};
+use tower::{Layer, Service, service_fn};
+
+/// A label with 99 values. The names differ, so that two of them can be in one scope.
+#[derive(Clone, Copy)]
+struct Step<const NAME: char>(usize);
+
+const VALUES: [&str; 99] = {
+    const DIGITS: &str = "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445\
+                          46474849505152535455565758596061626364656667686970717273747576777879808182838485868788899091\
+                          92939495969798";
+    let mut values = [""; 99];
+    let mut at = 0;
+    while at < 99 {
+        values[at] = DIGITS.split_at(2 * at).1.split_at(2).0;
+        at += 1;
+    }
+    values
+};
+
+impl<const NAME: char> BoundedLabel for Step<NAME> {
+    const NAME: &'static str = match NAME {
+        'a' => "a",
+        'b' => "b",
+        _ => "c",
+    };
+    const VALUES: &'static [&'static str] = &VALUES;
+
+    fn index(self) -> usize {
+        self.0
+    }
+}
 
 /// A binding that is made from a peer: the mistake that the limit protects from.
 fn binding(port: usize) -> ServerBinding {
@@ -24,21 +58,31 @@ fn binding(port: usize) -> ServerBinding {
     )
 }
 
-fn panic_of<T>(f: impl FnOnce() -> T) -> String {
-    let panic = catch_unwind(AssertUnwindSafe(|| drop(f()))).expect_err("a panic");
-    *panic.downcast::<String>().expect("a message")
+/// How often `overflows` grew during `work`.
+fn overflows_of<T>(work: impl FnOnce() -> T) -> (u64, T) {
+    let before = overflows();
+    let result = work();
+    (overflows() - before, result)
 }
 
 #[test]
-fn the_cap() {
+#[allow(
+    clippy::too_many_lines,
+    reason = "one story: what is before the limit, and what is at it"
+)]
+fn the_limit() {
+    let log = Log::of_process();
     assert_eq!(MAX_LABEL_SETS, 4096);
 
     // A binding takes five sets, as documented. The clients alone take four.
     let first = ClientScopes::try_new(binding(1)).unwrap();
-    let alone = ClientLabels::ALL.map(|client| Scope::new(&client));
+    let alone: Vec<_> = ClientLabels::ALL
+        .iter()
+        .map(|client| Scope::try_new(client).unwrap())
+        .collect();
     let mut sets = vec![first.server()];
-    sets.extend(ClientLabels::ALL.map(|client| first.for_client(client)));
-    sets.extend(alone);
+    sets.extend(ClientLabels::ALL.iter().map(|client| first.for_client(client)));
+    sets.extend(&alone);
     assert!(sets.iter().enumerate().all(|(at, set)| !sets[..at].contains(set)));
 
     // Making the same sets again takes no place.
@@ -50,12 +94,32 @@ fn the_cap() {
         );
     }
 
+    // Scopes that are not entered take no place: the steps of a chain, and the labels it was made of. Only its result
+    // is in `sets`.
+    let chain = |n: usize| {
+        let scope = first.server().nest(Scope::new(&Step::<'a'>(n)));
+        scope.nest(Scope::new(&Step::<'b'>(n))).nest(alone[n % 4])
+    };
+    let in_one = |n: usize| Scope::new(&(first.server(), Step::<'a'>(n), Step::<'b'>(n), alone[n % 4]));
+    for n in 0..99 {
+        let scope = chain(n);
+        assert_eq!(scope, in_one(n));
+        scope.run(|| assert_eq!(Scope::current(), scope));
+        sets.push(scope);
+    }
+    // Nor do these 3,168 sets of three labels, which nobody enters.
+    let outer = Scope::new(&Step::<'c'>(0));
+    let never_entered: Vec<_> = (0..99 * 32)
+        .map(|n| outer.nest(Scope::new(&(Step::<'a'>(n % 99), Step::<'b'>(n / 99)))))
+        .collect();
+    let lazy = ClientScopes::new(binding(50_000));
+
     // Whole bindings, then single sets until the limit.
     let mut port = 2;
     while sets.len() + 5 <= 2_000 {
         let scopes = ClientScopes::try_new(binding(port)).unwrap();
         sets.push(scopes.server());
-        sets.extend(ClientLabels::ALL.map(|client| scopes.for_client(client)));
+        sets.extend(ClientLabels::ALL.iter().map(|client| scopes.for_client(client)));
         port += 1;
     }
     let error: TooManyLabelSets = loop {
@@ -76,33 +140,65 @@ fn the_cap() {
     }
     let _: &dyn std::error::Error = &error;
 
-    // Everything that would make a set fails.
+    // Everything that would make a set fails at start-up.
     let fresh = binding(60_000);
+    let last = sets[sets.len() - 1];
     assert_eq!(Scope::try_for_server(&fresh), Err(error));
+    assert_eq!(Scope::try_new(&Step::<'c'>(50)), Err(error));
     assert_eq!(ClientScopes::try_new(fresh), Err(error));
+    assert_eq!(first.server().try_nest(last), Ok(last));
+    assert_eq!(alone[0].try_nest(last), Err(error));
+    assert_eq!(first.try_nest(last), Err(error));
     assert_eq!(
-        first.server().try_nest(sets[sets.len() - 1]),
-        Ok(sets[sets.len() - 1])
+        outer.try_nest(Scope::none()),
+        Err(error),
+        "it was made, but not entered"
     );
-    let server_of_other = sets[sets.len() - 1];
-    assert_eq!(alone[0].try_nest(server_of_other), Err(error));
-    assert_eq!(first.try_nest(server_of_other), Err(error));
-    assert_eq!(panic_of(|| Scope::for_server(&fresh)), message);
-    assert_eq!(panic_of(|| ClientScopes::new(fresh)), message);
-    assert_eq!(panic_of(|| ClientLabelsLayer::new(fresh)), message);
-    assert_eq!(panic_of(|| alone[0].nest(server_of_other)), message);
-    assert_eq!(panic_of(|| first.nest(server_of_other)), message);
+    let built = ClientScopes::builder().binding(fresh).build();
+    assert_eq!(built, Err(ClientScopesError::TooManyLabelSets(error)));
+    assert_eq!(built.unwrap_err().to_string(), message);
+    assert_eq!(overflows(), 0);
+    assert_eq!(log.lines(), [""; 0]);
+
+    // In a request, the scope that there is stays: the outer scope, or the scope in force.
+    assert_eq!(overflows_of(|| alone[0].nest(last)), (1, alone[0]));
+    let new = || alone[1].run(|| (Scope::new(&Step::<'c'>(50)), Scope::for_server(&fresh)));
+    assert_eq!(overflows_of(new), (2, (alone[1], alone[1])));
+    for _ in 0..2 {
+        let (count, scopes) = overflows_of(|| alone[1].run(|| ClientScopes::new(fresh)));
+        assert_eq!(
+            (count, scopes.server(), scopes.for_client(ClientLabels::UNKNOWN)),
+            (1, alone[1], alone[3])
+        );
+    }
+    assert_eq!(overflows_of(|| ClientScopes::new(binding(1))), (0, first));
+    let (_, nested) = overflows_of(|| first.nest(last));
+    assert_eq!(nested.server(), last, "this set exists");
+    assert_eq!(
+        nested.for_client(ClientLabels::UNKNOWN),
+        first.for_client(ClientLabels::UNKNOWN)
+    );
+    // What was made before and is entered now falls back in the same way.
+    let current = || alone[1].run(|| never_entered[0].run(Scope::current));
+    assert_eq!(overflows_of(current), (1, alone[1]));
+    let current = || alone[1].run(|| lazy.for_client(ClientLabels::UNKNOWN).run(Scope::current));
+    assert_eq!(overflows_of(current), (1, alone[1]));
+    assert_eq!(Scope::current(), Scope::none());
+    let [line] = &log.lines()[..] else {
+        panic!("one warning, not {:#?}", log.lines())
+    };
+    assert!(line.starts_with("WARN ") && line.contains(&message), "{line}");
 
     // The existing sets are found on each thread, and work.
     let find = || {
         for client in ClientLabels::ALL {
             assert_eq!(
-                first.server().try_nest(Scope::new(&client)),
+                first.server().try_nest(Scope::new(client)),
                 Ok(first.for_client(client))
             );
         }
         assert_eq!(ClientScopes::new(binding(1)), first);
-        assert_eq!(Scope::none().try_nest(server_of_other), Ok(server_of_other));
+        assert_eq!(Scope::none().try_nest(last), Ok(last));
     };
     find();
     std::thread::scope(|threads| {
@@ -123,18 +219,30 @@ fn the_cap() {
                 counter!("macro_total").increment(1);
             });
         }
+        // A layer for a binding that does not fit serves.
+        let mut service = ClientLabelsLayer::new(fresh).layer(service_fn(|_: Request<()>| async {
+            counter!("served_total").increment(1);
+            Ok::<_, std::convert::Infallible>(Response::new(()))
+        }));
+        let call = || drop(service.call(Request::new(())).now_or_never().unwrap().unwrap());
+        first.for_client(ClientLabels::UNKNOWN).run(call);
     });
     let lines = samples(&recorder.get_ref().handle().render());
-    assert_eq!(lines.len(), MAX_LABEL_SETS + 1);
-    let labels = seven("http", binding(1).address(), INET);
+    assert_eq!(lines.len(), MAX_LABEL_SETS + 2);
+    let of = |seen| seven("http", SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), seen);
     let (first, rest): (Vec<_>, Vec<_>) = lines
         .into_iter()
-        .partition(|line| line.starts_with("macro_total") || !line.ends_with(" 1"));
+        .partition(|line| !line.starts_with("kept_total") || !line.ends_with(" 1"));
+    let no_binding = [
+        ("client_address_ip_family", "unknown".into()),
+        ("client_address_ip_type", "unknown".into()),
+    ];
     assert_samples(
         first,
         [
-            sample("kept_total", &labels, 4),
-            sample("macro_total", &labels, 3),
+            sample("kept_total", &of(INET), 4),
+            sample("macro_total", &of(INET), 3),
+            sample("served_total", &no_binding.into(), 1),
         ],
     );
     assert!(rest.iter().all(|line| line.starts_with("kept_total{")));

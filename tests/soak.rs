@@ -448,7 +448,8 @@ async fn every_count_is_exact() {
     let server = listener.local_addr().unwrap();
     let binding = ServerBinding::new(Protocol::Http, server);
     let scopes = ClientScopes::new(binding);
-    let [inet, mapped, inet6, unknown] = ClientLabels::ALL.map(|client| scopes.for_client(client));
+    let [inet, mapped, inet6, unknown] =
+        [0, 1, 2, 3].map(|class| scopes.for_client(ClientLabels::ALL[class]));
     let stage = Stage {
         scopes: [inet, mapped, inet6, unknown, Scope::none()],
         kept: counter!("kept_total"),

@@ -1,4 +1,9 @@
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    any::type_name,
+    fmt,
+    marker::PhantomData,
+    net::{IpAddr, SocketAddr},
+};
 
 use crate::labels::ClientLabels;
 
@@ -10,10 +15,15 @@ use crate::labels::ClientLabels;
 pub trait HasClient {
     /// The class of the client, or `None` if the request has no address.
     fn client(&self) -> Option<ClientLabels>;
+
+    /// What to do if [`client`](Self::client) returned `None`. It completes the warning that is logged then.
+    fn help(&self) -> String {
+        format!("`HasClient::client` of `{}` returned `None`", type_name::<Self>())
+    }
 }
 
 /// From the extensions: the first of [`ClientLabels`] and, with the feature `axum`, `ConnectInfo<SocketAddr>` and
-/// `MockConnectInfo<SocketAddr>`.
+/// `MockConnectInfo<SocketAddr>` of axum 0.8.
 impl<B> HasClient for http::Request<B> {
     fn client(&self) -> Option<ClientLabels> {
         let extensions = self.extensions();
@@ -34,15 +44,72 @@ impl<B> HasClient for http::Request<B> {
         }
         None
     }
+
+    fn help(&self) -> String {
+        let axum = if cfg!(feature = "axum") {
+            "serve an axum 0.8 router with `into_make_service_with_connect_info::<SocketAddr>()`"
+        } else {
+            "for axum 0.8, turn on the feature `axum` of `dualstack-metrics`"
+        };
+        format!(
+            "{axum}; if the address is in another type, such as the `ConnectInfo` of another version of axum or the \
+             `TcpConnectInfo` of tonic, name the type with `ClientLabelsLayer::connect_info`"
+        )
+    }
+}
+
+/// What the closure of a source may return: a [`SocketAddr`], an [`IpAddr`], a [`ClientLabels`], or an `Option` of one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not the address of a client",
+    note = "return a `SocketAddr`, an `IpAddr`, a `ClientLabels`, or an `Option` of one"
+)]
+pub trait IntoClient {
+    /// The class of the client, or `None` if there is no address.
+    fn into_client(self) -> Option<ClientLabels>;
+}
+
+impl IntoClient for ClientLabels {
+    fn into_client(self) -> Option<ClientLabels> {
+        Some(self)
+    }
+}
+
+impl IntoClient for SocketAddr {
+    fn into_client(self) -> Option<ClientLabels> {
+        Some(self.into())
+    }
+}
+
+impl IntoClient for IpAddr {
+    fn into_client(self) -> Option<ClientLabels> {
+        Some(self.into())
+    }
+}
+
+impl<T: IntoClient> IntoClient for Option<T> {
+    fn into_client(self) -> Option<ClientLabels> {
+        self.and_then(T::into_client)
+    }
 }
 
 /// Where [`ClientLabelsLayer`](super::ClientLabelsLayer) takes the client of a request from.
 ///
-/// Implemented for closures `Fn(&Request) -> Option<T>`, where `T` is a `SocketAddr`, an `IpAddr` or a
-/// [`ClientLabels`], and for these three themselves.
+/// Implemented for closures `Fn(&Request) -> T` whose result is [an address](IntoClient), and for a `SocketAddr`, an
+/// `IpAddr` and a [`ClientLabels`] themselves.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a source of the client's address for `{Request}`",
+    note = "a source is an address, or a closure such as `|request: &Request<_>| request.extensions().get::<Peer>()?.0`"
+)]
 pub trait ClientSource<Request> {
     /// The class of the client, or `None` if the address is missing, which the layer logs as a warning.
     fn client(&self, request: &Request) -> Option<ClientLabels>;
+
+    /// What to do if [`client`](Self::client) returned `None`. It completes the warning that is logged then.
+    fn help(&self, _: &Request) -> String {
+        "the source that was given to `ClientLabelsLayer` returned `None`; add another with `or`, or \
+         `or(ClientLabels::UNKNOWN)` if it is right that the client has no address"
+            .to_owned()
+    }
 }
 
 /// The default source: the request itself. See [`HasClient`].
@@ -53,15 +120,19 @@ impl<Request: HasClient> ClientSource<Request> for FromRequest {
     fn client(&self, request: &Request) -> Option<ClientLabels> {
         request.client()
     }
+
+    fn help(&self, request: &Request) -> String {
+        request.help()
+    }
 }
 
 impl<Request, F, T> ClientSource<Request> for F
 where
-    F: Fn(&Request) -> Option<T>,
-    T: Into<ClientLabels>,
+    F: Fn(&Request) -> T,
+    T: IntoClient,
 {
     fn client(&self, request: &Request) -> Option<ClientLabels> {
-        self(request).map(Into::into)
+        self(request).into_client()
     }
 }
 
@@ -80,5 +151,87 @@ impl<Request> ClientSource<Request> for SocketAddr {
 impl<Request> ClientSource<Request> for IpAddr {
     fn client(&self, _: &Request) -> Option<ClientLabels> {
         Some((*self).into())
+    }
+}
+
+/// A source that reads a type from the extensions of a request. Made by [`connect_info`].
+pub struct FromExtension<T, F> {
+    address: F,
+    extension: PhantomData<fn(&T)>,
+}
+
+/// A source that reads a `T` from the extensions of an [`http::Request`], for
+/// [`source`](super::ClientLabelsLayer::source) and [`or`](super::ClientLabelsLayer::or).
+///
+/// `address` returns [an address](IntoClient) from the `T`.
+pub fn connect_info<T, A, F>(address: F) -> FromExtension<T, F>
+where
+    T: Send + Sync + 'static,
+    A: IntoClient,
+    F: Fn(&T) -> A,
+{
+    FromExtension {
+        address,
+        extension: PhantomData,
+    }
+}
+
+impl<B, T, A, F> ClientSource<http::Request<B>> for FromExtension<T, F>
+where
+    T: Send + Sync + 'static,
+    A: IntoClient,
+    F: Fn(&T) -> A,
+{
+    fn client(&self, request: &http::Request<B>) -> Option<ClientLabels> {
+        let info = request.extensions().get::<T>()?;
+        (self.address)(info).into_client()
+    }
+
+    fn help(&self, request: &http::Request<B>) -> String {
+        let what = if request.extensions().get::<T>().is_some() {
+            "has no address in its"
+        } else {
+            "has no"
+        };
+        format!("the request {what} `{}`", type_name::<T>())
+    }
+}
+
+impl<T, F: Clone> Clone for FromExtension<T, F> {
+    fn clone(&self) -> Self {
+        Self {
+            address: self.address.clone(),
+            extension: PhantomData,
+        }
+    }
+}
+
+impl<T, F: Copy> Copy for FromExtension<T, F> {}
+
+impl<T, F> fmt::Debug for FromExtension<T, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FromExtension<{}>", type_name::<T>())
+    }
+}
+
+/// Two sources: the second is asked if the first has no address. Made by
+/// [`ClientLabelsLayer::or`](super::ClientLabelsLayer::or).
+#[derive(Clone, Copy, Debug)]
+pub struct Or<First, Second> {
+    pub(super) first: First,
+    pub(super) second: Second,
+}
+
+impl<Request, First, Second> ClientSource<Request> for Or<First, Second>
+where
+    First: ClientSource<Request>,
+    Second: ClientSource<Request>,
+{
+    fn client(&self, request: &Request) -> Option<ClientLabels> {
+        self.first.client(request).or_else(|| self.second.client(request))
+    }
+
+    fn help(&self, request: &Request) -> String {
+        format!("{}; {}", self.first.help(request), self.second.help(request))
     }
 }

@@ -6,27 +6,68 @@ use std::{
     fmt,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
 };
 
+use crate::labels::LabelList;
+
 /// How many different label sets a process can have.
 ///
-/// A server binding takes five: one for each value of [`ClientLabels`](crate::ClientLabels), and one without a client.
+/// A label set takes a place when it is first entered, or when a function whose name begins with `try_` makes it. Sets
+/// that are only steps on the way to another set take no place. The sets that are made but not entered use memory,
+/// which has a limit of four times this number.
+///
+/// [`ClientScopes::try_new`](crate::ClientScopes::try_new) takes five places: one for each value of
+/// [`ClientLabels`](crate::ClientLabels), and one without a client.
 pub const MAX_LABEL_SETS: usize = 4096;
+
+const MAX_STORED: usize = 4 * MAX_LABEL_SETS;
 
 type Pairs = &'static [(&'static str, &'static str)];
 
 #[derive(Debug)]
 pub(super) struct LabelSetData {
-    id: usize,
+    index: usize,
+    outer: Option<&'static LabelSetData>,
     pairs: Pairs,
 }
 
+/// The state of each set. Not fields of the set: a `Scope` with interior mutability would be a bad key of a map.
+struct State {
+    /// From 1 to [`MAX_LABEL_SETS`]; 0 as long as the set has no place.
+    place: AtomicU16,
+    has_warned: AtomicBool,
+}
+
+static STATES: [State; MAX_STORED] = [const {
+    State {
+        place: AtomicU16::new(0),
+        has_warned: AtomicBool::new(false),
+    }
+}; MAX_STORED];
+
+static SETS: Mutex<Option<HashMap<Pairs, &'static LabelSetData>>> = Mutex::new(None);
+// A lock of its own, under which nothing is allocated: an allocator that counts may enter a scope.
+static PLACES_TAKEN: Mutex<u16> = Mutex::new(0);
+static IS_FULL: AtomicBool = AtomicBool::new(false);
+static OVERFLOWS: AtomicU64 = AtomicU64::new(0);
+
 impl LabelSetData {
-    /// A small number that identifies the set.
-    pub(super) fn id(&self) -> usize {
-        self.id
+    /// A small number that identifies the set. Stays below `4 * MAX_LABEL_SETS`.
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// From 1 to [`MAX_LABEL_SETS`]; 0 as long as the set has no place.
+    #[inline]
+    pub(super) fn place(&self) -> usize {
+        self.state().place.load(Ordering::Relaxed).into()
+    }
+
+    /// The set that is used instead if this one cannot have a place.
+    pub(super) fn outer(&self) -> Option<&'static Self> {
+        self.outer
     }
 
     pub(super) fn pairs(&self) -> Pairs {
@@ -35,11 +76,34 @@ impl LabelSetData {
 
     /// Returns true at the first call.
     pub(super) fn warn_once(&self) -> bool {
-        // Not a field of the set: a `Scope` with interior mutability would be a bad key of a map.
-        static WARNED: [AtomicBool; MAX_LABEL_SETS] = [const { AtomicBool::new(false) }; MAX_LABEL_SETS];
-
-        let warned = &WARNED[self.id];
+        let warned = &self.state().has_warned;
         !warned.load(Ordering::Relaxed) && !warned.swap(true, Ordering::Relaxed)
+    }
+
+    /// Gives the set a place, unless it has one.
+    pub(super) fn take_place(&self) -> Result<(), TooManyLabelSets> {
+        self.can_have_place()?;
+        let mut taken = PLACES_TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        self.can_have_place()?;
+        if self.place() == 0 {
+            *taken += 1;
+            self.state().place.store(*taken, Ordering::Relaxed);
+            IS_FULL.store(usize::from(*taken) == MAX_LABEL_SETS, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn can_have_place(&self) -> Result<(), TooManyLabelSets> {
+        if self.place() == 0 && IS_FULL.load(Ordering::Relaxed) {
+            return Err(TooManyLabelSets);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn state(&self) -> &'static State {
+        // The remainder changes nothing, and saves a check of the bounds.
+        &STATES[self.index % MAX_STORED]
     }
 }
 
@@ -61,33 +125,56 @@ impl fmt::Display for TooManyLabelSets {
 
 impl std::error::Error for TooManyLabelSets {}
 
-static SETS: Mutex<Option<HashMap<Pairs, &'static LabelSetData>>> = Mutex::new(None);
+/// How often a scope could not be made or entered, because the process already had [`MAX_LABEL_SETS`] label sets.
+///
+/// Each time another scope was used instead: the outer scope of [`nest`](super::Scope::nest), and otherwise the scope
+/// that was in force. The first time this is logged as a warning. Export the number as a counter, such as
+/// `label_sets_overflowed_total`, because the labels of some series are incomplete when it grows.
+#[must_use]
+pub fn overflows() -> u64 {
+    OVERFLOWS.load(Ordering::Relaxed)
+}
 
-/// The stored set with these labels. Stores nothing if it returns an error.
+#[cold]
+pub(super) fn count_overflow() {
+    if OVERFLOWS.fetch_add(1, Ordering::Relaxed) == 0 {
+        tracing::warn!("some labels are left out: {TooManyLabelSets}");
+    }
+}
+
+/// The stored set with these labels. Fails if the set has no place and no place is free, and stores nothing then.
 pub(super) fn intern(
-    pairs: Vec<(&'static str, Cow<'static, str>)>,
+    list: LabelList,
+    outer: Option<&'static LabelSetData>,
 ) -> Result<&'static LabelSetData, TooManyLabelSets> {
-    let borrowed: Vec<_> = pairs.iter().map(|(name, value)| (*name, &**value)).collect();
+    let borrowed: Vec<_> = list
+        .pairs()
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
     let mut sets = SETS.lock().unwrap_or_else(PoisonError::into_inner);
     let sets = sets.get_or_insert_default();
     if let Some(set) = lookup(sets, &borrowed) {
+        set.can_have_place()?;
         return Ok(set);
     }
-    if sets.len() >= MAX_LABEL_SETS {
+    if sets.len() == MAX_STORED || IS_FULL.load(Ordering::Relaxed) {
         return Err(TooManyLabelSets);
     }
 
+    let leak = |text: Cow<'static, str>| match text {
+        Cow::Borrowed(text) => text,
+        Cow::Owned(text) => &*text.leak(),
+    };
     let pairs: Pairs = Vec::leak(
-        pairs
+        list.into_pairs()
             .into_iter()
-            .map(|(name, value)| match value {
-                Cow::Borrowed(value) => (name, value),
-                Cow::Owned(value) => (name, &*value.leak()),
-            })
+            .map(|(name, value)| (leak(name), leak(value)))
             .collect(),
     );
     let set: &'static LabelSetData = Box::leak(Box::new(LabelSetData {
-        id: sets.len(),
+        index: sets.len(),
+        outer,
         pairs,
     }));
     sets.insert(pairs, set);

@@ -185,3 +185,31 @@ pub trait WithScope: Sized {
 }
 
 impl<T> WithScope for T {}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{
+        FutureExt,
+        future::{self, FusedFuture},
+        stream::{self, FusedStream, StreamExt},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_fused_future_is_terminated_when_it_is_done() {
+        let mut future = Scope::none().wrap(future::ready(7).fuse());
+        assert!(!future.is_terminated());
+        assert_eq!((&mut future).now_or_never(), Some(7));
+        assert!(future.is_terminated());
+    }
+
+    #[test]
+    fn a_fused_stream_is_terminated_when_it_is_done() {
+        let mut stream = Scope::none().wrap(stream::iter([7]).fuse());
+        assert_eq!(stream.next().now_or_never(), Some(Some(7)));
+        assert!(!stream.is_terminated());
+        assert_eq!(stream.next().now_or_never(), Some(None));
+        assert!(stream.is_terminated());
+    }
+}
