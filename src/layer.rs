@@ -225,8 +225,8 @@ impl<S, Src, const BODY: bool> ClientLabelsService<S, Src, BODY> {
             Some(client) => self.scopes.for_client(client),
             None => self.unknown(&request),
         };
-        let _entered = scope.enter();
-        scope.wrap(self.inner.call(request))
+        let entered = scope.enter();
+        entered.wrap(self.inner.call(request))
     }
 
     #[cold]

@@ -237,8 +237,15 @@ impl Scope {
     /// Drop guards in the reverse order, and do not hold one across an `.await`.
     #[inline]
     pub fn enter(self) -> EnteredScope {
+        self.enterable().enter_unchecked()
+    }
+
+    /// Enters a scope that [`enterable`](Self::enterable) returned.
+    #[inline]
+    fn enter_unchecked(self) -> EnteredScope {
         EnteredScope {
-            previous: CURRENT.replace(self.enterable()),
+            entered: self,
+            previous: CURRENT.replace(self),
             not_send: PhantomData,
         }
     }
@@ -287,7 +294,7 @@ impl Scope {
     {
         let scoped = Scoped::new(f, self);
         move || {
-            let _entered = self.enter();
+            let _entered = scoped.enter();
             scoped.into_inner()()
         }
     }
@@ -411,8 +418,17 @@ pub(crate) fn warn_without_recorder() {
 #[derive(Debug)]
 #[must_use = "the scope is left when the guard is dropped"]
 pub struct EnteredScope {
+    entered: Scope,
     previous: Scope,
     not_send: PhantomData<*const ()>,
+}
+
+impl EnteredScope {
+    /// Wraps a value, so that it is polled and dropped in the scope that this guard has entered.
+    #[inline]
+    pub(crate) fn wrap<T>(&self, value: T) -> Scoped<T> {
+        Scoped::new_unchecked(value, self.entered)
+    }
 }
 
 impl Drop for EnteredScope {
@@ -566,6 +582,13 @@ mod tests {
         );
         assert_eq!(Scope::new(&server), server);
         assert_eq!(Scope::new(&Scope::none()), Scope::none());
+    }
+
+    #[test]
+    fn scopes_are_keys_of_a_map() {
+        let map = std::collections::HashMap::from([(Scope::new(&Kind::A), 1), (Scope::none(), 2)]);
+        assert_eq!(map.get(&Scope::new(&Kind::A)), Some(&1));
+        assert_eq!(map.get(&Scope::new(&Kind::B)), None);
     }
 
     #[test]

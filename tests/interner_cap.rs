@@ -113,6 +113,7 @@ fn the_limit() {
         .map(|n| outer.nest(Scope::new(&(Step::<'a'>(n % 99), Step::<'b'>(n / 99)))))
         .collect();
     let lazy = ClientScopes::new(binding(50_000));
+    let nested = first.server().nest(outer);
 
     // Whole bindings, then single sets until the limit.
     let mut port = 2;
@@ -172,15 +173,22 @@ fn the_limit() {
         );
     }
     assert_eq!(overflows_of(|| ClientScopes::new(binding(1))), (0, first));
-    let (_, nested) = overflows_of(|| first.nest(last));
-    assert_eq!(nested.server(), last, "this set exists");
+    let (_, scopes) = overflows_of(|| first.nest(last));
+    assert_eq!(scopes.server(), last, "this set exists");
     assert_eq!(
-        nested.for_client(ClientLabels::UNKNOWN),
+        scopes.for_client(ClientLabels::UNKNOWN),
         first.for_client(ClientLabels::UNKNOWN)
     );
     // What was made before and is entered now falls back in the same way.
     let current = || alone[1].run(|| never_entered[0].run(Scope::current));
     assert_eq!(overflows_of(current), (1, alone[1]));
+    let current = || alone[1].run(|| nested.run(Scope::current));
+    assert_eq!(overflows_of(current), (1, first.server()));
+    let wrapped = || {
+        let future = alone[1].run(|| nested.wrap(async { Scope::current() }));
+        (future.scope(), future.now_or_never())
+    };
+    assert_eq!(overflows_of(wrapped), (1, (first.server(), Some(first.server()))));
     let current = || alone[1].run(|| lazy.for_client(ClientLabels::UNKNOWN).run(Scope::current));
     assert_eq!(overflows_of(current), (1, alone[1]));
     assert_eq!(Scope::current(), Scope::none());

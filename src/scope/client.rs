@@ -51,7 +51,7 @@ impl ClientScopes {
             return scopes;
         }
 
-        let Ok(scopes) = Self::store(list_of_server(&binding), &LabelList::default(), Ok) else {
+        let Ok(scopes) = Self::store(&list_of_server(&binding), &LabelList::default(), Ok) else {
             let server = Scope::store(list_of_server(&binding), Scope::none());
             let server = Scope::overflow(server.unwrap_or_else(|_| Scope::current()));
             return Self::all(server)
@@ -68,7 +68,11 @@ impl ClientScopes {
     /// If the process would have more than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets, which takes more than
     /// 800 bindings.
     pub fn try_new(binding: ServerBinding) -> Result<Self, TooManyLabelSets> {
-        Self::store(list_of_server(&binding), &LabelList::default(), Scope::with_place)
+        Self::store(
+            &list_of_server(&binding),
+            &LabelList::default(),
+            Scope::with_place,
+        )
     }
 
     /// Makes scopes with other labels.
@@ -121,7 +125,7 @@ impl ClientScopes {
 
     /// The server's labels, then those of the client, then `own`.
     fn store(
-        server: LabelList,
+        server: &LabelList,
         own: &LabelList,
         finish: fn(Scope) -> Result<Scope, TooManyLabelSets>,
     ) -> Result<Self, TooManyLabelSets> {
@@ -229,7 +233,8 @@ impl ClientScopesBuilder {
             }
         }
         let server = self.binding.as_ref().map(list_of_server).unwrap_or_default();
-        ClientScopes::store(server, &self.own, Scope::with_place).map_err(ClientScopesError::TooManyLabelSets)
+        ClientScopes::store(&server, &self.own, Scope::with_place)
+            .map_err(ClientScopesError::TooManyLabelSets)
     }
 }
 

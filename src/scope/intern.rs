@@ -28,7 +28,7 @@ type Pairs = &'static [(&'static str, &'static str)];
 
 #[derive(Debug)]
 pub(super) struct LabelSetData {
-    index: usize,
+    index: u16,
     outer: Option<&'static LabelSetData>,
     pairs: Pairs,
 }
@@ -40,12 +40,13 @@ struct State {
     has_warned: AtomicBool,
 }
 
-static STATES: [State; MAX_STORED] = [const {
+// One for each `u16`, so that the bounds need no check. Only the pages that are used take memory.
+static STATES: [State; 1 << u16::BITS] = [const {
     State {
         place: AtomicU16::new(0),
         has_warned: AtomicBool::new(false),
     }
-}; MAX_STORED];
+}; 1 << u16::BITS];
 
 static SETS: Mutex<Option<HashMap<Pairs, &'static LabelSetData>>> = Mutex::new(None);
 // A lock of its own, under which nothing is allocated: an allocator that counts may enter a scope.
@@ -56,7 +57,7 @@ static OVERFLOWS: AtomicU64 = AtomicU64::new(0);
 impl LabelSetData {
     /// A small number that identifies the set. Stays below `4 * MAX_LABEL_SETS`.
     pub(super) fn index(&self) -> usize {
-        self.index
+        self.index.into()
     }
 
     /// From 1 to [`MAX_LABEL_SETS`]; 0 as long as the set has no place.
@@ -102,8 +103,7 @@ impl LabelSetData {
 
     #[inline]
     fn state(&self) -> &'static State {
-        // The remainder changes nothing, and saves a check of the bounds.
-        &STATES[self.index % MAX_STORED]
+        &STATES[usize::from(self.index)]
     }
 }
 
@@ -161,6 +161,7 @@ pub(super) fn intern(
     if sets.len() == MAX_STORED || IS_FULL.load(Ordering::Relaxed) {
         return Err(TooManyLabelSets);
     }
+    let index = u16::try_from(sets.len()).map_err(|_| TooManyLabelSets)?;
 
     let leak = |text: Cow<'static, str>| match text {
         Cow::Borrowed(text) => text,
@@ -172,11 +173,7 @@ pub(super) fn intern(
             .map(|(name, value)| (leak(name), leak(value)))
             .collect(),
     );
-    let set: &'static LabelSetData = Box::leak(Box::new(LabelSetData {
-        index: sets.len(),
-        outer,
-        pairs,
-    }));
+    let set: &'static LabelSetData = Box::leak(Box::new(LabelSetData { index, outer, pairs }));
     sets.insert(pairs, set);
     Ok(set)
 }

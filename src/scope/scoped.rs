@@ -7,7 +7,7 @@ use futures_core::{FusedFuture, FusedStream, Stream};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::Scope;
+use super::{EnteredScope, Scope};
 
 const TAKEN: &str = "the value leaves the wrapper only with `into_inner`, which consumes it";
 
@@ -27,7 +27,7 @@ pin_project! {
     impl<T> PinnedDrop for Scoped<T> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            let _entered = this.scope.enter();
+            let _entered = this.scope.enter_unchecked();
             this.inner.set(None);
         }
     }
@@ -35,10 +35,20 @@ pin_project! {
 
 impl<T> Scoped<T> {
     pub(crate) fn new(inner: T, scope: Scope) -> Self {
+        Self::new_unchecked(inner, scope.enterable())
+    }
+
+    /// For a scope that [`Scope::enterable`] returned.
+    pub(super) fn new_unchecked(inner: T, scope: Scope) -> Self {
         Self {
             inner: Some(inner),
             scope,
         }
+    }
+
+    #[inline]
+    pub(super) fn enter(&self) -> EnteredScope {
+        self.scope.enter_unchecked()
     }
 
     /// The scope.
@@ -89,7 +99,7 @@ impl<F: Future> Future for Scoped<F> {
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let _entered = self.scope.enter();
+        let _entered = self.enter();
         self.get_pin_mut().poll(cx)
     }
 }
@@ -104,7 +114,7 @@ impl<S: Stream> Stream for Scoped<S> {
     type Item = S::Item;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let _entered = self.scope.enter();
+        let _entered = self.enter();
         self.get_pin_mut().poll_next(cx)
     }
 
@@ -127,7 +137,7 @@ impl<B: Body> Body for Scoped<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let _entered = self.scope.enter();
+        let _entered = self.enter();
         self.get_pin_mut().poll_frame(cx)
     }
 
