@@ -7,7 +7,7 @@
 
 use std::{convert::Infallible, error::Error};
 
-use dualstack_metrics::{ClientLabelsLayer, ClientScopes, Protocol, ServerBinding, SocketOptions};
+use dualstack_metrics::{ClientLabelsLayer, Protocol, ServerBinding, SocketOptions};
 use hyper::{Request, Response, body::Incoming};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -24,8 +24,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let binding = ServerBinding::new(Protocol::Http, listener.local_addr()?);
     println!("listening on {binding}");
 
-    // The scopes are made once. Each connection gets a copy of the layer with its own peer.
-    let layer = ClientLabelsLayer::from_scopes(ClientScopes::new(binding));
+    // Each connection gets a copy with its own peer.
+    let layer = ClientLabelsLayer::new(binding);
     loop {
         let (stream, peer) = listener.accept().await?;
         let metrics = metrics.clone();

@@ -81,7 +81,7 @@ use self::{
     filter::NameFilter,
     handle::{Expiry, Target},
 };
-use crate::scope::Scope;
+use crate::scope::{self, Scope};
 
 /// How long a cached handle may be idle before it is registered again, unless told otherwise.
 const REVALIDATE_AFTER: Duration = Duration::from_millis(500);
@@ -201,7 +201,7 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
     type Output = ScopedRecorder<R>;
 
     fn layer(&self, inner: R) -> ScopedRecorder<R> {
-        crate::scope::note_recorder();
+        scope::recorder_made();
         let cache = self.cache && self.revalidate_after != Some(Duration::ZERO);
         let inner = Arc::new(inner);
         // Downgraded from a clone of its own, because an `Arc` of a recorder is turned into one of `dyn Recorder`.

@@ -84,6 +84,18 @@ thread_local! {
 
 const NEST_CACHE: usize = 64;
 
+static HAS_RECORDER: AtomicBool = AtomicBool::new(false);
+
+/// Notes that a recorder that reads scopes was made in this process.
+pub(crate) fn recorder_made() {
+    HAS_RECORDER.store(true, Ordering::Relaxed);
+}
+
+/// Whether a recorder that reads scopes was ever made in this process.
+pub(crate) fn has_recorder() -> bool {
+    HAS_RECORDER.load(Ordering::Relaxed)
+}
+
 /// A handle to a list of labels that can be put in force. It is `Copy`, and as small as a pointer.
 ///
 /// Scopes with the same labels are equal.
@@ -379,18 +391,6 @@ fn list_of_server(binding: &ServerBinding) -> LabelList {
         list.insert(name.into(), value);
     }
     list
-}
-
-static HAS_RECORDER: AtomicBool = AtomicBool::new(false);
-
-/// Records that a scoped recorder was made in this process.
-pub(crate) fn note_recorder() {
-    HAS_RECORDER.store(true, Ordering::Relaxed);
-}
-
-/// Whether a scoped recorder was ever made in this process.
-pub(crate) fn has_recorder() -> bool {
-    HAS_RECORDER.load(Ordering::Relaxed)
 }
 
 /// Logs a warning if the first client of the process is served and no scoped recorder was made.

@@ -96,7 +96,7 @@ impl<F> Call<F> {
     /// Drops the handler, in its scope. A panic of its drop ends here.
     pub(super) fn clear(self: Pin<&mut Self>) {
         let mut future = self.project().future;
-        let _ = catch_unwind(AssertUnwindSafe(|| future.set(None)));
+        drop(catch_unwind(AssertUnwindSafe(|| future.set(None))));
     }
 }
 
