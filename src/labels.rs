@@ -454,8 +454,8 @@ pub trait BoundedLabel: Copy {
 
     /// The position of this value in [`VALUES`](Self::VALUES).
     ///
-    /// A position outside of `VALUES` is a mistake, but does not panic: the value of the label is `other`, and the
-    /// first time this is logged as a warning with the name of the label.
+    /// A position outside of `VALUES` is a mistake, but it does not panic. The label gets the value `other`, and a warning
+    /// with the name of the label is logged once.
     fn index(self) -> usize;
 }
 

@@ -98,6 +98,8 @@ impl<T: IntoClient> IntoClient for Option<T> {
 /// `IpAddr` and a [`ClientLabels`] themselves.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a source of the client's address for `{Request}`",
+    note = "`FromRequest`, the default, needs a request that implements `HasClient`; for others call \
+            `ClientLabelsLayer::source`",
     note = "a source is an address, or a closure such as `|request: &Request<_>| request.extensions().get::<Peer>()?.0`"
 )]
 pub trait ClientSource<Request> {
