@@ -15,9 +15,9 @@ use dualstack_metrics::{
 };
 use futures_util::FutureExt;
 use http::{Request, Response};
-use test_support::Log;
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use test_support::{INET, Log, assert_samples, sample, samples, seven};
 use tower::{Layer, Service, service_fn};
 
 /// A label with 99 values. The names differ, so that two of them can be in one scope.

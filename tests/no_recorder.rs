@@ -24,7 +24,7 @@ fn the_first_client_without_a_recorder_is_logged_once() {
         panic!("one warning, not {:#?}", log.lines())
     };
     for words in [
-        " WARN ",
+        "WARN ",
         "no scoped recorder",
         "`dualstack_metrics::prometheus::install(PrometheusBuilder::new())`",
         "`ScopedRecorderLayer::new().layer(recorder)`",
