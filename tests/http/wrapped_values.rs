@@ -26,8 +26,10 @@ fn futures_that_take_turns_on_one_thread_never_see_each_other() {
                 assert_eq!(Scope::current(), own);
             }
         };
-        let tasks =
-            ClientLabels::ALL.map(|client| tokio::spawn(work(10).with_scope(scopes.for_client(client))));
+        let tasks: Vec<_> = ClientLabels::ALL
+            .iter()
+            .map(|client| tokio::spawn(work(10).with_scope(scopes.for_client(*client))))
+            .collect();
         let bare = tokio::spawn(work(7));
         // Also in one task.
         let (first, second) = (
