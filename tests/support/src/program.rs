@@ -118,6 +118,7 @@ impl Drop for Program {
         let _ = self.child.wait();
         if thread::panicking()
             && let Some(Ok(stderr)) = self.stderr.take().map(JoinHandle::join)
+            && !stderr.is_empty()
         {
             eprintln!("the program wrote to stderr:\n{stderr}");
         }

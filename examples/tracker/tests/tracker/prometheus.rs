@@ -223,8 +223,8 @@ struct Prometheus {
 impl Prometheus {
     /// `None`, with a line that says so, where Prometheus is not installed.
     fn start(config: &str, port: u16) -> Option<Self> {
-        let directory =
-            std::env::temp_dir().join(format!("dualstack-prometheus-{}-{port}", std::process::id()));
+        let name = config.replace('/', "-");
+        let directory = std::env::temp_dir().join(format!("dualstack-{}-{name}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let path = Path::new(ROOT).join("prometheus").join(config);
         let folder = path.parent().unwrap().display();
