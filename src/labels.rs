@@ -19,6 +19,9 @@
 //! # Ok::<(), std::net::AddrParseError>(())
 //! ```
 
+mod client;
+mod nat64;
+
 use std::{
     borrow::Cow,
     fmt,
@@ -27,9 +30,14 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+pub use self::{
+    client::{Client, IntoClient},
+    nat64::{InvalidNat64Prefix, Nat64Prefix},
+};
+
 /// The name of the label for the client's own address family: `inet`, `inet6` or `unknown`.
 pub const CLIENT_ADDRESS_IP_FAMILY: &str = "client_address_ip_family";
-/// The name of the label for how the client's address reached the socket: `plain`, `v4_mapped_v6` or
+/// The name of the label for how the client's address reached the socket: `plain`, `v4_mapped_v6`, `nat64` or
 /// `unknown`.
 pub const CLIENT_ADDRESS_IP_TYPE: &str = "client_address_ip_type";
 /// The name of the label for the family of the listening socket's address: `inet`, `inet6` or `unknown`.
@@ -83,15 +91,23 @@ pub enum IpType {
     ///
     /// [RFC 4291 §2.5.5.2]: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2
     V4MappedV6,
+    /// An IPv6 address that a translator made from the IPv4 address of the client ([RFC 6052]), written `nat64`.
+    ///
+    /// Only for scopes that know the prefix of the translator: see
+    /// [`ClientScopesBuilder::nat64`](crate::ClientScopesBuilder::nat64).
+    ///
+    /// [RFC 6052]: https://www.rfc-editor.org/rfc/rfc6052
+    Nat64,
 }
 
 impl IpType {
-    /// The label value: `plain` or `v4_mapped_v6`.
+    /// The label value: `plain`, `v4_mapped_v6` or `nat64`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Plain => "plain",
             Self::V4MappedV6 => "v4_mapped_v6",
+            Self::Nat64 => "nat64",
         }
     }
 }
@@ -109,6 +125,7 @@ enum Class {
     InetMapped,
     Inet6Plain,
     Unknown,
+    InetNat64,
 }
 
 /// The class of a client's address: one byte that does not contain the address.
@@ -119,9 +136,11 @@ enum Class {
 /// | `::ffff:192.0.2.7` | `inet` | `v4_mapped_v6` |
 /// | `2001:db8::7`, and every other IPv6 address | `inet6` | `plain` |
 /// | no known address | `unknown` | `unknown` |
+/// | an address in a NAT64 prefix that the scopes know | `inet` | `nat64` |
 ///
-/// "Every other" includes `::1`, link-local, 6to4 (`2002::/16`), NAT64 (`64:ff9b::/96`) and the deprecated
-/// IPv4-compatible `::a.b.c.d`, because these clients use IPv6 to reach this host.
+/// "Every other" includes `::1`, link-local, 6to4 (`2002::/16`) and the deprecated IPv4-compatible `::a.b.c.d`, because
+/// these clients use IPv6 to reach this host. It includes `64:ff9b::/96` unless the scopes were made with
+/// [`nat64`](crate::ClientScopesBuilder::nat64).
 ///
 /// Made from a [`SocketAddr`], an [`IpAddr`] or an `Option` of one (`None` is [`UNKNOWN`](Self::UNKNOWN)).
 /// [`pairs`](Self::pairs) returns the two labels, for any metrics system.
@@ -132,20 +151,25 @@ impl ClientLabels {
     /// The client's address is not known: the server is misconfigured, or listens on a Unix socket.
     pub const UNKNOWN: Self = Self(Class::Unknown);
 
+    /// An IPv4 client that came through a translator, for your own check with [`Nat64Prefix::contains`]. Scopes do the
+    /// check if they were made with [`nat64`](crate::ClientScopesBuilder::nat64).
+    pub const NAT64: Self = Self(Class::InetNat64);
+
     /// All values. A counter of a server has at most this many series, one for each.
     pub const ALL: &'static [Self] = &[
         Self(Class::InetPlain),
         Self(Class::InetMapped),
         Self(Class::Inet6Plain),
         Self(Class::Unknown),
+        Self(Class::InetNat64),
     ];
 
     /// The class of an address. Pass the address as the socket reports it, not its canonical form.
     #[must_use]
     pub const fn from_ip(ip: IpAddr) -> Self {
         match class(ip) {
-            (IpFamily::Inet, IpType::Plain) => Self(Class::InetPlain),
             (IpFamily::Inet, IpType::V4MappedV6) => Self(Class::InetMapped),
+            (IpFamily::Inet, _) => Self(Class::InetPlain),
             (IpFamily::Inet6, _) => Self(Class::Inet6Plain),
         }
     }
@@ -154,7 +178,7 @@ impl ClientLabels {
     #[must_use]
     pub const fn family(self) -> Option<IpFamily> {
         match self.0 {
-            Class::InetPlain | Class::InetMapped => Some(IpFamily::Inet),
+            Class::InetPlain | Class::InetMapped | Class::InetNat64 => Some(IpFamily::Inet),
             Class::Inet6Plain => Some(IpFamily::Inet6),
             Class::Unknown => None,
         }
@@ -166,6 +190,7 @@ impl ClientLabels {
         match self.0 {
             Class::InetPlain | Class::Inet6Plain => Some(IpType::Plain),
             Class::InetMapped => Some(IpType::V4MappedV6),
+            Class::InetNat64 => Some(IpType::Nat64),
             Class::Unknown => None,
         }
     }
@@ -185,6 +210,7 @@ impl ClientLabels {
             Class::InetMapped => const { &pairs(IpFamily::Inet.as_str(), IpType::V4MappedV6.as_str()) },
             Class::Inet6Plain => const { &pairs(IpFamily::Inet6.as_str(), IpType::Plain.as_str()) },
             Class::Unknown => const { &pairs(UNKNOWN, UNKNOWN) },
+            Class::InetNat64 => const { &pairs(IpFamily::Inet.as_str(), IpType::Nat64.as_str()) },
         }
     }
 
@@ -679,6 +705,13 @@ mod tests {
         ] {
             assert_eq!(pairs(ip), ("inet6", "plain"), "{ip}");
         }
+        assert_eq!(
+            ClientLabels::NAT64.pairs(),
+            [
+                ("client_address_ip_family", "inet"),
+                ("client_address_ip_type", "nat64")
+            ]
+        );
         assert_eq!(
             ClientLabels::from(None::<SocketAddr>).pairs(),
             [

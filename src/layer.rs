@@ -94,8 +94,9 @@ use tower_service::Service;
 
 pub use self::{
     response::{ResponseFuture, ScopeResponse},
-    source::{ClientSource, FromExtension, FromRequest, HasClient, IntoClient, Or, connect_info},
+    source::{ClientSource, FromExtension, FromRequest, HasClient, Or, connect_info},
 };
+pub use crate::labels::IntoClient;
 use crate::{
     labels::{ClientLabels, ServerBinding},
     scope::{self, ClientScopes, Scope, Scoped},

@@ -195,7 +195,10 @@ pub use self::socket::{BindError, Pair, SocketOptions};
 pub use self::udp_adapter::{Datagram, DatagramSocket, Overload, UdpServer};
 #[doc(inline)]
 pub use self::{
-    labels::{BoundedLabel, ClientLabels, IpFamily, IpType, LabelList, LabelSet, Protocol, ServerBinding},
+    labels::{
+        BoundedLabel, ClientLabels, IpFamily, IpType, LabelList, LabelSet, Nat64Prefix, Protocol,
+        ServerBinding,
+    },
     layer::{ClientLabelsLayer, ClientLabelsService},
     recorder::{ScopedRecorder, ScopedRecorderLayer},
     scope::{

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::labels::ClientLabels;
+use crate::labels::{Client, ClientLabels, IntoClient};
 
 /// A request that knows the address of its client.
 #[diagnostic::on_unimplemented(
@@ -13,8 +13,8 @@ use crate::labels::ClientLabels;
     note = "call `ClientLabelsLayer::source` with a closure that returns the address, or with a fixed address"
 )]
 pub trait HasClient {
-    /// The class of the client, or `None` if the request has no address.
-    fn client(&self) -> Option<ClientLabels>;
+    /// The client, or `None` if the request has no address.
+    fn client(&self) -> Option<Client>;
 
     /// What to do if [`client`](Self::client) returned `None`. It completes the warning that is logged then.
     fn help(&self) -> String {
@@ -25,10 +25,10 @@ pub trait HasClient {
 /// From the extensions: the first of [`ClientLabels`] and, with the feature `axum`, `ConnectInfo<SocketAddr>` and
 /// `MockConnectInfo<SocketAddr>` of axum 0.8.
 impl<B> HasClient for http::Request<B> {
-    fn client(&self) -> Option<ClientLabels> {
+    fn client(&self) -> Option<Client> {
         let extensions = self.extensions();
         if let Some(client) = extensions.get::<ClientLabels>() {
-            return Some(*client);
+            return Some((*client).into());
         }
         #[cfg(feature = "axum")]
         {
@@ -58,40 +58,6 @@ impl<B> HasClient for http::Request<B> {
     }
 }
 
-/// What the closure of a source may return: a [`SocketAddr`], an [`IpAddr`], a [`ClientLabels`], or an `Option` of one.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is not the address of a client",
-    note = "return a `SocketAddr`, an `IpAddr`, a `ClientLabels`, or an `Option` of one"
-)]
-pub trait IntoClient {
-    /// The class of the client, or `None` if there is no address.
-    fn into_client(self) -> Option<ClientLabels>;
-}
-
-impl IntoClient for ClientLabels {
-    fn into_client(self) -> Option<ClientLabels> {
-        Some(self)
-    }
-}
-
-impl IntoClient for SocketAddr {
-    fn into_client(self) -> Option<ClientLabels> {
-        Some(self.into())
-    }
-}
-
-impl IntoClient for IpAddr {
-    fn into_client(self) -> Option<ClientLabels> {
-        Some(self.into())
-    }
-}
-
-impl<T: IntoClient> IntoClient for Option<T> {
-    fn into_client(self) -> Option<ClientLabels> {
-        self.and_then(T::into_client)
-    }
-}
-
 /// Where [`ClientLabelsLayer`](super::ClientLabelsLayer) takes the client of a request from.
 ///
 /// Implemented for closures `Fn(&Request) -> T` whose result is [an address](IntoClient), and for a `SocketAddr`, an
@@ -103,8 +69,8 @@ impl<T: IntoClient> IntoClient for Option<T> {
     note = "a source is an address, or a closure such as `|request: &Request<_>| request.extensions().get::<Peer>()?.0`"
 )]
 pub trait ClientSource<Request> {
-    /// The class of the client, or `None` if the address is missing, which the layer logs as a warning.
-    fn client(&self, request: &Request) -> Option<ClientLabels>;
+    /// The client, or `None` if the address is missing, which the layer logs as a warning.
+    fn client(&self, request: &Request) -> Option<Client>;
 
     /// What to do if [`client`](Self::client) returned `None`. It completes the warning that is logged then.
     fn help(&self, _: &Request) -> String {
@@ -119,7 +85,7 @@ pub trait ClientSource<Request> {
 pub struct FromRequest;
 
 impl<Request: HasClient> ClientSource<Request> for FromRequest {
-    fn client(&self, request: &Request) -> Option<ClientLabels> {
+    fn client(&self, request: &Request) -> Option<Client> {
         request.client()
     }
 
@@ -133,25 +99,25 @@ where
     F: Fn(&Request) -> T,
     T: IntoClient,
 {
-    fn client(&self, request: &Request) -> Option<ClientLabels> {
+    fn client(&self, request: &Request) -> Option<Client> {
         self(request).into_client()
     }
 }
 
 impl<Request> ClientSource<Request> for ClientLabels {
-    fn client(&self, _: &Request) -> Option<ClientLabels> {
-        Some(*self)
+    fn client(&self, _: &Request) -> Option<Client> {
+        Some((*self).into())
     }
 }
 
 impl<Request> ClientSource<Request> for SocketAddr {
-    fn client(&self, _: &Request) -> Option<ClientLabels> {
+    fn client(&self, _: &Request) -> Option<Client> {
         Some((*self).into())
     }
 }
 
 impl<Request> ClientSource<Request> for IpAddr {
-    fn client(&self, _: &Request) -> Option<ClientLabels> {
+    fn client(&self, _: &Request) -> Option<Client> {
         Some((*self).into())
     }
 }
@@ -184,7 +150,7 @@ where
     A: IntoClient,
     F: Fn(&T) -> A,
 {
-    fn client(&self, request: &http::Request<B>) -> Option<ClientLabels> {
+    fn client(&self, request: &http::Request<B>) -> Option<Client> {
         let info = request.extensions().get::<T>()?;
         (self.address)(info).into_client()
     }
@@ -229,7 +195,7 @@ where
     First: ClientSource<Request>,
     Second: ClientSource<Request>,
 {
-    fn client(&self, request: &Request) -> Option<ClientLabels> {
+    fn client(&self, request: &Request) -> Option<Client> {
         self.first.client(request).or_else(|| self.second.client(request))
     }
 

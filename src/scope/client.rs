@@ -1,7 +1,7 @@
 use std::{borrow::Cow, cell::Cell, error::Error, fmt, net::IpAddr};
 
 use super::{Scope, TooManyLabelSets, list_of, list_of_server};
-use crate::labels::{ClientLabels, LabelList, LabelSet, ServerBinding};
+use crate::labels::{Client, ClientLabels, IntoClient, LabelList, LabelSet, Nat64Prefix, ServerBinding};
 
 thread_local! {
     // Has no destructor, so that it can be used while other thread-locals are destroyed.
@@ -32,7 +32,11 @@ const KNOWN_BINDINGS: usize = 16;
 pub struct ClientScopes {
     by_class: [Scope; ClientLabels::ALL.len()],
     server: Scope,
+    nat64: [Option<Nat64Prefix>; MAX_NAT64_PREFIXES],
 }
+
+/// How many prefixes [`ClientScopesBuilder::nat64`] takes.
+const MAX_NAT64_PREFIXES: usize = 4;
 
 impl ClientScopes {
     /// The scopes of the clients of a binding, with the labels of the client and of the server. To leave labels out or
@@ -51,10 +55,10 @@ impl ClientScopes {
             return scopes;
         }
 
-        let Ok(scopes) = Self::store(&list_of_server(&binding), &LabelList::default(), Ok) else {
+        let Ok(scopes) = Self::store(&list_of_server(&binding), &LabelList::default(), &[], Ok) else {
             let server = Scope::store(list_of_server(&binding), Scope::none());
             let server = Scope::overflow(server.unwrap_or_else(|_| Scope::current()));
-            return Self::all(server)
+            return Self::all(server, &[])
                 .map(|server, client| Scope::store(list_of(&(server, client)), server).unwrap_or(server));
         };
         KNOWN.with(|cache| cache[at].set(Some((binding, scopes))));
@@ -71,6 +75,7 @@ impl ClientScopes {
         Self::store(
             &list_of_server(&binding),
             &LabelList::default(),
+            &[],
             Scope::with_place,
         )
     }
@@ -120,30 +125,46 @@ impl ClientScopes {
     /// If the process would have more than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets.
     pub fn try_nest(mut self, inner: Scope) -> Result<Self, TooManyLabelSets> {
         self.server = self.server.try_nest(inner)?;
-        self.try_map(|scope, _| scope.try_nest(inner))
+        self.try_map(|scope, client| match client {
+            ClientLabels::NAT64 if !self.knows_nat64() => Ok(scope.store_nested(inner).unwrap_or(scope)),
+            _ => scope.try_nest(inner),
+        })
+    }
+
+    fn knows_nat64(&self) -> bool {
+        self.nat64[0].is_some()
     }
 
     /// The server's labels, then those of the client, then `own`.
     fn store(
         server: &LabelList,
         own: &LabelList,
+        nat64: &[Nat64Prefix],
         finish: fn(Scope) -> Result<Scope, TooManyLabelSets>,
     ) -> Result<Self, TooManyLabelSets> {
         let mut list = server.clone();
         list.append(own);
         let without_client = finish(Scope::store(list, Scope::none())?)?;
-        Self::all(without_client).try_map(|outer, client| {
+        Self::all(without_client, nat64).try_map(|outer, client| {
             let mut list = server.clone();
             client.append_to(&mut list);
             list.append(own);
-            finish(Scope::store(list, outer)?)
+            let stored = Scope::store(list, outer);
+            // Without a prefix nobody has this class, unless your own code says so. It takes no place before that.
+            if client == ClientLabels::NAT64 && nat64.is_empty() {
+                return Ok(stored.unwrap_or(outer));
+            }
+            finish(stored?)
         })
     }
 
-    fn all(scope: Scope) -> Self {
+    /// One scope for everybody. There are at most [`MAX_NAT64_PREFIXES`].
+    fn all(scope: Scope, nat64: &[Nat64Prefix]) -> Self {
+        let mut prefixes = nat64.iter().copied();
         Self {
             by_class: [scope; ClientLabels::ALL.len()],
             server: scope,
+            nat64: [(); MAX_NAT64_PREFIXES].map(|()| prefixes.next()),
         }
     }
 
@@ -163,10 +184,24 @@ impl ClientScopes {
 
     /// The scope of a client. Pass its `SocketAddr` or `IpAddr` as the socket reports it, an `Option` of one, or its
     /// class.
+    ///
+    /// An address in a [NAT64 prefix](ClientScopesBuilder::nat64) is an IPv4 client. A class is used as it is.
     #[must_use]
     #[inline]
-    pub fn for_client(&self, client: impl Into<ClientLabels>) -> Scope {
-        self.by_class[client.into().index()]
+    pub fn for_client(&self, client: impl IntoClient) -> Scope {
+        let class = match client.into_client() {
+            Some(client) if self.knows_nat64() => self.with_nat64(client),
+            client => client.map_or(ClientLabels::UNKNOWN, Client::labels),
+        };
+        self.by_class[class.index()]
+    }
+
+    fn with_nat64(&self, client: Client) -> ClientLabels {
+        let is_translated = |ip| self.nat64.iter().flatten().any(|prefix| prefix.contains(ip));
+        match client.ip() {
+            Some(IpAddr::V6(ip)) if is_translated(ip) => ClientLabels::NAT64,
+            _ => client.labels(),
+        }
     }
 
     /// The scope of the socket itself: the same labels without those of a client.
@@ -194,6 +229,7 @@ fn slot_of(binding: &ServerBinding) -> usize {
 pub struct ClientScopesBuilder {
     binding: Option<ServerBinding>,
     own: LabelList,
+    nat64: Vec<Nat64Prefix>,
 }
 
 impl ClientScopesBuilder {
@@ -220,20 +256,57 @@ impl ClientScopesBuilder {
         self
     }
 
+    /// Counts clients with an address in `prefix` as IPv4 clients: family `inet`, type `nat64`. Call it once for each
+    /// prefix, at most four times. By default there is none, and such a client is an IPv6 client.
+    ///
+    /// A server without IPv4 gets these clients from a NAT64 or SIIT-DC translator ([RFC 6146], [RFC 7755]), which makes
+    /// an IPv6 address of each IPv4 address. Only the operator of the network knows whether a prefix is used for that.
+    ///
+    /// ```
+    /// use dualstack_metrics::{ClientScopes, Nat64Prefix, Protocol, ServerBinding};
+    ///
+    /// # let address = "[2001:db8::1]:7070".parse().unwrap();
+    /// let scopes = ClientScopes::builder()
+    ///     .binding(ServerBinding::new(Protocol::Http, address))
+    ///     .nat64(Nat64Prefix::WELL_KNOWN) // 64:ff9b::/96
+    ///     .nat64("2001:db8:46::/96".parse()?)
+    ///     .build()?;
+    ///
+    /// let client: std::net::IpAddr = "64:ff9b::192.0.2.7".parse()?;
+    /// assert_eq!(scopes.for_client(client).value_of("client_address_ip_family"), Some("inet"));
+    /// assert_eq!(scopes.for_client(client).value_of("client_address_ip_type"), Some("nat64"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// Give the scopes to [`ClientLabelsLayer::from_scopes`](crate::ClientLabelsLayer::from_scopes) for HTTP, or to
+    /// `UdpServer::scopes` for UDP. `Datagram::client` knows no prefix, it returns the class of the address as such.
+    ///
+    /// [RFC 6146]: https://www.rfc-editor.org/rfc/rfc6146
+    /// [RFC 7755]: https://www.rfc-editor.org/rfc/rfc7755
+    pub fn nat64(mut self, prefix: Nat64Prefix) -> Self {
+        if !self.nat64.contains(&prefix) {
+            self.nat64.push(prefix);
+        }
+        self
+    }
+
     /// Makes the scopes. Do this at start-up, and keep them.
     ///
     /// # Errors
     ///
-    /// If a name is not a label name of Prometheus, or the process would have more than
-    /// [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets.
+    /// If a name is not a label name of Prometheus, if there are more than four NAT64 prefixes, or if the process would
+    /// have more than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets.
     pub fn build(self) -> Result<ClientScopes, ClientScopesError> {
         for (name, _) in self.own.pairs() {
             if !is_label_name(name) {
                 return Err(ClientScopesError::InvalidName(name.clone().into_owned()));
             }
         }
+        if self.nat64.len() > MAX_NAT64_PREFIXES {
+            return Err(ClientScopesError::TooManyNat64Prefixes(self.nat64.len()));
+        }
         let server = self.binding.as_ref().map(list_of_server).unwrap_or_default();
-        ClientScopes::store(&server, &self.own, Scope::with_place)
+        ClientScopes::store(&server, &self.own, &self.nat64, Scope::with_place)
             .map_err(ClientScopesError::TooManyLabelSets)
     }
 }
@@ -255,6 +328,8 @@ pub enum ClientScopesError {
     InvalidName(String),
     /// The process already has [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets.
     TooManyLabelSets(TooManyLabelSets),
+    /// There are so many NAT64 prefixes, which is more than four.
+    TooManyNat64Prefixes(usize),
 }
 
 impl fmt::Display for ClientScopesError {
@@ -266,6 +341,11 @@ impl fmt::Display for ClientScopesError {
                  `__`"
             ),
             Self::TooManyLabelSets(error) => error.fmt(f),
+            Self::TooManyNat64Prefixes(count) => write!(
+                f,
+                "{count} NAT64 prefixes, but scopes can have {MAX_NAT64_PREFIXES}: use one shorter prefix that contains \
+                 several, or leave some out"
+            ),
         }
     }
 }
@@ -380,6 +460,65 @@ mod tests {
                 &UNIX
             ]
             .concat()
+        );
+    }
+
+    #[test]
+    fn addresses_in_a_nat64_prefix_are_ipv4_clients() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let binding = ServerBinding::unix(Protocol::Http);
+        let without = ClientScopes::new(binding);
+        let with = ClientScopes::builder()
+            .binding(binding)
+            .nat64(Nat64Prefix::WELL_KNOWN)
+            .nat64(Nat64Prefix::WELL_KNOWN)
+            .nat64("2001:db8:64::/96".parse().unwrap())
+            .build()
+            .unwrap();
+        let nat64 = [
+            ("client_address_ip_family", "inet"),
+            ("client_address_ip_type", "nat64"),
+        ];
+        let eu = Scope::new(&Eu);
+        for client in [ip("64:ff9b::192.0.2.7"), ip("2001:db8:64::192.0.2.7")] {
+            assert_eq!(with.for_client(client).pairs(), [&nat64[..], &UNIX].concat());
+            let socket = std::net::SocketAddr::new(client, 50_000);
+            assert_eq!(with.for_client(socket), with.for_client(client));
+            assert_eq!(with.for_client(Some(client)), with.for_client(client));
+            for nested in [with.nest(eu), with.try_nest(eu).unwrap()] {
+                assert_eq!(
+                    nested.for_client(client).pairs(),
+                    [&nat64[..], &REGION, &UNIX].concat()
+                );
+            }
+            // Off by default, and a class does not know where it came from.
+            assert_eq!(without.for_client(client), without.for_client(ip("2001:db8::7")));
+            assert_eq!(
+                with.for_client(ClientLabels::from(client)),
+                with.for_client(ip("2001:db8::7"))
+            );
+        }
+        for client in ["192.0.2.7", "::ffff:192.0.2.7", "2001:db8::7", "64:ff9b:1::7"].map(ip) {
+            assert_eq!(with.for_client(client), without.for_client(client));
+        }
+        for scopes in [without, with] {
+            assert_eq!(
+                scopes.for_client(ClientLabels::NAT64).pairs(),
+                [&nat64[..], &UNIX].concat()
+            );
+        }
+    }
+
+    #[test]
+    fn the_builder_refuses_a_fifth_nat64_prefix() {
+        let prefixes = (1..=5).map(|n| format!("2001:db8:{n}::/96").parse().unwrap());
+        let builder = prefixes.fold(ClientScopes::builder(), ClientScopesBuilder::nat64);
+        let error = builder.build().unwrap_err();
+        assert_eq!(error, ClientScopesError::TooManyNat64Prefixes(5));
+        assert!(
+            error
+                .to_string()
+                .starts_with("5 NAT64 prefixes, but scopes can have 4: ")
         );
     }
 

@@ -19,7 +19,8 @@ use crate::labels::LabelList;
 /// which has a limit of four times this number.
 ///
 /// [`ClientScopes::try_new`](crate::ClientScopes::try_new) takes five places: one for each value of
-/// [`ClientLabels`](crate::ClientLabels), and one without a client.
+/// [`ClientLabels`](crate::ClientLabels) but [`NAT64`](crate::ClientLabels::NAT64), and one without a client. With a
+/// [NAT64 prefix](crate::ClientScopesBuilder::nat64) there are six.
 pub const MAX_LABEL_SETS: usize = 4096;
 
 const MAX_STORED: usize = 4 * MAX_LABEL_SETS;

@@ -2,7 +2,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
-use crate::{labels::ClientLabels, layer::HasClient};
+use crate::{
+    labels::{Client, ClientLabels},
+    layer::HasClient,
+};
 
 /// A datagram as a handler sees it.
 ///
@@ -60,8 +63,8 @@ impl Datagram {
 }
 
 impl HasClient for Datagram {
-    fn client(&self) -> Option<ClientLabels> {
-        Some(self.client)
+    fn client(&self) -> Option<Client> {
+        Some(self.client.into())
     }
 }
 

@@ -1,0 +1,119 @@
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use super::ClientLabels;
+
+/// A client on its way to its labels: an address, or only a class.
+///
+/// [`ClientScopes::for_client`](crate::ClientScopes::for_client) needs the address to recognize a
+/// [NAT64 prefix](crate::ClientScopesBuilder::nat64). Nothing else can take the address out again, also not `Debug`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Client(Known);
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Known {
+    Ip(IpAddr),
+    Class(ClientLabels),
+}
+
+impl Client {
+    /// The class of the client, for which no NAT64 prefix is known.
+    #[must_use]
+    #[inline]
+    pub const fn labels(self) -> ClientLabels {
+        match self.0 {
+            Known::Ip(ip) => ClientLabels::from_ip(ip),
+            Known::Class(class) => class,
+        }
+    }
+
+    /// The address, unless only the class is known.
+    #[inline]
+    pub(crate) const fn ip(self) -> Option<IpAddr> {
+        match self.0 {
+            Known::Ip(ip) => Some(ip),
+            Known::Class(_) => None,
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Client").field(&self.labels()).finish()
+    }
+}
+
+impl From<IpAddr> for Client {
+    #[inline]
+    fn from(ip: IpAddr) -> Self {
+        Self(Known::Ip(ip))
+    }
+}
+
+impl From<SocketAddr> for Client {
+    #[inline]
+    fn from(address: SocketAddr) -> Self {
+        address.ip().into()
+    }
+}
+
+impl From<ClientLabels> for Client {
+    #[inline]
+    fn from(class: ClientLabels) -> Self {
+        Self(Known::Class(class))
+    }
+}
+
+/// What names a client: a [`SocketAddr`], an [`IpAddr`], a [`ClientLabels`], a [`Client`], or an `Option` of one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not the address of a client",
+    note = "return a `SocketAddr`, an `IpAddr`, a `ClientLabels`, or an `Option` of one"
+)]
+pub trait IntoClient {
+    /// The client, or `None` if there is no address.
+    fn into_client(self) -> Option<Client>;
+}
+
+macro_rules! into_client {
+    ($($type:ty)+) => {
+        $(impl IntoClient for $type {
+            #[inline]
+            fn into_client(self) -> Option<Client> {
+                Some(self.into())
+            }
+        })+
+    };
+}
+
+into_client!(Client ClientLabels IpAddr SocketAddr);
+
+/// For [`ClientLabels::ALL`], which is a slice.
+impl IntoClient for &ClientLabels {
+    #[inline]
+    fn into_client(self) -> Option<Client> {
+        (*self).into_client()
+    }
+}
+
+impl<T: IntoClient> IntoClient for Option<T> {
+    #[inline]
+    fn into_client(self) -> Option<Client> {
+        self.and_then(T::into_client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_address() {
+        let client = Client::from("::ffff:192.0.2.7".parse::<IpAddr>().unwrap());
+        assert_eq!(
+            format!("{client:?}"),
+            "Client(ClientLabels { family: inet, ip_type: v4_mapped_v6 })"
+        );
+    }
+}
