@@ -24,8 +24,8 @@
 //! # Where the address comes from
 //!
 //! By default it comes from the request ([`HasClient`]). The layer looks into the extensions of an [`http::Request`]
-//! for a [`ClientLabels`], then (feature `axum`) for a `ConnectInfo<SocketAddr>` and a `MockConnectInfo<SocketAddr>`. It
-//! does not remove them. If the address is in another type, name the type with
+//! for a [`ClientLabels`], then (feature `axum`) for a `ConnectInfo<SocketAddr>`, a `MockConnectInfo<SocketAddr>` and a
+//! `ConnectInfo<`[`ClientConnectInfo`]`>`. It does not remove them. If the address is in another type, name the type with
 //! [`connect_info`](ClientLabelsLayer::connect_info). For everything else, [`source`](ClientLabelsLayer::source) takes a
 //! closure or a fixed value. [`or`](ClientLabelsLayer::or) adds a source that is asked if there is no address yet.
 //!
@@ -84,6 +84,7 @@
 //! because no request is known yet. A task that the service spawns is not either, unless it is spawned
 //! [`with_current_scope`](crate::WithScope::with_current_scope).
 
+mod connection;
 mod response;
 mod source;
 
@@ -93,6 +94,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub use self::{
+    connection::ClientConnectInfo,
     response::{ResponseFuture, ScopeResponse},
     source::{ClientSource, FromExtension, FromRequest, HasClient, Or, connect_info},
 };

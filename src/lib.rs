@@ -176,6 +176,9 @@ pub mod layer;
 #[cfg(feature = "prometheus")]
 #[cfg_attr(docsrs, doc(cfg(feature = "prometheus")))]
 pub mod prometheus;
+#[cfg(feature = "proxy")]
+#[cfg_attr(docsrs, doc(cfg(feature = "proxy")))]
+pub mod proxy;
 pub mod recorder;
 pub mod scope;
 #[cfg(any(feature = "axum", feature = "udp"))]
@@ -187,6 +190,9 @@ pub mod udp_adapter;
 #[cfg(feature = "kernel")]
 #[doc(inline)]
 pub use self::kernel::{KernelCounters, KernelCountersError};
+#[cfg(feature = "proxy")]
+#[doc(inline)]
+pub use self::proxy::TrustedProxies;
 #[cfg(any(feature = "axum", feature = "udp"))]
 #[doc(inline)]
 pub use self::socket::{BindError, Pair, SocketOptions};

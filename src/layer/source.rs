@@ -5,6 +5,8 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+#[cfg(feature = "axum")]
+use super::ClientConnectInfo;
 use crate::labels::{Client, ClientLabels, IntoClient};
 
 /// A request that knows the address of its client.
@@ -22,8 +24,8 @@ pub trait HasClient {
     }
 }
 
-/// From the extensions: the first of [`ClientLabels`] and, with the feature `axum`, `ConnectInfo<SocketAddr>` and
-/// `MockConnectInfo<SocketAddr>` of axum 0.8.
+/// From the extensions: the first of [`ClientLabels`] and, with the feature `axum`, `ConnectInfo<SocketAddr>`,
+/// `MockConnectInfo<SocketAddr>` and `ConnectInfo<`[`ClientConnectInfo`](super::ClientConnectInfo)`>` of axum 0.8.
 impl<B> HasClient for http::Request<B> {
     fn client(&self) -> Option<Client> {
         let extensions = self.extensions();
@@ -41,12 +43,18 @@ impl<B> HasClient for http::Request<B> {
             if let Some(address) = address {
                 return Some(address.into());
             }
+            if let Some(ConnectInfo(info)) = extensions.get::<ConnectInfo<ClientConnectInfo>>() {
+                return info.into_client();
+            }
         }
         None
     }
 
     fn help(&self) -> String {
-        let axum = if cfg!(feature = "axum") {
+        let axum = if cfg!(all(feature = "axum", feature = "proxy")) {
+            "serve an axum 0.8 router with `into_make_service_with_connect_info::<SocketAddr>()`, or \
+             `::<ClientConnectInfo>()` if the listener is on a Unix socket or reads the PROXY protocol"
+        } else if cfg!(feature = "axum") {
             "serve an axum 0.8 router with `into_make_service_with_connect_info::<SocketAddr>()`"
         } else {
             "for axum 0.8, turn on the feature `axum` of `dualstack-metrics`"

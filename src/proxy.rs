@@ -1,0 +1,85 @@
+//! The client's own address behind a proxy, from a header or from the PROXY protocol.
+//!
+//! Behind a proxy, the peer of each connection is the proxy. [`TrustedProxies`] says which peers are proxies, and makes
+//! what reads the address of the client: a source for [`ClientLabelsLayer`](crate::ClientLabelsLayer), or a listener.
+//!
+//! ```
+//! use axum::{Router, body::Body, extract::connect_info::MockConnectInfo, http::Request, routing::get};
+//! use dualstack_metrics::{ClientLabelsLayer, Protocol, Scope, ServerBinding, TrustedProxies};
+//! use std::net::SocketAddr;
+//! use tower::ServiceExt as _;
+//!
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! let proxies = TrustedProxies::new(["10.0.0.0/8", "::1/128"])?;
+//! let binding = ServerBinding::new(Protocol::Http, "[::]:7070".parse()?);
+//! let app = Router::new()
+//!     .route("/", get(|| async { Scope::current().value_of("client_address_ip_family").unwrap_or("none") }))
+//!     .layer(ClientLabelsLayer::new(binding).source(proxies.x_forwarded_for()))
+//!     // The proxy at 10.0.0.1, as a socket on `[::]` reports it.
+//!     .layer(MockConnectInfo(SocketAddr::new("::ffff:10.0.0.1".parse()?, 50_000)));
+//!
+//! let request = Request::get("/").header("x-forwarded-for", "203.0.113.9, 2001:db8::7").body(Body::empty())?;
+//! let body = axum::body::to_bytes(app.oneshot(request).await?.into_body(), 16).await?;
+//! assert_eq!(body, "inet6");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+//!
+//! # Who is believed
+//!
+//! Nobody, unless listed. A peer that is not in the list is itself the client, whatever it sends. In a list of hops, such
+//! as `X-Forwarded-For`, each proxy adds its peer at the right end, so the addresses are read from right to left until
+//! one is not a trusted proxy. That is the client. What is left of it came from the client, and is not read. Addresses
+//! are compared in canonical form.
+//!
+//! # Which source
+//!
+//! - [`TrustedProxies::x_forwarded_for`] and [`forwarded`](TrustedProxies::forwarded): lists to which each proxy adds.
+//! - [`TrustedProxies::header`]: one address, which the proxy sets and a client cannot extend.
+//! - [`TrustedProxies::proxy_protocol`]: a proxy that passes on TCP connections and knows no HTTP.
+//!
+//! `docs/behind-a-proxy.md` has a table with the settings of common proxies and clouds.
+//!
+//! # What the labels mean
+//!
+//! The family is that of the client. The type is what the proxy tells. A proxy on a dual-stack socket sees its IPv4
+//! clients as `::ffff:a.b.c.d`. If it writes them like that, as nginx and HAProxy do, the type is `v4_mapped_v6`. If it
+//! writes `a.b.c.d`, as Caddy does, or listens on a socket for each family, the type is `plain`. So the type is about the
+//! socket of the proxy, and not about the socket of this process.
+//!
+//! # When there is no address
+//!
+//! A trusted proxy may send no address, or something that is none. Then the labels are those of the [`Fallback`], the
+//! counter [`REJECTED`] grows by 1 with a [`Reason`], and a warning says what to do. It is logged at most once a minute
+//! for each reason. The counter also has the headers of peers that are not trusted, with the reason `untrusted`.
+//!
+//! The work for one request has a bound: of a list, at most 8 KiB are read. The header of the PROXY protocol must be
+//! complete within 5 s and 4 KiB.
+
+mod forwarded;
+mod header;
+mod list;
+mod listener;
+mod node;
+mod protocol;
+mod rejection;
+mod stream;
+mod trust;
+
+pub use self::{
+    header::HeaderSource,
+    listener::{Accept, ProxyProtocolListener},
+    rejection::{REJECTED, Reason},
+    stream::ProxyStream,
+    trust::{TrustedProxies, TrustedProxiesError},
+};
+
+/// Whose labels a request has if a trusted proxy did not give the address of its client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fallback {
+    /// Those of an unknown client, so that no client is counted in the family of a proxy.
+    #[default]
+    Unknown,
+    /// Those of the peer, which is the proxy. Fits if the proxy also sends requests of its own, such as health checks.
+    Peer,
+}

@@ -1,0 +1,244 @@
+use std::{net::IpAddr, sync::Arc};
+
+use http::{HeaderMap, HeaderName, Request};
+
+use super::{
+    Fallback, Reason, TrustedProxies, forwarded, list::FromRight, node, rejection::Rejections, trust::is_unix,
+};
+use crate::{
+    labels::{Client, ClientLabels},
+    layer::{ClientSource, FromRequest},
+};
+
+/// Reads the client's address from a header that trusted proxies set, for
+/// [`ClientLabelsLayer::source`](crate::ClientLabelsLayer::source).
+///
+/// Made by [`TrustedProxies::x_forwarded_for`], [`forwarded`](TrustedProxies::forwarded) and
+/// [`header`](TrustedProxies::header).
+///
+/// `Peer` is the source of the address at the other end of the connection, by default the request itself
+/// ([`HasClient`](crate::layer::HasClient)).
+#[derive(Clone, Debug)]
+pub struct HeaderSource<Peer = FromRequest> {
+    shared: Arc<Shared>,
+    fallback: Fallback,
+    peer: Peer,
+}
+
+#[derive(Debug)]
+struct Shared {
+    proxies: TrustedProxies,
+    name: HeaderName,
+    form: Form,
+    rejections: Rejections,
+}
+
+/// What a value of the header looks like.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// Addresses with commas between them. Each proxy adds one at the right end.
+    List,
+    /// A list of RFC 7239.
+    Forwarded,
+    /// One address.
+    Single,
+    /// One address and always a port, without brackets.
+    SingleWithPort,
+}
+
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const CLOUDFRONT_VIEWER_ADDRESS: HeaderName = HeaderName::from_static("cloudfront-viewer-address");
+
+impl TrustedProxies {
+    /// Reads `X-Forwarded-For`, to which each proxy adds the address of its peer.
+    ///
+    /// All lines of the header are one list. The client is the first address from the right that is not a trusted proxy,
+    /// or the leftmost address if all are. What is left of it was written by the client, and is not read.
+    #[must_use]
+    pub fn x_forwarded_for(&self) -> HeaderSource {
+        self.source(X_FORWARDED_FOR, Form::List)
+    }
+
+    /// Reads the parameter `for` of `Forwarded` ([RFC 7239]), in the same way as
+    /// [`x_forwarded_for`](Self::x_forwarded_for).
+    ///
+    /// [RFC 7239]: https://www.rfc-editor.org/rfc/rfc7239
+    #[must_use]
+    pub fn forwarded(&self) -> HeaderSource {
+        self.source(FORWARDED, Form::Forwarded)
+    }
+
+    /// Reads a header whose value is one address, such as `X-Real-IP`, `CF-Connecting-IP`, `True-Client-IP`,
+    /// `Fly-Client-IP`, `X-Envoy-External-Address` or `CloudFront-Viewer-Address`.
+    ///
+    /// The proxy must replace what the client sent in this header. Two lines of it are
+    /// [contradictory](Reason::Contradictory). For `X-Forwarded-For` and `Forwarded` this is the same as the method of
+    /// that name.
+    ///
+    /// # Panics
+    ///
+    /// If `name` is not the name of a header. To check a name that is not in the source code, make a [`HeaderName`].
+    #[must_use]
+    #[track_caller]
+    pub fn header<N: TryInto<HeaderName>>(&self, name: N) -> HeaderSource {
+        let Ok(name) = name.try_into() else {
+            panic!("`TrustedProxies::header` got what is not the name of a header");
+        };
+        let form = match &name {
+            name if *name == X_FORWARDED_FOR => Form::List,
+            name if *name == FORWARDED => Form::Forwarded,
+            name if *name == CLOUDFRONT_VIEWER_ADDRESS => Form::SingleWithPort,
+            _ => Form::Single,
+        };
+        self.source(name, form)
+    }
+
+    fn source(&self, name: HeaderName, form: Form) -> HeaderSource {
+        let rejections = Rejections::new(name.as_str().to_owned().into());
+        HeaderSource {
+            shared: Arc::new(Shared {
+                proxies: self.clone(),
+                name,
+                form,
+                rejections,
+            }),
+            fallback: Fallback::default(),
+            peer: FromRequest,
+        }
+    }
+}
+
+impl<Peer> HeaderSource<Peer> {
+    /// Whose labels a request has if a trusted proxy did not give the address of its client;
+    /// [`Fallback::Unknown`] by default.
+    #[must_use]
+    pub fn fallback(mut self, fallback: Fallback) -> Self {
+        self.fallback = fallback;
+        self
+    }
+
+    /// Takes the address at the other end of the connection from `peer` instead of the request. Any
+    /// [source](ClientSource) fits.
+    ///
+    /// [`ClientLabels::UNKNOWN`] says that the peer is on a Unix socket.
+    ///
+    /// ```
+    /// # use dualstack_metrics::{ClientLabels, ClientLabelsLayer, Protocol, ServerBinding, TrustedProxies};
+    /// let proxies = TrustedProxies::new(["unix:"])?;
+    /// let source = proxies.x_forwarded_for().peer(ClientLabels::UNKNOWN);
+    /// let layer = ClientLabelsLayer::new(ServerBinding::unix(Protocol::Http)).source(source);
+    /// # let _ = layer;
+    /// # Ok::<(), dualstack_metrics::proxy::TrustedProxiesError>(())
+    /// ```
+    pub fn peer<NewPeer>(self, peer: NewPeer) -> HeaderSource<NewPeer> {
+        HeaderSource {
+            shared: self.shared,
+            fallback: self.fallback,
+            peer,
+        }
+    }
+}
+
+impl Shared {
+    /// The address that the proxies give for the client.
+    fn read(&self, headers: &HeaderMap) -> Result<IpAddr, Reason> {
+        match self.form {
+            Form::List => self.first_untrusted(headers, node::parse),
+            Form::Forwarded => self.first_untrusted(headers, forwarded::node_of),
+            Form::Single => self.only(headers, node::parse),
+            Form::SingleWithPort => self.only(headers, node::parse_with_port),
+        }
+    }
+
+    fn first_untrusted(
+        &self,
+        headers: &HeaderMap,
+        parse: fn(&[u8]) -> Result<IpAddr, Reason>,
+    ) -> Result<IpAddr, Reason> {
+        let mut farthest = Err(Reason::Missing);
+        for element in FromRight::new(headers, &self.name) {
+            let hop = parse(element?)?;
+            if !self.proxies.contains(hop) {
+                return Ok(hop);
+            }
+            farthest = Ok(hop);
+        }
+        farthest
+    }
+
+    fn only(
+        &self,
+        headers: &HeaderMap,
+        parse: fn(&[u8]) -> Result<IpAddr, Reason>,
+    ) -> Result<IpAddr, Reason> {
+        let mut lines = headers.get_all(&self.name).into_iter();
+        let line = lines.next().ok_or(Reason::Missing)?.as_bytes();
+        if lines.next().is_some() {
+            return Err(Reason::Contradictory);
+        }
+        parse(line).map_err(|reason| match reason {
+            // Two lines that a proxy on the way has joined.
+            Reason::Malformed if line.iter().take(node::MAX_LENGTH).any(|&byte| byte == b',') => {
+                Reason::Contradictory
+            }
+            _ => reason,
+        })
+    }
+
+    #[cold]
+    fn reject(&self, reason: Reason, peer: Client) {
+        let Self { name, rejections, .. } = self;
+        rejections.count(reason, peer.ip(), || match reason {
+            Reason::Untrusted => format!(
+                "the peer sent `{name}`, but is not a trusted proxy; if it is your proxy, add its address to \
+                 `TrustedProxies`"
+            ),
+            Reason::Missing => format!(
+                "the trusted proxy sent no `{name}`; let the proxy set it, or read the header that the proxy sets"
+            ),
+            Reason::Contradictory => format!(
+                "the trusted proxy sent several addresses in `{name}`; let the proxy replace what the client sent, and not \
+                 add to it"
+            ),
+            _ => format!("what the trusted proxy sent in `{name}` is no address that can be used"),
+        });
+    }
+}
+
+impl<B, Peer> ClientSource<Request<B>> for HeaderSource<Peer>
+where
+    Peer: ClientSource<Request<B>>,
+{
+    fn client(&self, request: &Request<B>) -> Option<Client> {
+        let peer = self.peer.client(request)?;
+        let (shared, headers) = (&*self.shared, request.headers());
+        if !shared.proxies.trusts(peer) {
+            if headers.contains_key(&shared.name) {
+                shared.reject(Reason::Untrusted, peer);
+            }
+            return (!is_unix(peer)).then_some(peer);
+        }
+        Some(match shared.read(headers) {
+            Ok(address) => address.into(),
+            Err(reason) => {
+                shared.reject(reason, peer);
+                match self.fallback {
+                    Fallback::Peer => peer,
+                    Fallback::Unknown => ClientLabels::UNKNOWN.into(),
+                }
+            }
+        })
+    }
+
+    fn help(&self, request: &Request<B>) -> String {
+        if self.peer.client(request).is_some() {
+            "the peer is on a Unix socket, which is not trusted: add \"unix:\" to `TrustedProxies` if only your proxy can \
+             connect to it"
+                .to_owned()
+        } else {
+            let help = self.peer.help(request);
+            format!("`{}` is only read if the peer is known: {help}", self.shared.name)
+        }
+    }
+}

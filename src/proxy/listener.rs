@@ -1,0 +1,380 @@
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+#[cfg(unix)]
+use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+use super::{
+    Fallback, ProxyStream, Reason, TrustedProxies,
+    protocol::{self, Rejected, Said},
+    rejection::Rejections,
+};
+use crate::{
+    labels::{Client, ClientLabels, IntoClient as _},
+    layer::ClientConnectInfo,
+};
+
+/// What [`TrustedProxies::proxy_protocol`] accepts connections from: a `TcpListener` or `UnixListener` of tokio, or a
+/// listener of your own.
+pub trait Accept: Send + 'static {
+    /// The connection.
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Accepts a connection, with the address of the peer, or `None` if it is on a Unix socket.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, Option<SocketAddr>)>>;
+
+    /// The address where it listens, or `None` if that is a Unix socket.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    fn local_addr(&self) -> io::Result<Option<SocketAddr>>;
+}
+
+impl Accept for TcpListener {
+    type Io = TcpStream;
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, Option<SocketAddr>)>> {
+        let (stream, peer) = ready!(Self::poll_accept(self, cx))?;
+        Poll::Ready(Ok((stream, Some(peer))))
+    }
+
+    fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
+        Self::local_addr(self).map(Some)
+    }
+}
+
+#[cfg(unix)]
+impl Accept for UnixListener {
+    type Io = UnixStream;
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, Option<SocketAddr>)>> {
+        let (stream, _) = ready!(Self::poll_accept(self, cx))?;
+        Poll::Ready(Ok((stream, None)))
+    }
+
+    fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
+        Ok(None)
+    }
+}
+
+/// A listener that reads the header of the PROXY protocol, versions 1 and 2, from the connections of trusted proxies.
+///
+/// Made by [`TrustedProxies::proxy_protocol`]. With the feature `axum` it is an `axum::serve::Listener` of axum 0.8. For
+/// everything else there is [`accept`](Self::accept).
+///
+/// Connections of peers that are not trusted are returned as they are, and nothing is read from them. The headers of
+/// trusted peers are read at the same time, so that one that is slow delays no other.
+#[derive(Debug)]
+pub struct ProxyProtocolListener<L: Accept> {
+    listener: L,
+    proxies: TrustedProxies,
+    fallback: Fallback,
+    is_optional: bool,
+    timeout: Duration,
+    max_pending: usize,
+    pending: JoinSet<Handshake<L::Io>>,
+    rejections: Arc<Rejections>,
+}
+
+/// A connection whose header was read, or was not.
+type Handshake<Io> = (Io, Option<SocketAddr>, Result<(Said, Vec<u8>), Rejected>);
+
+impl TrustedProxies {
+    /// Wraps a listener so that it reads the PROXY protocol from trusted peers.
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    /// use dualstack_metrics::{
+    ///     ClientLabelsLayer, Protocol, ServerBinding, SocketOptions, TrustedProxies, layer::ClientConnectInfo,
+    /// };
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// let listener = SocketOptions::dual_stack().bind_tcp("[::]:0".parse()?)?;
+    /// let binding = ServerBinding::new(Protocol::Http, listener.local_addr()?);
+    /// let listener = TrustedProxies::new(["10.0.0.0/8", "::1"])?.proxy_protocol(listener);
+    ///
+    /// let app = Router::new()
+    ///     .route("/", get(async || "hello"))
+    ///     .layer(ClientLabelsLayer::new(binding));
+    /// let server = axum::serve(listener, app.into_make_service_with_connect_info::<ClientConnectInfo>());
+    /// # server.with_graceful_shutdown(async {}).await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn proxy_protocol<L: Accept>(&self, listener: L) -> ProxyProtocolListener<L> {
+        ProxyProtocolListener {
+            listener,
+            proxies: self.clone(),
+            fallback: Fallback::default(),
+            is_optional: false,
+            timeout: Duration::from_secs(5),
+            max_pending: 1024,
+            pending: JoinSet::new(),
+            rejections: Arc::new(Rejections::new("proxy-protocol".into())),
+        }
+    }
+}
+
+impl<L: Accept> ProxyProtocolListener<L> {
+    /// Whose labels a connection has if a trusted proxy did not give the address of its client;
+    /// [`Fallback::Unknown`] by default.
+    #[must_use]
+    pub fn fallback(mut self, fallback: Fallback) -> Self {
+        self.fallback = fallback;
+        self
+    }
+
+    /// Also serves connections of trusted peers that begin with something else than a header. They have the labels of
+    /// the [fallback](Self::fallback), and are counted as [missing](Reason::Missing).
+    ///
+    /// By default they are closed, as the protocol demands: a proxy that does not add a header passes on one that its
+    /// client has made up.
+    #[must_use]
+    pub fn optional(mut self) -> Self {
+        self.is_optional = true;
+        self
+    }
+
+    /// How long a trusted proxy may take to send the header; 5 s by default. Then the connection is closed.
+    #[must_use]
+    pub fn header_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How many connections of trusted proxies may be waiting for their header; 1,024 by default, and at least 1. No
+    /// connection is accepted while there are so many.
+    #[must_use]
+    pub fn max_pending(mut self, connections: usize) -> Self {
+        self.max_pending = connections.max(1);
+        self
+    }
+
+    /// The wrapped listener.
+    pub fn get_ref(&self) -> &L {
+        &self.listener
+    }
+
+    /// Accepts the next connection, and returns it without its header.
+    ///
+    /// If the future is dropped, no connection is lost. The addresses are for your own loop; give them to
+    /// [`ClientScopes::for_client`](crate::ClientScopes::for_client) or, as a source for each connection, to
+    /// [`ClientLabelsLayer::source`](crate::ClientLabelsLayer::source):
+    ///
+    /// ```
+    /// # use dualstack_metrics::{ClientScopes, Protocol, ServerBinding, TrustedProxies, WithScope};
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    /// # tokio::net::TcpStream::connect(listener.local_addr()?).await?;
+    /// # async fn serve<S>(_: S) {}
+    /// let scopes = ClientScopes::new(ServerBinding::new(Protocol::Tcp, listener.local_addr()?));
+    /// let mut listener = TrustedProxies::new(["10.0.0.0/8"])?.proxy_protocol(listener);
+    /// loop {
+    ///     let (stream, info) = listener.accept().await?;
+    ///     tokio::spawn(serve(stream).with_scope(scopes.for_client(info.client())));
+    ///     # break;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the system cannot accept a connection. A later call may succeed: the process may have too many open files now.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, or if its time driver is not enabled.
+    pub async fn accept(&mut self) -> io::Result<(ProxyStream<L::Io>, ClientConnectInfo)> {
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    fn poll_accept(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(ProxyStream<L::Io>, ClientConnectInfo)>> {
+        loop {
+            while let Poll::Ready(Some(handshake)) = self.pending.poll_join_next(cx) {
+                // A task does not panic, and is only cancelled when this is dropped.
+                if let Ok(handshake) = handshake
+                    && let Some(connection) = self.finish(handshake)
+                {
+                    return Poll::Ready(Ok(connection));
+                }
+            }
+            if self.pending.len() >= self.max_pending {
+                return Poll::Pending;
+            }
+            let (io, peer) = ready!(self.listener.poll_accept(cx))?;
+            if !self.proxies.trusts(client_of(peer)) {
+                let info = ClientConnectInfo::direct(peer);
+                return Poll::Ready(Ok((ProxyStream::new(io, Vec::new()), info)));
+            }
+            // Made here, because it panics without a time driver.
+            let timeout = tokio::time::sleep(self.timeout);
+            self.pending.spawn(handshake(io, peer, timeout));
+        }
+    }
+
+    fn finish(&self, (io, peer, read): Handshake<L::Io>) -> Option<(ProxyStream<L::Io>, ClientConnectInfo)> {
+        let (client, early) = match read {
+            Ok((Said::Client(client), early)) => (Some(client), early),
+            Ok((Said::Local, early)) => (peer, early),
+            Ok((Said::Unknown, early)) => {
+                self.reject(Reason::Unknown, peer);
+                (self.instead(peer), early)
+            }
+            Err(Rejected { reason, read }) => {
+                self.reject(reason, peer);
+                if reason != Reason::Missing || !self.is_optional {
+                    return None;
+                }
+                (self.instead(peer), read)
+            }
+        };
+        Some((ProxyStream::new(io, early), ClientConnectInfo::new(client, peer)))
+    }
+
+    fn instead(&self, peer: Option<SocketAddr>) -> Option<SocketAddr> {
+        match self.fallback {
+            Fallback::Peer => peer,
+            Fallback::Unknown => None,
+        }
+    }
+
+    #[cold]
+    fn reject(&self, reason: Reason, peer: Option<SocketAddr>) {
+        let peer = peer.map(|peer| peer.ip());
+        self.rejections.count(reason, peer, || {
+            let advice = match reason {
+                Reason::Unknown => {
+                    "the proxy does not know it, or it is no IP address, such as that of a client on a Unix socket"
+                }
+                Reason::Missing => {
+                    "the trusted peer sent something else than a PROXY protocol header; let the proxy send one \
+                     (`proxy_protocol on` in nginx, `send-proxy-v2` in HAProxy), or take the peer out of `TrustedProxies` \
+                     if it is a client, or call `ProxyProtocolListener::optional`"
+                }
+                Reason::TimedOut | Reason::Closed => {
+                    "the trusted peer sent no complete PROXY protocol header; if this is a health check, let the proxy \
+                     send one there too (`check-send-proxy` in HAProxy)"
+                }
+                _ => "the trusted peer sent a PROXY protocol header that cannot be used",
+            };
+            advice.to_owned()
+        });
+    }
+}
+
+fn client_of(peer: Option<SocketAddr>) -> Client {
+    peer.into_client().unwrap_or(ClientLabels::UNKNOWN.into())
+}
+
+async fn handshake<Io>(mut io: Io, peer: Option<SocketAddr>, timeout: tokio::time::Sleep) -> Handshake<Io>
+where
+    Io: AsyncRead + Unpin,
+{
+    let read = {
+        let mut reading = std::pin::pin!(protocol::read(&mut io));
+        let mut timeout = std::pin::pin!(timeout);
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = reading.as_mut().poll(cx) {
+                return Poll::Ready(read);
+            }
+            timeout.as_mut().poll(cx).map(|()| {
+                Err(Rejected {
+                    reason: Reason::TimedOut,
+                    read: Vec::new(),
+                })
+            })
+        })
+        .await
+    };
+    (io, peer, read)
+}
+
+/// For axum 0.8. Axum 0.7 has no such listeners.
+#[cfg(feature = "axum")]
+mod axum {
+    use std::{io, time::Duration};
+
+    use axum::{
+        extract::connect_info::Connected,
+        serve::{IncomingStream, Listener}, // needs axum 0.8
+    };
+    use tokio::net::TcpListener;
+    #[cfg(unix)]
+    use tokio::net::UnixListener;
+
+    use super::{Accept, ProxyProtocolListener, ProxyStream};
+    use crate::layer::ClientConnectInfo;
+
+    impl<L: Accept> Listener for ProxyProtocolListener<L> {
+        type Io = ProxyStream<L::Io>;
+        type Addr = ClientConnectInfo;
+
+        async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+            loop {
+                match Self::accept(self).await {
+                    Ok(connection) => return connection,
+                    // The connection was gone before it was accepted.
+                    Err(error) if is_of_connection(&error) => {}
+                    // Such as too many open files, which pass. Axum's own listeners wait as long.
+                    Err(error) => {
+                        tracing::error!(%error, "no connection can be accepted, trying again in 1 s");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                }
+            }
+        }
+
+        fn local_addr(&self) -> io::Result<Self::Addr> {
+            self.listener.local_addr().map(ClientConnectInfo::direct)
+        }
+    }
+
+    fn is_of_connection(error: &io::Error) -> bool {
+        matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::ConnectionReset
+        )
+    }
+
+    impl<L: Accept> Connected<IncomingStream<'_, ProxyProtocolListener<L>>> for ClientConnectInfo {
+        fn connect_info(stream: IncomingStream<'_, ProxyProtocolListener<L>>) -> Self {
+            *stream.remote_addr()
+        }
+    }
+
+    impl Connected<IncomingStream<'_, TcpListener>> for ClientConnectInfo {
+        fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+            Self::direct(Some(*stream.remote_addr()))
+        }
+    }
+
+    #[cfg(unix)]
+    impl Connected<IncomingStream<'_, UnixListener>> for ClientConnectInfo {
+        fn connect_info(_: IncomingStream<'_, UnixListener>) -> Self {
+            Self::direct(None)
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The header of the PROXY protocol, versions 1 and 2.
+//!
+//! <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>
+
+use std::{future::poll_fn, io, net::SocketAddr, pin::Pin, task::ready};
+
+use proxy_header::{ParseConfig, ProxyHeader};
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::Reason;
+
+/// What a header says about the client of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// The client's address.
+    Client(SocketAddr),
+    /// The proxy itself is the client, which checks the health of the server (`LOCAL`).
+    Local,
+    /// The client has no IP address, or the proxy does not know it (`UNKNOWN`, `AF_UNSPEC`, `AF_UNIX`).
+    Unknown,
+}
+
+/// A header that cannot be used, and the bytes that were read.
+#[derive(Debug)]
+pub(super) struct Rejected {
+    pub(super) reason: Reason,
+    pub(super) read: Vec<u8>,
+}
+
+const V1_START: &[u8] = b"PROXY ";
+/// The longest line of version 1, with its line feed.
+const V1_MAX: usize = 107;
+
+const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// The signature, the version and command, the family, and two bytes with the length of the rest.
+const V2_FIXED: usize = 16;
+/// The longest header of version 2 that is read. There is room for the certificate of a client. The protocol allows
+/// 65,551 bytes.
+const V2_MAX: usize = 8 * 1024;
+
+/// Reads a header, and whatever has arrived after it.
+pub(super) async fn read<S>(stream: &mut S) -> Result<(Said, Vec<u8>), Rejected>
+where
+    S: AsyncRead + Unpin,
+{
+    let mut read = Vec::new();
+    loop {
+        match length_of(&read) {
+            Ok(Some(length)) => {
+                let after = read.split_off(length);
+                return match parse(&read) {
+                    Ok(said) => Ok((said, after)),
+                    Err(reason) => Err(Rejected { reason, read }),
+                };
+            }
+            Ok(None) => {}
+            Err(reason) => return Err(Rejected { reason, read }),
+        }
+        match read_some(stream, &mut read).await {
+            Ok(true) => {}
+            // What it sent is the beginning of a header.
+            Ok(false) | Err(_) => {
+                return Err(Rejected {
+                    reason: Reason::Closed,
+                    read,
+                });
+            }
+        }
+    }
+}
+
+/// Appends what has arrived. Returns false at the end of the stream.
+async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, into: &mut Vec<u8>) -> io::Result<bool> {
+    let mut bytes = [0; 512];
+    let mut buffer = ReadBuf::new(&mut bytes);
+    poll_fn(|cx| {
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
+        io::Result::Ok(()).into()
+    })
+    .await?;
+    into.extend_from_slice(buffer.filled());
+    Ok(!buffer.filled().is_empty())
+}
+
+/// The length of the header at the beginning of `bytes`, or `None` if more bytes are needed to know that it is complete.
+pub(super) fn length_of(bytes: &[u8]) -> Result<Option<usize>, Reason> {
+    let begins_with = |start: &[u8]| {
+        let common = start.len().min(bytes.len());
+        start[..common] == bytes[..common]
+    };
+    if begins_with(V2_START) {
+        let Some(fixed) = bytes.first_chunk::<V2_FIXED>() else {
+            return Ok(None);
+        };
+        if fixed[12] >> 4 != 2 {
+            return Err(Reason::Malformed);
+        }
+        let length = V2_FIXED + usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
+        if length > V2_MAX {
+            return Err(Reason::Oversized);
+        }
+        Ok((length <= bytes.len()).then_some(length))
+    } else if begins_with(V1_START) {
+        let line = &bytes[..bytes.len().min(V1_MAX)];
+        match line.windows(2).position(|pair| pair == b"\r\n") {
+            Some(at) => Ok(Some(at + 2)),
+            None if line.len() == V1_MAX => Err(Reason::Oversized),
+            None => Ok(None),
+        }
+    } else {
+        Err(Reason::Missing)
+    }
+}
+
+/// Parses a header of the length that [`length_of`] returned.
+pub(super) fn parse(header: &[u8]) -> Result<Said, Reason> {
+    const LOCAL: u8 = 0x20;
+
+    // The rest is to be ignored then, whatever it is.
+    if header.starts_with(V2_START) && header[V2_START.len()] == LOCAL {
+        return Ok(Said::Local);
+    }
+    let config = ParseConfig {
+        include_tlvs: false,
+        ..ParseConfig::default()
+    };
+    match ProxyHeader::parse(header, config) {
+        Ok((parsed, length)) if length == header.len() => Ok(parsed
+            .proxied_address()
+            .map_or(Said::Unknown, |address| Said::Client(address.source))),
+        _ => Err(Reason::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Version 2: version and command, family and protocol, and the rest.
+    fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+        [V2_START, &[command, family], &length, rest].concat()
+    }
+
+    const INET: [u8; 12] = [192, 0, 2, 7, 192, 0, 2, 1, 0xc3, 0x50, 0, 80];
+
+    fn inet6(source: &str) -> Vec<u8> {
+        let source: std::net::Ipv6Addr = source.parse().unwrap();
+        [&source.octets()[..], &[0; 16], &[0xc3, 0x50, 0, 80]].concat()
+    }
+
+    fn client(address: &str) -> Said {
+        Said::Client(address.parse().unwrap())
+    }
+
+    /// In pieces of each size.
+    fn read_all(bytes: &[u8]) -> (Result<Said, Reason>, Vec<u8>) {
+        let in_pieces = |size: usize| {
+            let mut stream = Pieces(bytes, size);
+            let read = poll_once(read(&mut stream));
+            match read {
+                Ok((said, mut after)) => {
+                    after.extend_from_slice(stream.0);
+                    (Ok(said), after)
+                }
+                Err(rejected) => (Err(rejected.reason), rejected.read),
+            }
+        };
+        let whole = in_pieces(bytes.len().max(1));
+        for size in 1..bytes.len().min(200) {
+            let pieces = in_pieces(size);
+            assert_eq!(pieces.0, whole.0, "pieces of {size}");
+            assert!(pieces.0.is_err() || pieces.1 == whole.1);
+        }
+        whole
+    }
+
+    struct Pieces<'a>(&'a [u8], usize);
+
+    impl AsyncRead for Pieces<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            let length = self.1.min(self.0.len()).min(buffer.remaining());
+            let (piece, rest) = self.0.split_at(length);
+            buffer.put_slice(piece);
+            self.0 = rest;
+            Ok(()).into()
+        }
+    }
+
+    fn poll_once<F: Future>(future: F) -> F::Output {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::pin::pin!(future).poll(&mut cx) {
+            std::task::Poll::Ready(output) => output,
+            std::task::Poll::Pending => unreachable!("the stream is always ready"),
+        }
+    }
+
+    #[test]
+    fn reads_both_versions_and_nothing_of_what_follows() {
+        let v1 = |line: &str| line.as_bytes().to_vec();
+        let mapped = inet6("::ffff:192.0.2.7");
+        let with_tlv = [&INET[..], &[0x04, 0, 3, 1, 2, 3]].concat();
+        for (header, expected) in [
+            (
+                v1("PROXY TCP4 192.0.2.7 192.0.2.1 50000 80\r\n"),
+                client("192.0.2.7:50000"),
+            ),
+            (
+                v1("PROXY TCP6 2001:db8::7 ::1 50000 80\r\n"),
+                client("[2001:db8::7]:50000"),
+            ),
+            (
+                v1("PROXY TCP6 ::ffff:192.0.2.7 ::ffff:192.0.2.1 50000 80\r\n"),
+                client("[::ffff:192.0.2.7]:50000"),
+            ),
+            (v1("PROXY UNKNOWN\r\n"), Said::Unknown),
+            (v1("PROXY UNKNOWN ::1 ::1 1 1\r\n"), Said::Unknown),
+            (v2(0x21, 0x11, &INET), client("192.0.2.7:50000")),
+            (v2(0x21, 0x11, &with_tlv), client("192.0.2.7:50000")),
+            (
+                v2(0x21, 0x21, &inet6("2001:db8::7")),
+                client("[2001:db8::7]:50000"),
+            ),
+            (v2(0x21, 0x21, &mapped), client("[::ffff:192.0.2.7]:50000")),
+            (v2(0x21, 0x00, &[]), Said::Unknown),
+            (v2(0x21, 0x31, &[b'/'; 216]), Said::Unknown),
+            (v2(0x20, 0x00, &[]), Said::Local),
+            (v2(0x20, 0x11, &INET), Said::Local),
+            // What `LOCAL` comes with is ignored.
+            (v2(0x20, 0xff, b"anything"), Said::Local),
+            (v2(0x20, 0x11, &[]), Said::Local),
+        ] {
+            for after in [
+                &b""[..],
+                b"GET / HTTP/1.1\r\n\r\n",
+                b"PROXY UNKNOWN\r\n",
+                &[0; 5_000],
+            ] {
+                let stream = [&header, after].concat();
+                assert_eq!(read_all(&stream), (Ok(expected), after.to_vec()), "{header:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_everything_else() {
+        let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(100));
+        for (bytes, reason) in [
+            (&b"GET / HTTP/1.1\r\n\r\n"[..], Reason::Missing),
+            (b"POST / HTTP/1.1\r\n\r\n", Reason::Missing),
+            (b"PROXYTCP4 192.0.2.7 192.0.2.1 50000 80\r\n", Reason::Missing),
+            (b"\r\n\r\n\0\r\nQUIT\r", Reason::Missing),
+            (b"\x16\x03\x01", Reason::Missing),
+            (b"", Reason::Closed),
+            (b"PRO", Reason::Closed),
+            (b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 80\r", Reason::Closed),
+            (&v2(0x21, 0x11, &INET)[..27], Reason::Closed),
+            (long.as_bytes(), Reason::Oversized),
+            (&v2(0x21, 0x11, &[0; V2_MAX]), Reason::Oversized),
+            (&v2(0x20, 0x00, &[0; V2_MAX]), Reason::Oversized),
+            (b"PROXY \r\n", Reason::Malformed),
+            (b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 80 \r\n", Reason::Malformed),
+            (b"PROXY TCP4 192.0.2.7 192.0.2.1 50000\r\n", Reason::Malformed),
+            (b"PROXY TCP4 2001:db8::7 ::1 50000 80\r\n", Reason::Malformed),
+            (b"PROXY TCP6 192.0.2.7 192.0.2.1 50000 80\r\n", Reason::Malformed),
+            (b"PROXY TCP4 192.0.2.7 192.0.2.1 65536 80\r\n", Reason::Malformed),
+            (b"PROXY TCP4 192.0.2.7  192.0.2.1 50000 80\r\n", Reason::Malformed),
+            (b"PROXY UDP4 192.0.2.7 192.0.2.1 50000 80\r\n", Reason::Malformed),
+            (
+                b"PROXY TCP4 192.0.2.\xff 192.0.2.1 50000 80\r\n",
+                Reason::Malformed,
+            ),
+            (&v2(0x11, 0x11, &INET), Reason::Malformed),
+            (&v2(0x22, 0x11, &INET), Reason::Malformed),
+            (&v2(0x21, 0x11, &INET[..11]), Reason::Malformed),
+            (&v2(0x21, 0x21, &INET), Reason::Malformed),
+            (&v2(0x21, 0x31, &INET), Reason::Malformed),
+            (&v2(0x21, 0x41, &INET), Reason::Malformed),
+            (&v2(0x21, 0x13, &INET), Reason::Malformed),
+        ] {
+            assert_eq!(
+                read_all(bytes).0,
+                Err(reason),
+                "{:?}",
+                String::from_utf8_lossy(bytes)
+            );
+        }
+    }
+}
