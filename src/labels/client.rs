@@ -5,7 +5,7 @@ use std::{
 
 use super::ClientLabels;
 
-/// A client on its way to its labels: an address, or only a class.
+/// A client on its way to its labels: an address, a Unix socket, or only a class.
 ///
 /// [`ClientScopes::for_client`](crate::ClientScopes::for_client) needs the address to recognize a
 /// [NAT64 prefix](crate::ClientScopesBuilder::nat64). Nothing else can take the address out again, also not `Debug`.
@@ -15,26 +15,31 @@ pub struct Client(Known);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Known {
     Ip(IpAddr),
+    Unix,
     Class(ClientLabels),
 }
 
 impl Client {
+    /// A client on a Unix socket. It has no address, so its labels are [`ClientLabels::UNKNOWN`].
+    pub const UNIX: Self = Self(Known::Unix);
+
     /// The class of the client, for which no NAT64 prefix is known.
     #[must_use]
     #[inline]
     pub const fn labels(self) -> ClientLabels {
         match self.0 {
             Known::Ip(ip) => ClientLabels::from_ip(ip),
+            Known::Unix => ClientLabels::UNKNOWN,
             Known::Class(class) => class,
         }
     }
 
-    /// The address, unless only the class is known.
+    /// The address, if there is one and more than the class is known.
     #[inline]
     pub(crate) const fn ip(self) -> Option<IpAddr> {
         match self.0 {
             Known::Ip(ip) => Some(ip),
-            Known::Class(_) => None,
+            Known::Unix | Known::Class(_) => None,
         }
     }
 }

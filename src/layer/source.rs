@@ -69,7 +69,7 @@ impl<B> HasClient for http::Request<B> {
 /// Where [`ClientLabelsLayer`](super::ClientLabelsLayer) takes the client of a request from.
 ///
 /// Implemented for closures `Fn(&Request) -> T` whose result is [an address](IntoClient), and for a `SocketAddr`, an
-/// `IpAddr` and a [`ClientLabels`] themselves.
+/// `IpAddr`, a [`ClientLabels`] and a [`Client`] themselves.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a source of the client's address for `{Request}`",
     note = "`FromRequest`, the default, needs a request that implements `HasClient`; for others call \
@@ -109,6 +109,12 @@ where
 {
     fn client(&self, request: &Request) -> Option<Client> {
         self(request).into_client()
+    }
+}
+
+impl<Request> ClientSource<Request> for Client {
+    fn client(&self, _: &Request) -> Option<Client> {
+        Some(*self)
     }
 }
 

@@ -2,9 +2,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, Request};
 
-use super::{
-    Fallback, Reason, TrustedProxies, forwarded, list::FromRight, node, rejection::Rejections, trust::is_unix,
-};
+use super::{Fallback, Reason, TrustedProxies, forwarded, list::FromRight, node, rejection::Rejections};
 use crate::{
     labels::{Client, ClientLabels},
     layer::{ClientSource, FromRequest},
@@ -121,12 +119,12 @@ impl<Peer> HeaderSource<Peer> {
     /// Takes the address at the other end of the connection from `peer` instead of the request. Any
     /// [source](ClientSource) fits.
     ///
-    /// [`ClientLabels::UNKNOWN`] says that the peer is on a Unix socket.
+    /// [`Client::UNIX`] says that all peers are on a Unix socket.
     ///
     /// ```
-    /// # use dualstack_metrics::{ClientLabels, ClientLabelsLayer, Protocol, ServerBinding, TrustedProxies};
+    /// # use dualstack_metrics::{ClientLabelsLayer, Protocol, ServerBinding, TrustedProxies, labels::Client};
     /// let proxies = TrustedProxies::new(["unix:"])?;
-    /// let source = proxies.x_forwarded_for().peer(ClientLabels::UNKNOWN);
+    /// let source = proxies.x_forwarded_for().peer(Client::UNIX);
     /// let layer = ClientLabelsLayer::new(ServerBinding::unix(Protocol::Http)).source(source);
     /// # let _ = layer;
     /// # Ok::<(), dualstack_metrics::proxy::TrustedProxiesError>(())
@@ -217,7 +215,7 @@ where
             if headers.contains_key(&shared.name) {
                 shared.reject(Reason::Untrusted, peer);
             }
-            return (!is_unix(peer)).then_some(peer);
+            return (peer != Client::UNIX).then_some(peer);
         }
         Some(match shared.read(headers) {
             Ok(address) => address.into(),

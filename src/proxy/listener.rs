@@ -20,10 +20,7 @@ use super::{
     protocol::{self, Rejected, Said},
     rejection::Rejections,
 };
-use crate::{
-    labels::{Client, ClientLabels, IntoClient as _},
-    layer::ClientConnectInfo,
-};
+use crate::{labels::IntoClient as _, layer::ClientConnectInfo};
 
 /// What [`TrustedProxies::proxy_protocol`] accepts connections from: a `TcpListener` or `UnixListener` of tokio, or a
 /// listener of your own.
@@ -223,8 +220,8 @@ impl<L: Accept> ProxyProtocolListener<L> {
                 return Poll::Pending;
             }
             let (io, peer) = ready!(self.listener.poll_accept(cx))?;
-            if !self.proxies.trusts(client_of(peer)) {
-                let info = ClientConnectInfo::direct(peer);
+            let info = ClientConnectInfo::direct(peer);
+            if !info.into_client().is_some_and(|peer| self.proxies.trusts(peer)) {
                 return Poll::Ready(Ok((ProxyStream::new(io, Vec::new()), info)));
             }
             // Made here, because it panics without a time driver.
@@ -234,29 +231,26 @@ impl<L: Accept> ProxyProtocolListener<L> {
     }
 
     fn finish(&self, (io, peer, read): Handshake<L::Io>) -> Option<(ProxyStream<L::Io>, ClientConnectInfo)> {
-        let (client, early) = match read {
-            Ok((Said::Client(client), early)) => (Some(client), early),
-            Ok((Said::Local, early)) => (peer, early),
+        let instead = || match self.fallback {
+            Fallback::Peer => ClientConnectInfo::labelled_as_peer(peer),
+            Fallback::Unknown => ClientConnectInfo::new(None, peer),
+        };
+        let (info, early) = match read {
+            Ok((Said::Client(client), early)) => (ClientConnectInfo::new(Some(client), peer), early),
+            Ok((Said::Local, early)) => (ClientConnectInfo::direct(peer), early),
             Ok((Said::Unknown, early)) => {
                 self.reject(Reason::Unknown, peer);
-                (self.instead(peer), early)
+                (instead(), early)
             }
             Err(Rejected { reason, read }) => {
                 self.reject(reason, peer);
                 if reason != Reason::Missing || !self.is_optional {
                     return None;
                 }
-                (self.instead(peer), read)
+                (instead(), read)
             }
         };
-        Some((ProxyStream::new(io, early), ClientConnectInfo::new(client, peer)))
-    }
-
-    fn instead(&self, peer: Option<SocketAddr>) -> Option<SocketAddr> {
-        match self.fallback {
-            Fallback::Peer => peer,
-            Fallback::Unknown => None,
-        }
+        Some((ProxyStream::new(io, early), info))
     }
 
     #[cold]
@@ -281,10 +275,6 @@ impl<L: Accept> ProxyProtocolListener<L> {
             advice.to_owned()
         });
     }
-}
-
-fn client_of(peer: Option<SocketAddr>) -> Client {
-    peer.into_client().unwrap_or(ClientLabels::UNKNOWN.into())
 }
 
 async fn handshake<Io>(mut io: Io, peer: Option<SocketAddr>, timeout: tokio::time::Sleep) -> Handshake<Io>

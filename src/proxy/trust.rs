@@ -6,7 +6,7 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::labels::{Client, ClientLabels};
+use crate::labels::Client;
 
 /// The proxies whose word about their clients is believed. Everybody else is a client.
 ///
@@ -71,18 +71,13 @@ impl TrustedProxies {
         self.shared.ip.iter().any(|network| network.contains(&address))
     }
 
-    /// Whether a peer is trusted. A peer of an unknown class is on a Unix socket.
+    /// Whether a peer is trusted. A peer of whom only the class is known is not.
     pub(super) fn trusts(&self, peer: Client) -> bool {
         match peer.ip() {
             Some(address) => self.contains(address),
-            None => self.shared.unix && is_unix(peer),
+            None => self.shared.unix && peer == Client::UNIX,
         }
     }
-}
-
-/// Whether a peer has no address because it is on a Unix socket.
-pub(super) fn is_unix(peer: Client) -> bool {
-    peer.ip().is_none() && peer.labels() == ClientLabels::UNKNOWN
 }
 
 fn parse(text: &str) -> Result<IpNet, TrustedProxiesError> {
@@ -145,6 +140,7 @@ impl std::error::Error for TrustedProxiesError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::labels::ClientLabels;
 
     fn contains(proxies: &TrustedProxies, address: &str) -> bool {
         proxies.contains(address.parse().unwrap())
@@ -176,19 +172,21 @@ mod tests {
             for address in ["127.0.0.1", "::1", "::", "0.0.0.0"] {
                 assert!(!contains(&nobody, address));
             }
-            assert!(!nobody.trusts(ClientLabels::UNKNOWN.into()));
+            assert!(!nobody.trusts(Client::UNIX));
         }
     }
 
     #[test]
     fn trusts_unix_sockets_only_if_they_are_listed() {
         let unix = TrustedProxies::new([String::from("unix:")]).unwrap();
-        assert!(unix.trusts(ClientLabels::UNKNOWN.into()));
-        // Somebody has put a class into the request, and not an address that can be looked up.
-        assert!(!unix.trusts(ClientLabels::ALL[0].into()));
+        assert!(unix.trusts(Client::UNIX));
+        // A class is no address that can be looked up.
+        for &class in ClientLabels::ALL {
+            assert!(!unix.trusts(class.into()));
+        }
         assert!(!contains(&unix, "127.0.0.1"));
         let ip = TrustedProxies::new(["0.0.0.0/0", "::/0"]).unwrap();
-        assert!(!ip.trusts(ClientLabels::UNKNOWN.into()));
+        assert!(!ip.trusts(Client::UNIX));
     }
 
     #[test]
