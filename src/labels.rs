@@ -155,8 +155,11 @@ impl ClientLabels {
     /// check if they were made with [`nat64`](crate::ClientScopesBuilder::nat64).
     pub const NAT64: Self = Self(Class::InetNat64);
 
-    /// All values. A counter of a server has at most this many series, one for each.
-    pub const ALL: &'static [Self] = &[
+    /// All values but [`NAT64`](Self::NAT64), which only scopes with a NAT64 prefix use. A counter of a server has at
+    /// most this many series, one for each, and one more with such a prefix.
+    pub const ALL: &'static [Self] = Self::EVERY.split_at(Self::NAT64.index()).0;
+
+    pub(crate) const EVERY: &'static [Self] = &[
         Self(Class::InetPlain),
         Self(Class::InetMapped),
         Self(Class::Inet6Plain),
@@ -214,7 +217,7 @@ impl ClientLabels {
         }
     }
 
-    /// The position in [`ALL`](Self::ALL).
+    /// The position in [`EVERY`](Self::EVERY).
     pub(crate) const fn index(self) -> usize {
         self.0 as usize
     }
@@ -722,10 +725,14 @@ mod tests {
     }
 
     #[test]
-    fn all_has_each_class_at_its_index() {
-        for (at, class) in ClientLabels::ALL.iter().enumerate() {
+    fn each_class_is_at_its_index() {
+        for (at, class) in ClientLabels::EVERY.iter().enumerate() {
             assert_eq!(class.index(), at);
         }
+        assert_eq!(
+            [ClientLabels::ALL, &[ClientLabels::NAT64]].concat(),
+            ClientLabels::EVERY
+        );
     }
 
     #[test]

@@ -1,4 +1,10 @@
-use std::{borrow::Cow, cell::Cell, error::Error, fmt, net::IpAddr};
+use std::{
+    borrow::Cow,
+    cell::Cell,
+    error::Error,
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use super::{Scope, TooManyLabelSets, list_of, list_of_server};
 use crate::labels::{Client, ClientLabels, IntoClient, LabelList, LabelSet, Nat64Prefix, ServerBinding};
@@ -30,10 +36,12 @@ const KNOWN_BINDINGS: usize = 16;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientScopes {
-    by_class: [Scope; ClientLabels::ALL.len()],
+    by_class: [Scope; ClientLabels::EVERY.len()],
     server: Scope,
     nat64: [Option<Nat64Prefix>; MAX_NAT64_PREFIXES],
 }
+
+const PLAIN_INET: ClientLabels = ClientLabels::from_ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
 
 /// How many prefixes [`ClientScopesBuilder::nat64`] takes.
 const MAX_NAT64_PREFIXES: usize = 4;
@@ -58,8 +66,14 @@ impl ClientScopes {
         let Ok(scopes) = Self::store(&list_of_server(&binding), &LabelList::default(), &[], Ok) else {
             let server = Scope::store(list_of_server(&binding), Scope::none());
             let server = Scope::overflow(server.unwrap_or_else(|_| Scope::current()));
-            return Self::all(server, &[])
-                .map(|server, client| Scope::store(list_of(&(server, client)), server).unwrap_or(server));
+            return Self::all(server, &[]).map(|server, client| {
+                let client = if client == ClientLabels::NAT64 {
+                    PLAIN_INET
+                } else {
+                    client
+                };
+                Scope::store(list_of(&(server, client)), server).unwrap_or(server)
+            });
         };
         KNOWN.with(|cache| cache[at].set(Some((binding, scopes))));
         scopes
@@ -125,10 +139,7 @@ impl ClientScopes {
     /// If the process would have more than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets.
     pub fn try_nest(mut self, inner: Scope) -> Result<Self, TooManyLabelSets> {
         self.server = self.server.try_nest(inner)?;
-        self.try_map(|scope, client| match client {
-            ClientLabels::NAT64 if !self.knows_nat64() => Ok(scope.store_nested(inner).unwrap_or(scope)),
-            _ => scope.try_nest(inner),
-        })
+        self.try_map(|scope, _| scope.try_nest(inner))
     }
 
     fn knows_nat64(&self) -> bool {
@@ -147,14 +158,14 @@ impl ClientScopes {
         let without_client = finish(Scope::store(list, Scope::none())?)?;
         Self::all(without_client, nat64).try_map(|outer, client| {
             let mut list = server.clone();
+            // Without a prefix no address has this class, so it takes no place.
+            let client = match client {
+                ClientLabels::NAT64 if nat64.is_empty() => PLAIN_INET,
+                _ => client,
+            };
             client.append_to(&mut list);
             list.append(own);
-            let stored = Scope::store(list, outer);
-            // Without a prefix nobody has this class, unless your own code says so. It takes no place before that.
-            if client == ClientLabels::NAT64 && nat64.is_empty() {
-                return Ok(stored.unwrap_or(outer));
-            }
-            finish(stored?)
+            finish(Scope::store(list, outer)?)
         })
     }
 
@@ -162,7 +173,7 @@ impl ClientScopes {
     fn all(scope: Scope, nat64: &[Nat64Prefix]) -> Self {
         let mut prefixes = nat64.iter().copied();
         Self {
-            by_class: [scope; ClientLabels::ALL.len()],
+            by_class: [scope; ClientLabels::EVERY.len()],
             server: scope,
             nat64: [(); MAX_NAT64_PREFIXES].map(|()| prefixes.next()),
         }
@@ -175,7 +186,7 @@ impl ClientScopes {
     }
 
     fn try_map<E>(mut self, map: impl Fn(Scope, ClientLabels) -> Result<Scope, E>) -> Result<Self, E> {
-        for &client in ClientLabels::ALL {
+        for &client in ClientLabels::EVERY {
             let scope = &mut self.by_class[client.index()];
             *scope = map(*scope, client)?;
         }
@@ -185,7 +196,8 @@ impl ClientScopes {
     /// The scope of a client. Pass its `SocketAddr` or `IpAddr` as the socket reports it, an `Option` of one, or its
     /// class.
     ///
-    /// An address in a [NAT64 prefix](ClientScopesBuilder::nat64) is an IPv4 client. A class is used as it is.
+    /// An address in a [NAT64 prefix](ClientScopesBuilder::nat64) is an IPv4 client. A class is used as it is; only
+    /// [`ClientLabels::NAT64`] is labelled as a plain IPv4 client if the scopes have no prefix.
     #[must_use]
     #[inline]
     pub fn for_client(&self, client: impl IntoClient) -> Scope {
@@ -396,7 +408,7 @@ mod tests {
                 nested.for_client(inet()).pairs(),
                 [&CLIENT[..], &REGION, &UNIX].concat()
             );
-            for &class in ClientLabels::ALL {
+            for &class in ClientLabels::EVERY {
                 assert_eq!(nested.for_client(class), scopes.for_client(class).nest(eu));
             }
         }
@@ -501,12 +513,9 @@ mod tests {
         for client in ["192.0.2.7", "::ffff:192.0.2.7", "2001:db8::7", "64:ff9b:1::7"].map(ip) {
             assert_eq!(with.for_client(client), without.for_client(client));
         }
-        for scopes in [without, with] {
-            assert_eq!(
-                scopes.for_client(ClientLabels::NAT64).pairs(),
-                [&nat64[..], &UNIX].concat()
-            );
-        }
+        let class = ClientLabels::NAT64;
+        assert_eq!(with.for_client(class).pairs(), [&nat64[..], &UNIX].concat());
+        assert_eq!(without.for_client(class), without.for_client(inet()));
     }
 
     #[test]

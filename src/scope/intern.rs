@@ -18,8 +18,8 @@ use crate::labels::LabelList;
 /// that are only steps on the way to another set take no place. The sets that are made but not entered use memory,
 /// which has a limit of four times this number.
 ///
-/// [`ClientScopes::try_new`](crate::ClientScopes::try_new) takes five places: one for each value of
-/// [`ClientLabels`](crate::ClientLabels) but [`NAT64`](crate::ClientLabels::NAT64), and one without a client. With a
+/// [`ClientScopes::try_new`](crate::ClientScopes::try_new) takes five places: one for each of
+/// [`ClientLabels::ALL`](crate::ClientLabels::ALL), and one without a client. With a
 /// [NAT64 prefix](crate::ClientScopesBuilder::nat64) there are six.
 pub const MAX_LABEL_SETS: usize = 4096;
 
