@@ -159,8 +159,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for url in urls {
         println!("listening on {url}");
     }
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
-        Some(ended) = servers.join_next() => Ok(ended??),
+    while let Some(ended) = servers.join_next().await {
+        ended??;
     }
+    Ok(())
 }

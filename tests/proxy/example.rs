@@ -50,12 +50,12 @@ fn it_answers_with_the_labels_that_it_counts_with() {
         let answer = raw(one, request(header).as_bytes()).unwrap();
         let answer = String::from_utf8(answer).unwrap();
         let labels = seven("http", one, INET6);
-        let lines: String = labels
+        let lines: Vec<_> = labels
             .iter()
             .map(|(name, value)| format!("{name}={value}\n"))
             .collect();
         let body = answer.split_once("\r\n\r\n").unwrap().1;
-        assert_eq!(body, lines);
+        assert_eq!(body, lines.concat());
 
         let mut expected = vec![requests(one, INET6, 1)];
         if from == "proxy-protocol" {
@@ -77,6 +77,6 @@ fn it_answers_with_the_labels_that_it_counts_with() {
             ]);
         }
         assert_samples(samples(&get(metrics, "/metrics").text()), expected);
-        program.stop(test_support::Signal::SIGINT);
+        drop(program);
     }
 }

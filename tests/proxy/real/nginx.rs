@@ -1,7 +1,7 @@
 use super::*;
 
 /// Starts nginx with these servers in `http`, and these in `stream`.
-fn nginx(http: &str, stream: &str, last_port: u16) -> Option<Proxy> {
+pub(super) fn nginx(http: &str, stream: &str, last_port: u16) -> Option<Proxy> {
     const STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
     if !Path::new(STREAM).exists() {
@@ -28,11 +28,11 @@ fn nginx(http: &str, stream: &str, last_port: u16) -> Option<Proxy> {
 }
 
 /// One server for both families, as on a `[::]` socket.
-fn dual(port: u16, rest: &str) -> String {
+pub(super) fn dual(port: u16, rest: &str) -> String {
     format!("server {{ listen [::]:{port} ipv6only=off; {rest} }}\n")
 }
 
-fn pass(server: SocketAddr, headers: &str) -> String {
+pub(super) fn pass(server: SocketAddr, headers: &str) -> String {
     format!(
         "location / {{ proxy_pass http://127.0.0.1:{}; {headers} }}",
         server.port()
@@ -52,7 +52,7 @@ const FORWARDED: &str = r#"
     }
 "#;
 
-const ADD_X_FORWARDED_FOR: &str = "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;";
+pub(super) const ADD_X_FORWARDED_FOR: &str = "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;";
 
 #[test]
 fn each_header_and_the_proxy_protocol() {
