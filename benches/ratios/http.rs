@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     future::{Ready, ready},
     hint::black_box,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Instant,
 };
 
@@ -14,9 +14,11 @@ use axum::{
     extract::ConnectInfo,
     routing::{RouterIntoService, get},
 };
-use dualstack_metrics::{ClientLabelsLayer, Protocol, ServerBinding};
+use dualstack_metrics::{
+    ClientLabelsLayer, Protocol, ServerBinding, TrustedProxies, layer::ClientConnectInfo, proxy::HeaderSource,
+};
 use futures_util::FutureExt as _;
-use http::{Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -34,6 +36,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use super::paired::{Paired, allocations, header, nanos, paired, row};
 
 const CALLS: u32 = 20_000;
+
+const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), 50_000);
 
 fn binding() -> ServerBinding {
     ServerBinding::new(Protocol::Http, ([0; 16], 7070).into())
@@ -65,9 +69,16 @@ fn call<S, B>(service: &mut S)
 where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible>,
 {
+    answer(service, request());
+}
+
+fn answer<S, B>(service: &mut S, request: Request<Body>)
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible>,
+{
     black_box(
         service
-            .call(request())
+            .call(request)
             .now_or_never()
             .expect("a handler that is ready at once"),
     )
@@ -119,6 +130,90 @@ pub(crate) fn print() {
 
     counting();
     connections();
+    sources();
+}
+
+/// The sources behind a proxy. Both sides get the same request.
+fn sources() {
+    header("a request, with our layer and this source / and `ConnectInfo`");
+
+    let proxies = TrustedProxies::new(["192.0.2.0/24", "10.0.0.0/8", "::1"]).expect("networks");
+    let row_of = |what: &str, source: Option<HeaderSource>, add: &dyn Fn(&mut Request<Body>)| {
+        let layer = ClientLabelsLayer::new(binding());
+        let mut ours = match source {
+            Some(source) => eager(router().layer(layer.source(source))),
+            None => eager(router().layer(layer)),
+        };
+        let mut rival = eager(router().layer(layer));
+        let with_connect_info = |service: &mut RouterIntoService<Body>| {
+            let mut request = request();
+            if what.starts_with("PROXY") {
+                // Its connect info is of the same size, more or less.
+                request.extensions_mut().clear();
+                request.extensions_mut().insert(ConnectInfo(PEER));
+            } else {
+                add(&mut request);
+            }
+            answer(service, request);
+        };
+        let with_source = |service: &mut RouterIntoService<Body>| {
+            let mut request = request();
+            add(&mut request);
+            answer(service, request);
+        };
+        let paired = calls(
+            &mut { with_source },
+            &mut ours,
+            &mut { with_connect_info },
+            &mut rival,
+        );
+        let more = allocations(|| with_source(&mut ours)) - allocations(|| with_connect_info(&mut rival));
+        row(what, &paired, "", format!("{more:+}"));
+    };
+    let with = |name: &'static str, value: &'static str| {
+        move |request: &mut Request<Body>| {
+            let value = HeaderValue::from_static(value);
+            request.headers_mut().insert(HeaderName::from_static(name), value);
+        }
+    };
+    let name = "x-forwarded-for";
+    let list = proxies.x_forwarded_for();
+    row_of(
+        "`x_forwarded_for`, one hop",
+        Some(list.clone()),
+        &with(name, "2001:db8::7"),
+    );
+    row_of(
+        "`x_forwarded_for`, two proxies and a forged hop",
+        Some(list.clone()),
+        &with(name, "203.0.113.9, 2001:db8::7, 10.0.0.2, ::ffff:10.0.0.3"),
+    );
+    row_of(
+        "`forwarded`",
+        Some(proxies.forwarded()),
+        &with("forwarded", "for=\"[2001:db8::7]:50000\";proto=https"),
+    );
+    row_of(
+        "`header(\"x-real-ip\")`",
+        Some(proxies.header("x-real-ip")),
+        &with("x-real-ip", "2001:db8::7"),
+    );
+    let nobody = TrustedProxies::default().x_forwarded_for();
+    row_of(
+        "`x_forwarded_for`, a peer that is not trusted",
+        Some(nobody),
+        &|_| (),
+    );
+    row_of(
+        "`x_forwarded_for`, no header, counted as missing",
+        Some(list),
+        &|_| (),
+    );
+    row_of("PROXY protocol, after the first request", None, &|request| {
+        request.extensions_mut().clear();
+        let info = ClientConnectInfo::new(Some(PEER), Some(PEER));
+        request.extensions_mut().insert(ConnectInfo(info));
+    });
 }
 
 /// A request in which one counter is incremented: with our layer and recorder, against a span and its fields.
