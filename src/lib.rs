@@ -144,8 +144,8 @@
 //!
 //! - It never turns the address or the port of a client into a label. A `String`, an `IpAddr` or a `u16` does not
 //!   compile where a label set is expected, and the number of label sets in a process has a [limit](MAX_LABEL_SETS).
-//! - It does not read `X-Forwarded-For`. Behind a proxy the client is the proxy, unless you set another
-//!   [source](ClientLabelsLayer::source).
+//! - It believes no header, such as `X-Forwarded-For`, and no PROXY protocol, unless you say which proxies are trusted: see
+//!   the feature `proxy`. Without it, behind a proxy the client is the proxy.
 //!
 //! # Features
 //!
@@ -155,6 +155,7 @@
 //! | `udp` | yes | [`udp_adapter`] and [`socket`] | 10; 3 beside `axum` and `prometheus` |
 //! | `prometheus` | yes | [`prometheus`](mod@prometheus): the exporter, installed in one call | 28 |
 //! | `kernel` | yes | [`kernel`](mod@kernel): the host's IPv6 counters (Linux) | none |
+//! | `proxy` | no | [`proxy`](mod@proxy): the client's address behind a proxy, from headers and the PROXY protocol | 2 |
 //! | `http-listener` | no | the exporter's own HTTP listener | 19 more than `prometheus` |
 //! | `push-gateway` | no | the exporter's own push gateway client, with TLS | 26 more than `prometheus` |
 //!
@@ -212,6 +213,11 @@ pub use self::{
         WithScope,
     },
 };
+
+/// The snippets of the documentation compile.
+#[cfg(all(doctest, feature = "axum", feature = "proxy"))]
+#[doc = include_str!("../docs/behind-a-proxy.md")]
+struct BehindAProxy;
 
 /// The README's snippets compile.
 #[cfg(all(doctest, feature = "axum", feature = "udp", feature = "prometheus"))]
