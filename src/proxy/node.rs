@@ -12,11 +12,14 @@ pub(super) const MAX_LENGTH: usize = 80;
 ///
 /// A node of RFC 7239 that has no address is [`Reason::Unknown`] or [`Reason::Obfuscated`].
 pub(super) fn parse(text: &[u8]) -> Result<IpAddr, Reason> {
-    let text = unquoted(text.trim_ascii());
+    let text = text_of(unquoted(text.trim_ascii()))?;
+    // The usual form first.
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
     if text.is_empty() {
         return Err(Reason::Missing);
     }
-    let text = text_of(text)?;
     let name = text.split(':').next().unwrap_or(text);
     if name.eq_ignore_ascii_case("unknown") {
         return Err(Reason::Unknown);
