@@ -192,7 +192,7 @@ pub use self::kernel::{KernelCounters, KernelCountersError};
 pub use self::socket::{BindError, Pair, SocketOptions};
 #[cfg(feature = "udp")]
 #[doc(inline)]
-pub use self::udp_adapter::{Datagram, DatagramSocket, Overload, UdpServer};
+pub use self::udp_adapter::{Batch, Datagram, DatagramSocket, Overload, Serve, SocketDrops, UdpServer};
 #[doc(inline)]
 pub use self::{
     labels::{BoundedLabel, ClientLabels, IpFamily, IpType, LabelList, LabelSet, Protocol, ServerBinding},

@@ -24,47 +24,51 @@
 //!
 //! # One outcome for each datagram
 //!
-//! Counted in the scope of its client, under a [prefix](UdpServer::metrics_prefix) of one's own:
+//! These counters have the labels of the client, and a [prefix](UdpServer::metrics_prefix) that you choose:
 //!
 //! | counter | counts |
 //! |---|---|
 //! | `…_requests_received_total` | datagrams taken from the socket |
 //! | `…_responses_sent_total` | answers that the socket took |
-//! | `…_requests_unanswered_total` | datagrams that the service wished to leave without an answer (`None`) |
+//! | `…_requests_unanswered_total` | datagrams that the service chose not to answer (`None`) |
 //! | `…_requests_aborted_total` | handlers that were dropped before they were done, and datagrams refused past the limit |
 //! | `…_requests_failed_total{reason}` | `handler_error`, `handler_panic`, or `send`: the socket did not take the answer |
 //!
-//! The first is the sum of the others and of what is in flight, for each class of client, always. What goes wrong with
-//! the socket itself is counted in `…_socket_errors_total{operation="receive"}`, with the labels of the binding and no
-//! client's. What the kernel dropped before that, because the receive buffer was full, it says when it is asked, for
-//! `…_socket_drops_total`: see [`Serve::socket_drops`]. The other counters are registered with the
-//! first datagram; a recorder must be installed by then.
+//! For each class of client, at any time, the first is the sum of the others and of the datagrams in flight.
+//!
+//! Two counters have the labels of the binding, and none of a client. `…_socket_errors_total{operation="receive"}`
+//! counts errors of the socket itself. `…_socket_drops_total` counts what the kernel dropped because the receive buffer
+//! was full; it is read on demand, see [`Serve::socket_drops`].
+//!
+//! All counters but the last are registered with the first datagram. Install a recorder before that.
 //!
 //! # Handlers
 //!
-//! All handlers run on the task that polls the server: nothing is spawned and nothing needs to be `Send`. A handler
-//! that is ready when it is first polled costs no allocation. Others run concurrently, [1,024](UdpServer::max_in_flight)
-//! at a time; past that the server [makes room](Overload). The payload of a waiting handler is a copy, so that it
-//! holds no receive buffer: it shares a chunk of 4 KiB with its neighbours at the most. A handler that panics is
-//! counted, and the loop goes on; so is a service that says it cannot be called any more, once for each datagram.
+//! All handlers run on the task that polls the server: nothing is spawned, and nothing needs to be `Send`. A handler
+//! that is ready when it is first polled takes no allocation. Handlers that wait run concurrently, at most
+//! [1,024](UdpServer::max_in_flight) at a time; past that the server [makes room](Overload). The payload of a waiting
+//! handler is a copy, so it holds no receive buffer. It keeps at most 4 KiB alive, which it shares with its neighbours.
+//!
+//! A handler that panics is counted, and the server goes on. If the service itself fails (`poll_ready` returns an
+//! error), that is counted for each datagram, and the server goes on as well.
 //!
 //! # Addresses
 //!
-//! An answer leaves from the address that the datagram was sent to, which a plain `send_to` on a wildcard socket does
-//! not do on a host with several addresses; only where that address is gone, or was a multicast group, the system
-//! chooses. Answers above the path MTU are fragmented (not on Windows, where `quinn-udp` forbids it). See [`Datagram`]
-//! for what a handler sees.
+//! An answer leaves from the address that the datagram was sent to. A plain `send_to` on a wildcard socket does not do
+//! that on a host with several addresses. The system chooses the address only if the one that was asked is gone or is a
+//! multicast group. Answers above the path MTU are fragmented (not on Windows, where `quinn-udp` forbids it). See
+//! [`Datagram`] for what a handler sees.
 //!
-//! [`DatagramSocket`] is that without the rest, for a loop of one's own.
+//! [`DatagramSocket`] does the same for your own loop.
 //!
-//! `quinn-udp` sends and receives. It sets a socket up for QUIC, which forbids fragments and receives several datagrams
-//! as one; here it is shown a socket that is thrown away, and the one that is served gets the one option that is
-//! needed, the destination address of each datagram.
+//! `quinn-udp` sends and receives. Its set-up is for QUIC: it forbids fragments, and receives several datagrams as one.
+//! So it runs on a throw-away socket, and the socket that is served gets the one option that is needed, which reports
+//! the destination address of each datagram.
 //!
 //! # Many cores
 //!
-//! A server is one task. For several, bind as many sockets on the port as there are workers: the system spreads the
-//! clients over them, a client always to the same one. Their counters are the same series.
+//! A server is one task. To use several cores, bind one socket for each worker on the same port. The system spreads the
+//! clients over them, a client always to the same worker. The counters of all workers are the same series.
 //!
 //! ```
 //! # use dualstack_metrics::{Datagram, SocketOptions, UdpServer};
@@ -89,12 +93,19 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+mod address;
+mod batch;
 mod call;
-mod counters;
 mod datagram;
 mod drops;
-mod packet;
+mod handlers;
+mod inbox;
+mod outbox;
+mod payload;
+mod platform;
+mod report;
 mod serve;
+mod socket;
 
 use std::{fmt::Display, io, net::SocketAddr, time::Duration};
 
@@ -102,12 +113,7 @@ use bytes::Bytes;
 use tokio::net::UdpSocket;
 use tower_service::Service;
 
-pub use self::{
-    datagram::Datagram,
-    drops::SocketDrops,
-    packet::{Batch, DatagramSocket},
-    serve::Serve,
-};
+pub use self::{batch::Batch, datagram::Datagram, drops::SocketDrops, serve::Serve, socket::DatagramSocket};
 use crate::{
     labels::{Protocol, ServerBinding},
     scope::ClientScopes,
@@ -116,14 +122,14 @@ use crate::{
 const MAX_IN_FLIGHT: usize = 1024;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What makes room when as many handlers wait as may.
+/// What the server does with a datagram when as many handlers wait as [may](UdpServer::max_in_flight).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Overload {
-    /// A datagram that arrives is not handed to the service. It is counted as aborted.
+    /// Counts the new datagram as aborted. The service does not see it.
     RefuseNewest,
-    /// A datagram that arrives is handed to the service, and when it does not finish at once, the handler that has
-    /// waited longest is dropped, in its scope, and counted as aborted.
+    /// Hands the new datagram to the service. If its handler has to wait, drops the handler that has waited longest, in
+    /// its scope, and counts that one as aborted.
     #[default]
     AbortOldest,
 }
@@ -145,7 +151,7 @@ impl UdpServer {
     ///
     /// # Errors
     ///
-    /// When the socket cannot be told to report destination addresses, or there would be more label sets than
+    /// If the socket cannot be told to report destination addresses, or there would be more label sets than
     /// [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS).
     pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let binding = ServerBinding::new(Protocol::Udp, socket.local_addr()?);
@@ -159,34 +165,33 @@ impl UdpServer {
         })
     }
 
-    /// What the names of the server's own counters start with: `udp_server` unless set.
+    /// The first part of the names of the server's own counters. Default: `udp_server`.
     pub fn metrics_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// The scopes of the clients, in the place of those of the socket's own binding: with labels of one's own nested in,
-    /// say.
+    /// The scopes of the clients. Default: those of the socket's own binding. Use it to nest in your own labels.
     pub fn scopes(mut self, scopes: ClientScopes) -> Self {
         self.scopes = scopes;
         self
     }
 
-    /// How many handlers may wait at a time, at least 1: 1,024 unless set. Handlers that are ready when they are first
+    /// How many handlers may wait at a time, at least 1. Default: 1,024. Handlers that are ready when they are first
     /// polled do not count.
     pub fn max_in_flight(mut self, handlers: usize) -> Self {
         self.max_in_flight = handlers.max(1);
         self
     }
 
-    /// What makes room when [`max_in_flight`](Self::max_in_flight) handlers wait: [`Overload::AbortOldest`] unless set.
+    /// What to do when [`max_in_flight`](Self::max_in_flight) handlers wait. Default: [`Overload::AbortOldest`].
     pub fn on_overload(mut self, overload: Overload) -> Self {
         self.overload = overload;
         self
     }
 
-    /// How long a graceful shutdown waits for handlers and for the socket to take their answers: 10 s unless set.
-    /// What is left then is aborted.
+    /// How long a graceful shutdown waits for handlers, and for the socket to take their answers. Default: 10 s.
+    /// Handlers that still wait then are aborted.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
         self
@@ -198,7 +203,7 @@ impl UdpServer {
         self.socket.local_addr()
     }
 
-    /// A future that answers each datagram with what `service` makes of it, or not at all where that is `None`. It is
+    /// Returns a future that answers each datagram with the response of `service`, or not at all if that is `None`. It is
     /// done only after a [graceful shutdown](Serve::with_graceful_shutdown).
     pub fn serve<S>(self, service: S) -> Serve<S>
     where

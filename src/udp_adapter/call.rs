@@ -1,4 +1,4 @@
-//! A handler at work, until it has its one outcome.
+//! One handler, from its first poll to its outcome.
 
 use std::{
     fmt::Display,
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 
-use super::packet::Route;
+use super::address::Route;
 use crate::scope::{Scope, Scoped};
 
 /// What became of a datagram.
@@ -52,15 +52,14 @@ impl Abort {
 }
 
 pin_project! {
-    /// A place for a handler. It is used for one after another, so that a handler which is ready at once needs no
-    /// memory of its own.
+    /// A place for a handler. It is used again, so that a handler that is ready at once takes no allocation.
     pub(super) struct Call<F> {
         #[pin]
         future: Option<Scoped<F>>,
         number: u64,
         route: Option<Route>,
         scope: Scope,
-        // Only for a handler that waits.
+        // Made when the handler has to wait.
         abort: Option<Arc<Abort>>,
     }
 }
@@ -85,6 +84,10 @@ impl<F> Call<F> {
         this.future.set(Some(Scoped::new(future, scope)));
     }
 
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     pub(super) fn scope(&self) -> Scope {
         self.scope
     }
@@ -93,7 +96,7 @@ impl<F> Call<F> {
         Arc::clone(self.project().abort.get_or_insert_default())
     }
 
-    /// Drops the handler, in its scope. A panic of its drop ends here.
+    /// Drops the handler in its scope. Catches a panic of its drop.
     pub(super) fn clear(self: Pin<&mut Self>) {
         let mut future = self.project().future;
         drop(catch_unwind(AssertUnwindSafe(|| future.set(None))));
@@ -136,7 +139,7 @@ where
             route: this
                 .route
                 .take()
-                .expect("a call is started before it is polled, and polled no more when done"),
+                .expect("a call is started before it is polled, and not polled after it is done"),
         })
     }
 }

@@ -17,11 +17,11 @@ use crate::scope::Scope;
 /// Counts the datagrams that the kernel dropped because the socket's receive buffer was full. See
 /// [`Serve::socket_drops`](super::Serve::socket_drops).
 ///
-/// The counter is `…_socket_drops_total`, with the server's prefix and the labels of its binding, and no client's: the
-/// kernel does not say whose they were. It is what `/proc/net/udp` and `udp6` have as the socket's drops, read when
-/// [`update`](Self::update) is called: by the handler of `/metrics` before it renders, say. (Datagrams with a wrong
-/// checksum, and those for which all of UDP had no memory left, are among them.) A larger receive buffer, or a handler
-/// that is done earlier, helps.
+/// The counter is `…_socket_drops_total`, with the server's prefix and the labels of its binding. It has no labels of a
+/// client, because the kernel does not tell whose datagrams they were. The number is that of `/proc/net/udp` and `udp6`,
+/// read when [`update`](Self::update) is called, for example by the handler of `/metrics` before it renders. It includes
+/// datagrams with a wrong checksum, and those for which all of UDP had no memory left. A larger receive buffer or faster
+/// handlers help.
 ///
 /// ```
 /// # use bytes::Bytes;
@@ -61,16 +61,16 @@ impl SocketDrops {
         }
     }
 
-    /// Asks the kernel, and counts what it dropped since the last time. Nothing when the server is gone.
+    /// Asks the kernel, and counts what it dropped since the last time. Does nothing after the server is gone.
     ///
     /// # Errors
     ///
-    /// When `/proc/net` cannot be read, or does not have the socket: the process has changed its network namespace.
+    /// If `/proc/net` cannot be read or does not have the socket, because the process has changed its network namespace.
     pub fn update(&self) -> io::Result<()> {
         // Held while reading, so that no reading is counted after a later one.
         let mut last = self.socket.last.lock().unwrap_or_else(PoisonError::into_inner);
         let found = self.socket.read();
-        // Only now: a number of a socket that was still open when it was read is not yet another's.
+        // Checked after reading: while the socket is open, its inode is not another's.
         if !self.socket.is_open.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -102,7 +102,7 @@ impl fmt::Debug for SocketDrops {
     }
 }
 
-/// Held by the owner of the socket, and dropped before the socket.
+/// Held by the owner of the socket, which drops it before the socket.
 pub(super) struct SocketId(Arc<Socket>);
 
 struct Socket {
@@ -160,7 +160,7 @@ fn find(table: &str, inode: u64) -> Option<u32> {
         let mut columns = line.split_ascii_whitespace();
         columns.nth(INODE).and_then(|column| column.parse().ok()) == Some(inode)
     };
-    // A column that is printed with a sign shows what has passed the half of 32 bits as negative.
+    // Some kernels print the column with a sign.
     let line = table.lines().skip(1).find(is_it)?;
     let drops: i64 = line.split_ascii_whitespace().nth(DROPS)?.parse().ok()?;
     u32::try_from(drops)

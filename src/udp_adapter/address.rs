@@ -1,0 +1,102 @@
+//! Translates addresses between a socket and its users. The only place that does.
+//!
+//! A dual-stack socket reports an IPv4 address in its mapped form, and takes it in that form only. Users of this module
+//! see canonical addresses: [`destination`] and [`canonical`] translate what was received, [`Route`] what is sent.
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+
+use quinn_udp::RecvMeta;
+
+/// The IPv4 address of a mapped one. Any other address is returned as it is, with its scope id.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// Where a datagram was sent to, as the socket reported it: the address that it is bound to if it did not report one.
+pub(super) fn destination(meta: &RecvMeta, bound: SocketAddr) -> SocketAddr {
+    match meta.dst_ip {
+        Some(IpAddr::V6(ip)) if ip.is_unicast_link_local() => {
+            SocketAddrV6::new(ip, bound.port(), 0, meta.interface_index.unwrap_or(0)).into()
+        }
+        Some(ip) => SocketAddr::new(ip, bound.port()),
+        None => bound,
+    }
+}
+
+/// Where a datagram is sent from and to, in the form that the socket takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    /// `None` lets the system choose.
+    pub(super) from: Option<IpAddr>,
+    pub(super) to: SocketAddr,
+}
+
+impl Route {
+    /// A route through the socket that is bound to `bound`. Addresses may be canonical or mapped.
+    pub(super) fn new(bound: SocketAddr, from: IpAddr, to: SocketAddr) -> Self {
+        let fit = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) if bound.is_ipv6() => ip.to_ipv6_mapped().into(),
+            IpAddr::V6(_) if bound.is_ipv4() => ip.to_canonical(),
+            ip => ip,
+        };
+        let to = match fit(to.ip()) {
+            // Keeps a scope id.
+            ip if ip == to.ip() => to,
+            ip => SocketAddr::new(ip, to.port()),
+        };
+        Self {
+            from: can_be_a_source(from).then(|| fit(from)),
+            to,
+        }
+    }
+}
+
+fn can_be_a_source(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    !ip.is_unspecified() && !ip.is_multicast()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(bound: &str, from: &str, to: &str) -> (Option<String>, String) {
+        let route = Route::new(bound.parse().unwrap(), from.parse().unwrap(), to.parse().unwrap());
+        (route.from.map(|ip| ip.to_string()), route.to.to_string())
+    }
+
+    #[test]
+    fn a_route_fits_the_family_of_the_socket() {
+        let of = |from: &str, to: &str| (Some(from.to_owned()), to.to_owned());
+        for from in ["192.0.2.1", "::ffff:192.0.2.1"] {
+            for to in ["192.0.2.7:5", "[::ffff:192.0.2.7]:5"] {
+                assert_eq!(
+                    route("[::]:6", from, to),
+                    of("::ffff:192.0.2.1", "[::ffff:192.0.2.7]:5")
+                );
+                assert_eq!(route("0.0.0.0:6", from, to), of("192.0.2.1", "192.0.2.7:5"));
+            }
+        }
+        assert_eq!(
+            route("[::]:6", "fe80::1", "[fe80::7%3]:5"),
+            of("fe80::1", "[fe80::7%3]:5")
+        );
+    }
+
+    #[test]
+    fn what_is_no_address_of_a_host_is_no_source() {
+        for from in [
+            "0.0.0.0",
+            "::",
+            "::ffff:0.0.0.0",
+            "239.1.2.3",
+            "::ffff:239.1.2.3",
+            "ff02::1",
+        ] {
+            assert_eq!(route("[::]:6", from, "[::1]:5").0, None, "{from}");
+        }
+    }
+}

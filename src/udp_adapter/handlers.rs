@@ -1,0 +1,119 @@
+//! The handlers in flight.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+
+use super::{
+    address::Route,
+    call::{Abort, Call, Done},
+};
+use crate::scope::Scope;
+
+/// Handlers that wait, up to a limit that its user keeps.
+pub(super) struct Handlers<F> {
+    limit: usize,
+    started: u64,
+    /// The place for the next handler, if there is one.
+    vacant: Option<Pin<Box<Call<F>>>>,
+    in_flight: FuturesUnordered<Pin<Box<Call<F>>>>,
+    /// The numbers of those in flight, and how to abort them: the oldest comes first.
+    by_age: BTreeMap<u64, Arc<Abort>>,
+}
+
+impl<F> Handlers<F> {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            started: 0,
+            vacant: None,
+            in_flight: FuturesUnordered::new(),
+            by_age: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.len() >= self.limit
+    }
+
+    /// Asks the oldest to be dropped. [`poll_done`](Self::poll_done) returns it then.
+    pub(super) fn abort_oldest(&mut self) {
+        if let Some((_, oldest)) = self.by_age.pop_first() {
+            oldest.abort();
+        }
+    }
+
+    /// Drops all, each in its scope, and returns the scopes.
+    pub(super) fn drop_all(&mut self) -> Vec<Scope> {
+        self.by_age.clear();
+        let dropped = self.in_flight.iter_mut().map(|call| {
+            call.as_mut().clear();
+            call.scope()
+        });
+        let scopes = dropped.collect();
+        self.in_flight.clear();
+        scopes
+    }
+}
+
+impl<F, E> Handlers<F>
+where
+    F: Future<Output = Result<Option<Bytes>, E>>,
+    E: Display,
+{
+    /// Polls a handler for the first time. If it is not done, it has to be [pushed](Self::push).
+    pub(super) fn start(
+        &mut self,
+        cx: &mut Context<'_>,
+        future: F,
+        scope: Scope,
+        route: Route,
+    ) -> Result<Done, Waiting<F>> {
+        let mut call = self.vacant.take().unwrap_or_else(Call::vacant);
+        self.started += 1;
+        call.as_mut().start(self.started, future, scope, route);
+        match call.as_mut().poll(cx) {
+            Poll::Ready(done) => {
+                self.vacant = Some(call);
+                Ok(done)
+            }
+            Poll::Pending => Err(Waiting(call)),
+        }
+    }
+
+    pub(super) fn push(&mut self, Waiting(mut call): Waiting<F>) {
+        self.by_age.insert(call.number(), call.as_mut().abort_handle());
+        self.in_flight.push(call);
+    }
+
+    /// The next handler that is done, if there is one now.
+    pub(super) fn poll_done(&mut self, cx: &mut Context<'_>) -> Option<Done> {
+        let Poll::Ready(Some(done)) = self.in_flight.poll_next_unpin(cx) else {
+            return None;
+        };
+        self.by_age.remove(&done.number);
+        Some(done)
+    }
+}
+
+/// A handler that was not done when it was first polled.
+pub(super) struct Waiting<F>(Pin<Box<Call<F>>>);
