@@ -71,11 +71,9 @@ impl<S: Service<Datagram>, Signal> Serve<S, Signal> {
     /// Counts what the kernel drops at the socket. Call it before the server is spawned.
     #[must_use]
     pub fn socket_drops(&self) -> SocketDrops {
-        SocketDrops::new(
-            self.core.socket.id(),
-            self.core.scopes.server(),
-            self.core.report.prefix(),
-        )
+        let core = &self.core;
+        core.socket
+            .socket_drops(core.report.prefix(), core.scopes.server())
     }
 }
 

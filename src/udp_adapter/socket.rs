@@ -2,13 +2,15 @@ use std::{
     fmt,
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
     task::{Context, Poll, ready},
 };
 
 use quinn_udp::{Transmit, UdpSocketState};
 use tokio::{io::Interest, net::UdpSocket};
 
-use super::{Batch, Datagram, address::Route, drops::SocketId, platform::set_up};
+use super::{Batch, Datagram, SocketDrops, address::Route, platform::set_up};
+use crate::scope::Scope;
 
 /// A UDP socket that knows which address each datagram was sent to, and answers from there.
 /// [`UdpServer`](super::UdpServer) uses one. Use it directly to write your own loop.
@@ -44,9 +46,9 @@ use super::{Batch, Datagram, address::Route, drops::SocketId, platform::set_up};
 ///
 /// Several tasks may receive at a time, each with its own batch, while others send.
 pub struct DatagramSocket {
-    /// Dropped before the socket closes: fields are dropped in this order.
-    id: SocketId,
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
+    /// How many of the kernel's drops have been counted.
+    drops: Arc<Mutex<u32>>,
     state: UdpSocketState,
     bound: SocketAddr,
 }
@@ -60,15 +62,32 @@ impl DatagramSocket {
     pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let bound = socket.local_addr()?;
         Ok(Self {
-            id: SocketId::of(&socket)?,
             state: set_up(&socket, bound)?,
-            socket,
+            socket: Arc::new(socket),
+            drops: Arc::default(),
             bound,
         })
     }
 
-    pub(super) fn id(&self) -> &SocketId {
-        &self.id
+    /// Counts what the kernel drops at the socket, as `{prefix}_socket_drops_total` in `scope`. Usually that is
+    /// [`ClientScopes::server`](crate::ClientScopes::server).
+    ///
+    /// ```
+    /// use dualstack_metrics::{ClientScopes, DatagramSocket, Protocol, ServerBinding, SocketOptions};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap())?;
+    /// let socket = DatagramSocket::new(socket)?;
+    /// let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, socket.local_addr()));
+    /// let drops = socket.socket_drops("udp_relay", scopes.server());
+    /// drops.update()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// # })?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn socket_drops(&self, prefix: &str, scope: Scope) -> SocketDrops {
+        SocketDrops::new(&self.socket, &self.drops, scope, prefix)
     }
 
     /// The address that the socket is bound to.
@@ -141,7 +160,7 @@ impl DatagramSocket {
 
     /// Fills `batch` with what the system has received, even if the runtime does not know of it yet.
     pub(super) fn try_recv(&self, batch: &mut Batch) -> io::Result<()> {
-        batch.refill(|buffers, metas| self.state.recv((&self.socket).into(), buffers, metas))
+        batch.refill(|buffers, metas| self.state.recv((&*self.socket).into(), buffers, metas))
     }
 
     /// Ready when a send may be tried again.
@@ -160,7 +179,7 @@ impl DatagramSocket {
                 src_ip,
             };
             self.socket.try_io(Interest::WRITABLE, || {
-                self.state.try_send((&self.socket).into(), &transmit)
+                self.state.try_send((&*self.socket).into(), &transmit)
             })
         };
         match send(route.from) {
