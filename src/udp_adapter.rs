@@ -61,7 +61,10 @@
 //!
 //! [`DatagramSocket`] does the same for your own loop.
 //!
-//! `quinn-udp` sends and receives. Its set-up is for QUIC: it forbids fragments, and receives several datagrams as one.
+//! Answers have the traffic class (DSCP) that is set on the socket: `IP_TOS` for IPv4 clients, also for those of a
+//! dual-stack socket, and `IPV6_TCLASS` for IPv6 clients. On systems other than Linux and Android it is always 0.
+//!
+//! `quinn-udp` receives, and sends on systems other than Linux and Android. Its set-up is for QUIC: it forbids fragments, and receives several datagrams as one.
 //! So it runs on a throw-away socket, and the socket that is served gets the one option that is needed, which reports
 //! the destination address of each datagram.
 //!
@@ -104,6 +107,7 @@ mod outbox;
 mod payload;
 mod platform;
 mod report;
+mod send;
 mod serve;
 mod socket;
 

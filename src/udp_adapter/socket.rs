@@ -6,10 +6,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use quinn_udp::{Transmit, UdpSocketState};
+use quinn_udp::UdpSocketState;
 use tokio::{io::Interest, net::UdpSocket};
 
-use super::{Batch, Datagram, SocketDrops, address::Route, platform::set_up};
+use super::{Batch, Datagram, SocketDrops, address::Route, platform::set_up, send::send};
 use crate::scope::Scope;
 
 /// A UDP socket that knows which address each datagram was sent to, and answers from there.
@@ -170,20 +170,15 @@ impl DatagramSocket {
 
     /// Sends along `route`, or from an address that the system chooses if that of the route is refused.
     pub(super) fn try_send(&self, payload: &[u8], route: &Route) -> io::Result<()> {
-        let send = |src_ip| {
-            let transmit = Transmit {
-                destination: route.to,
-                ecn: None,
-                contents: payload,
-                segment_size: None,
-                src_ip,
-            };
+        let send = |route| {
             self.socket.try_io(Interest::WRITABLE, || {
-                self.state.try_send((&*self.socket).into(), &transmit)
+                send(&self.socket, &self.state, payload, route)
             })
         };
-        match send(route.from) {
-            Err(error) if route.from.is_some() && is_about_the_source(&error) => send(None),
+        match send(route) {
+            Err(error) if route.from.is_some() && is_about_the_source(&error) => {
+                send(&Route { from: None, ..*route })
+            }
             result => result,
         }
     }
