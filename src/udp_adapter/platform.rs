@@ -30,6 +30,10 @@ pub(super) fn set_up(socket: &UdpSocket, bound: SocketAddr) -> io::Result<UdpSoc
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         setsockopt(socket, sockopt::Ipv4RecvDstAddr, &true)?;
     }
+    // On Apple systems `sendmsg` fails for ever if a datagram is about as large as `SO_SNDBUF`. `quinn-udp` raises a
+    // size that is too small, and rejects datagrams above the size that it remembers.
+    #[cfg(target_vendor = "apple")]
+    state.set_send_buffer_size(socket.into(), state.send_buffer_size(socket.into())?)?;
     Ok(state)
 }
 
