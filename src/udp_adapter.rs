@@ -52,6 +52,9 @@
 //! A handler that panics is counted, and the server goes on. If the service itself fails (`poll_ready` returns an
 //! error), that is counted for each datagram, and the server goes on as well.
 //!
+//! The server has timers of its own, for the shutdown and for a socket that fails. They need no time driver of the
+//! runtime, and do not follow its clock when that is paused.
+//!
 //! # Addresses
 //!
 //! An answer leaves from the address that the datagram was sent to. A plain `send_to` on a wildcard socket does not do

@@ -2,12 +2,12 @@
 
 use std::{
     io::{self, ErrorKind},
-    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use tokio::time::Sleep;
+use futures_timer::Delay;
+use futures_util::FutureExt;
 
 use super::{Batch, Datagram, DatagramSocket, report::Report};
 
@@ -19,7 +19,7 @@ const ERROR_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Inbox {
     batch: Batch,
     errors_in_a_row: u32,
-    pause: Option<Pin<Box<Sleep>>>,
+    pause: Option<Delay>,
 }
 
 impl Inbox {
@@ -47,7 +47,7 @@ impl Inbox {
         report: &mut Report,
     ) -> Poll<()> {
         if let Some(pause) = &mut self.pause {
-            ready!(pause.as_mut().poll(cx));
+            ready!(pause.poll_unpin(cx));
             self.pause = None;
         }
         match ready!(socket.poll_recv(cx, &mut self.batch)) {
@@ -56,7 +56,7 @@ impl Inbox {
                 report.receive_error(&error);
                 self.errors_in_a_row += 1;
                 if self.errors_in_a_row >= ERRORS_IN_A_ROW {
-                    self.pause = Some(Box::pin(tokio::time::sleep(ERROR_PAUSE)));
+                    self.pause = Some(Delay::new(ERROR_PAUSE));
                 }
             }
         }

@@ -11,8 +11,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_timer::Delay;
+use futures_util::FutureExt;
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
 use tower_service::Service;
 
 use super::{
@@ -55,10 +56,6 @@ impl<S: Service<Datagram>> Serve<S> {
     /// Shuts down when `signal` is done. The server answers what the system has received by then, and nothing after
     /// that. It is done when all handlers are, or after [`UdpServer::shutdown_timeout`]: then it aborts those that still
     /// wait.
-    ///
-    /// # Panics
-    ///
-    /// The returned future panics when the signal comes if the runtime's time driver is not enabled.
     pub fn with_graceful_shutdown<Signal: Future<Output = ()>>(self, signal: Signal) -> Serve<S, Signal> {
         Serve {
             core: self.core,
@@ -92,11 +89,10 @@ where
         let core = this.core;
         if matches!(core.phase, Phase::Serving) && this.signal.poll(cx).is_ready() {
             core.phase = Phase::Closing {
-                deadline: Box::pin(tokio::time::sleep(core.shutdown_timeout)),
+                deadline: Delay::new(core.shutdown_timeout),
                 batches_left: BATCHES_WHEN_CLOSING,
             };
         }
-        // First, because the handlers may use up the task's budget, without which a deadline is never over.
         if core.phase.is_over(cx) {
             core.give_up();
         } else {
@@ -119,7 +115,7 @@ enum Phase {
     Serving,
     /// Receives at most so many more batches of what the system has queued, then nothing.
     Closing {
-        deadline: Pin<Box<Sleep>>,
+        deadline: Delay,
         batches_left: u32,
     },
 }
@@ -128,7 +124,7 @@ impl Phase {
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         match self {
             Self::Serving => false,
-            Self::Closing { deadline, .. } => deadline.as_mut().poll(cx).is_ready(),
+            Self::Closing { deadline, .. } => deadline.poll_unpin(cx).is_ready(),
         }
     }
 
