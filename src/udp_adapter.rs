@@ -30,11 +30,17 @@
 //! |---|---|
 //! | `…_requests_received_total` | datagrams taken from the socket |
 //! | `…_responses_sent_total` | answers that the socket took |
-//! | `…_requests_unanswered_total` | datagrams that the service chose not to answer (`None`) |
+//! | `…_requests_unanswered_total` | datagrams that the service chose not to answer (`None`), or that cannot be answered |
 //! | `…_requests_aborted_total` | handlers that were dropped before they were done, and datagrams refused past the limit |
 //! | `…_requests_failed_total{reason}` | `handler_error`, `handler_panic`, or `send`: the socket did not take the answer |
 //!
 //! For each class of client, at any time, the first is the sum of the others and of the datagrams in flight.
+//!
+//! A datagram from port 0 or from the unspecified address cannot be answered: its sender asks for no answer ([RFC 768]),
+//! and an answer to `[::]` would reach this host. The service sees it, and its answer is dropped.
+//!
+//! `…_responses_sent_total` includes answers that are lost after the socket took them, for example by a full queueing
+//! discipline (`tc -s qdisc`) or by a neighbour that cannot be resolved.
 //!
 //! Two counters have the labels of the binding, and none of a client. `…_socket_errors_total{operation="receive"}`
 //! counts errors of the socket itself. `…_socket_drops_total` counts what the kernel dropped because the receive buffer
@@ -49,7 +55,8 @@
 //! [1,024](UdpServer::max_in_flight) at a time; past that the server [makes room](Overload). The payload of a waiting
 //! handler is a copy, so it holds no receive buffer. It keeps at most 4 KiB alive, which it shares with its neighbours.
 //!
-//! A handler that panics is counted, and the server goes on. If the service itself fails (`poll_ready` returns an
+//! A handler that panics is counted, and the server goes on. The standard panic hook writes a line for each; set your own
+//! with [`std::panic::set_hook`] if clients could cause many. If the service itself fails (`poll_ready` returns an
 //! error), that is counted for each datagram, and the server goes on as well.
 //!
 //! The server has timers of its own, for the shutdown and for a socket that fails. They need no time driver of the
@@ -58,8 +65,8 @@
 //! # Addresses
 //!
 //! An answer leaves from the address that the datagram was sent to. A plain `send_to` on a wildcard socket does not do
-//! that on a host with several addresses. The system chooses the address only if the one that was asked is gone or is a
-//! multicast group. Answers above the path MTU are fragmented (not on Windows, where `quinn-udp` forbids it). See
+//! that on a host with several addresses. The system chooses the address only if the one that was asked is gone, or
+//! is a broadcast address or a multicast group. Answers above the path MTU are fragmented (not on Windows, where `quinn-udp` forbids it). See
 //! [`Datagram`] for what a handler sees.
 //!
 //! [`DatagramSocket`] does the same for your own loop.
@@ -70,6 +77,8 @@
 //! `quinn-udp` receives, and sends on systems other than Linux and Android. Its set-up is for QUIC: it forbids fragments, and receives several datagrams as one.
 //! So it runs on a throw-away socket, and the socket that is served gets the one option that is needed, which reports
 //! the destination address of each datagram.
+//!
+//! [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
 //!
 //! # Many cores
 //!

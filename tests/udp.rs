@@ -7,11 +7,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -19,9 +15,7 @@ use dualstack_metrics::{
     ClientScopes, Datagram, Overload, Protocol, Scope, ServerBinding, SocketOptions, UdpServer,
     prometheus::Install,
 };
-use metrics::{
-    Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit, counter,
-};
+use metrics::counter;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use test_support::{in_namespace, ip, link_number, loopbacks, samples, soon};
 use tokio::{
@@ -938,132 +932,6 @@ fn errors_of_the_socket_have_no_client_and_the_loop_goes_on() {
                 format!("s_requests_received_total{{{}}} 1", labels("inet/plain", address)),
                 format!("s_responses_sent_total{{{}}} 1", labels("inet/plain", address)),
                 error,
-            ]
-        );
-    });
-}
-
-/// Counts the errors of a socket, and makes the next receive fail as well, a few times.
-struct FailsAgain {
-    /// Connected to a port where nobody listens: a receive after a send fails.
-    socket: std::net::UdpSocket,
-    times: u64,
-    errors: AtomicU64,
-}
-
-impl CounterFn for FailsAgain {
-    fn increment(&self, value: u64) {
-        if self.errors.fetch_add(value, Ordering::Relaxed) < self.times {
-            self.socket.send(b"x").unwrap();
-        }
-    }
-
-    fn absolute(&self, _: u64) {
-        unreachable!("the server increments");
-    }
-}
-
-struct FailsAgainRecorder<R> {
-    inner: R,
-    errors: Arc<FailsAgain>,
-}
-
-impl<R: Recorder> Recorder for FailsAgainRecorder<R> {
-    fn describe_counter(&self, name: KeyName, unit: Option<Unit>, description: SharedString) {
-        self.inner.describe_counter(name, unit, description);
-    }
-
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
-        if key.name() == "s_socket_errors_total" {
-            return Counter::from_arc(Arc::clone(&self.errors));
-        }
-        self.inner.register_counter(key, metadata)
-    }
-
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
-    }
-
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
-    }
-}
-
-#[test]
-fn a_server_needs_no_time_driver() {
-    /// As [`soon`], which sleeps.
-    async fn spin(what: &str, mut is_so: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !is_so() {
-            assert!(Instant::now() < deadline, "30 s are over, and not: {what}");
-            yield_now().await;
-        }
-    }
-
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .unwrap();
-    let entered = runtime.enter();
-    let socket = SocketOptions::dual_stack()
-        .bind_udp("127.0.0.1:0".parse().unwrap())
-        .unwrap();
-    let address = socket.local_addr().unwrap();
-    let socket = socket.into_std().unwrap();
-    // Sends a datagram, and is gone.
-    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let peer = client.local_addr().unwrap();
-    socket.connect(peer).unwrap();
-    client.send_to(b"", address).unwrap();
-    common::close(client);
-    // More than the server takes without a pause.
-    let errors = Arc::new(FailsAgain {
-        socket: socket.try_clone().unwrap(),
-        times: 18,
-        errors: AtomicU64::new(0),
-    });
-    let inner = Install::new(PrometheusBuilder::new()).build_recorder();
-    let metrics = inner.get_ref().handle();
-    let recorder = FailsAgainRecorder {
-        inner,
-        errors: Arc::clone(&errors),
-    };
-    let _recorder = metrics::set_default_local_recorder(&recorder);
-    errors.socket.send(b"x").unwrap();
-    let server = UdpServer::new(UdpSocket::from_std(socket).unwrap())
-        .unwrap()
-        .metrics_prefix("s")
-        .shutdown_timeout(Duration::from_millis(50));
-    drop(entered);
-
-    LocalSet::new().block_on(&runtime, async {
-        let running = start(server, never());
-        let labels = labels("inet/plain", address);
-        let sent = format!("s_responses_sent_total{{{labels}}} 1");
-        spin("an answer is sent", || samples(&metrics.render()).contains(&sent)).await;
-        assert!(errors.errors.load(Ordering::Relaxed) > 18);
-
-        // A shutdown has its deadline.
-        let client = UdpSocket::bind(peer).await.unwrap();
-        client.send_to(b"waits", address).await.unwrap();
-        let received = format!("s_requests_received_total{{{labels}}} 2");
-        spin("a handler waits", || {
-            samples(&metrics.render()).contains(&received)
-        })
-        .await;
-        running.stop.send(()).unwrap();
-        running.task.await.unwrap().unwrap();
-        assert_eq!(
-            samples(&metrics.render()),
-            [
-                format!("dropped_total{{{labels}}} 1"),
-                format!("s_requests_aborted_total{{{labels}}} 1"),
-                received,
-                sent,
             ]
         );
     });

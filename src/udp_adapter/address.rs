@@ -3,7 +3,7 @@
 //! A dual-stack socket reports an IPv4 address in its mapped form, and takes it in that form only. Users of this module
 //! see canonical addresses: [`destination`] and [`canonical`] translate what was received, [`Route`] what is sent.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 
 use quinn_udp::RecvMeta;
 
@@ -36,7 +36,16 @@ pub(super) struct Route {
 
 impl Route {
     /// A route through the socket that is bound to `bound`. Addresses may be canonical or mapped.
-    pub(super) fn new(bound: SocketAddr, from: IpAddr, to: SocketAddr) -> Self {
+    ///
+    /// `None` if nothing can be sent to `to`. Port 0 means that the sender takes no answer ([RFC 768]). The unspecified
+    /// address is nobody's ([RFC 4291 §2.5.2]): Linux would send to this host.
+    ///
+    /// [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
+    /// [RFC 4291 §2.5.2]: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.2
+    pub(super) fn new(bound: SocketAddr, from: IpAddr, to: SocketAddr) -> Option<Self> {
+        if to.port() == 0 || to.ip().to_canonical().is_unspecified() {
+            return None;
+        }
         let fit = |ip: IpAddr| match ip {
             IpAddr::V4(ip) if bound.is_ipv6() => ip.to_ipv6_mapped().into(),
             IpAddr::V6(_) if bound.is_ipv4() => ip.to_canonical(),
@@ -47,16 +56,16 @@ impl Route {
             ip if ip == to.ip() => to,
             ip => SocketAddr::new(ip, to.port()),
         };
-        Self {
+        Some(Self {
             from: can_be_a_source(from).then(|| fit(from)),
             to,
-        }
+        })
     }
 }
 
 fn can_be_a_source(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
-    !ip.is_unspecified() && !ip.is_multicast()
+    !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 #[cfg(test)]
@@ -64,7 +73,7 @@ mod tests {
     use super::*;
 
     fn route(bound: &str, from: &str, to: &str) -> (Option<String>, String) {
-        let route = Route::new(bound.parse().unwrap(), from.parse().unwrap(), to.parse().unwrap());
+        let route = Route::new(bound.parse().unwrap(), from.parse().unwrap(), to.parse().unwrap()).unwrap();
         (route.from.map(|ip| ip.to_string()), route.to.to_string())
     }
 
@@ -89,6 +98,8 @@ mod tests {
     #[test]
     fn what_is_no_address_of_a_host_is_no_source() {
         for from in [
+            "255.255.255.255",
+            "::ffff:255.255.255.255",
             "0.0.0.0",
             "::",
             "::ffff:0.0.0.0",
@@ -97,6 +108,20 @@ mod tests {
             "ff02::1",
         ] {
             assert_eq!(route("[::]:6", from, "[::1]:5").0, None, "{from}");
+        }
+    }
+
+    #[test]
+    fn there_is_no_route_to_port_0_and_to_the_unspecified_address() {
+        for to in [
+            "192.0.2.7:0",
+            "[2001:db8::7]:0",
+            "0.0.0.0:5",
+            "[::]:5",
+            "[::ffff:0.0.0.0]:5",
+        ] {
+            let bound = "[::]:6".parse().unwrap();
+            assert_eq!(Route::new(bound, bound.ip(), to.parse().unwrap()), None, "{to}");
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Done {
     pub(super) number: u64,
     pub(super) outcome: Outcome,
     pub(super) scope: Scope,
-    pub(super) route: Route,
+    pub(super) route: Option<Route>,
 }
 
 /// Asks a waiting handler to be dropped.
@@ -75,10 +75,10 @@ impl<F> Call<F> {
         })
     }
 
-    pub(super) fn start(self: Pin<&mut Self>, number: u64, future: F, scope: Scope, route: Route) {
+    pub(super) fn start(self: Pin<&mut Self>, number: u64, future: F, scope: Scope, route: Option<Route>) {
         let mut this = self.project();
         *this.number = number;
-        *this.route = Some(route);
+        *this.route = route;
         *this.scope = scope;
         *this.abort = None;
         this.future.set(Some(Scoped::new(future, scope)));
@@ -136,10 +136,7 @@ where
             number: *this.number,
             outcome,
             scope: *this.scope,
-            route: this
-                .route
-                .take()
-                .expect("a call is started before it is polled, and not polled after it is done"),
+            route: *this.route,
         })
     }
 }

@@ -86,7 +86,7 @@ where
         cx: &mut Context<'_>,
         future: F,
         scope: Scope,
-        route: Route,
+        route: Option<Route>,
     ) -> Result<Done, Waiting<F>> {
         let mut call = self.vacant.take().unwrap_or_else(Call::vacant);
         self.started += 1;

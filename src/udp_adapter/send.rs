@@ -1,17 +1,90 @@
 //! Sends a datagram from an address of the host.
 
-use std::io;
+use std::{
+    io::{self, ErrorKind},
+    net::{IpAddr, Ipv4Addr},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
 
 use quinn_udp::UdpSocketState;
 use tokio::net::UdpSocket;
 
 use super::address::Route;
 
+/// Sends along `route`, or from an address that the system chooses if that of the route is refused.
+pub(super) fn send(
+    socket: &UdpSocket,
+    state: &UdpSocketState,
+    refused: &RefusedSource,
+    payload: &[u8],
+    route: &Route,
+) -> io::Result<()> {
+    let system_chooses = Route { from: None, ..*route };
+    let Some(from) = route.from.filter(|&from| !refused.is(from)) else {
+        return send_from(socket, state, payload, &system_chooses);
+    };
+    match send_from(socket, state, payload, route) {
+        Err(error) if is_about_the_source(&error) => {
+            let result = send_from(socket, state, payload, &system_chooses);
+            if result.is_ok() {
+                refused.set(from);
+            }
+            result
+        }
+        result => result,
+    }
+}
+
+fn is_about_the_source(error: &io::Error) -> bool {
+    use ErrorKind::{AddrNotAvailable, HostUnreachable, InvalidInput, NetworkUnreachable};
+
+    matches!(
+        error.kind(),
+        AddrNotAvailable | HostUnreachable | InvalidInput | NetworkUnreachable
+    )
+}
+
+/// The IPv4 address that was last refused as a source: usually the broadcast address of a subnet, which a datagram does
+/// not tell from another. It is not tried again within the same second.
+#[derive(Debug)]
+pub(super) struct RefusedSource {
+    start: Instant,
+    /// The address, and the second since `start`. 0 if there is none.
+    last: AtomicU64,
+}
+
+impl RefusedSource {
+    pub(super) fn none() -> Self {
+        Self {
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    fn is(&self, ip: IpAddr) -> bool {
+        match (self.last.load(Ordering::Relaxed), ip.to_canonical()) {
+            (0, _) | (_, IpAddr::V6(_)) => false,
+            (last, IpAddr::V4(ip)) => last >> 32 == u64::from(ip.to_bits()) && last == self.now(ip),
+        }
+    }
+
+    fn set(&self, ip: IpAddr) {
+        if let IpAddr::V4(ip) = ip.to_canonical() {
+            self.last.store(self.now(ip), Ordering::Relaxed);
+        }
+    }
+
+    fn now(&self, ip: Ipv4Addr) -> u64 {
+        u64::from(ip.to_bits()) << 32 | self.start.elapsed().as_secs() & u64::from(u32::MAX)
+    }
+}
+
 /// `nix` sends here, because `quinn-udp` writes a traffic class of its own into each datagram, in the place of the one
 /// that is set on the socket.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) fn send(socket: &UdpSocket, _: &UdpSocketState, payload: &[u8], route: &Route) -> io::Result<()> {
-    use std::{cell::RefCell, io::IoSlice, net::IpAddr, os::fd::AsRawFd};
+fn send_from(socket: &UdpSocket, _: &UdpSocketState, payload: &[u8], route: &Route) -> io::Result<()> {
+    use std::{cell::RefCell, io::IoSlice, os::fd::AsRawFd};
 
     use nix::{
         cmsg_space,
@@ -78,12 +151,7 @@ pub(super) fn send(socket: &UdpSocket, _: &UdpSocketState, payload: &[u8], route
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) fn send(
-    socket: &UdpSocket,
-    state: &UdpSocketState,
-    payload: &[u8],
-    route: &Route,
-) -> io::Result<()> {
+fn send_from(socket: &UdpSocket, state: &UdpSocketState, payload: &[u8], route: &Route) -> io::Result<()> {
     let transmit = quinn_udp::Transmit {
         destination: route.to,
         ecn: None,
@@ -92,4 +160,43 @@ pub(super) fn send(
         src_ip: route.from,
     };
     state.try_send(socket.into(), &transmit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_was_refused_is_not_tried_again_at_once() {
+        let refused = RefusedSource::none();
+        let broadcast = IpAddr::from([192, 0, 2, 255]);
+        assert!(!refused.is(broadcast));
+        refused.set(broadcast);
+        assert!(refused.is(broadcast));
+        assert!(refused.is("::ffff:192.0.2.255".parse().unwrap()));
+        assert!(!refused.is([192, 0, 2, 254].into()));
+        assert!(!refused.is("2001:db8::1".parse().unwrap()));
+        // A second later.
+        refused.last.fetch_sub(1, Ordering::Relaxed);
+        assert!(!refused.is(broadcast));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_broadcast_address_of_a_subnet_is_refused_once() {
+        let socket = UdpSocket::bind("0.0.0.0:0").await.unwrap();
+        let bound = socket.local_addr().unwrap();
+        let state = crate::udp_adapter::platform::set_up(&socket, bound).unwrap();
+        let refused = RefusedSource::none();
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        for from in ["127.0.0.1", "127.255.255.255"] {
+            let from: IpAddr = from.parse().unwrap();
+            let route = Route::new(bound, from, client.local_addr().unwrap()).unwrap();
+            assert_eq!(route.from, Some(from));
+            socket.writable().await.unwrap();
+            send(&socket, &state, &refused, b"x", &route).unwrap();
+            assert_eq!(client.recv(&mut [0; 8]).await.unwrap(), 1);
+        }
+        assert_eq!(refused.last.load(Ordering::Relaxed) >> 32, 0x7fff_ffff);
+    }
 }

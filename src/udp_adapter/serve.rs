@@ -285,7 +285,7 @@ where
     }
 
     /// Polls a handler once, and keeps it if it has to wait.
-    fn start(&mut self, cx: &mut Context<'_>, future: S::Future, scope: Scope, route: Route) {
+    fn start(&mut self, cx: &mut Context<'_>, future: S::Future, scope: Scope, route: Option<Route>) {
         match self.handlers.start(cx, future, scope, route) {
             Ok(done) => self.finish(done.outcome, done.scope, done.route),
             Err(waiting) => {
@@ -323,16 +323,19 @@ where
         }
     }
 
-    fn finish(&mut self, outcome: Outcome, scope: Scope, route: Route) {
+    fn finish(&mut self, outcome: Outcome, scope: Scope, route: Option<Route>) {
         match outcome {
-            Outcome::Answer(payload) => {
-                let answer = Answer {
-                    payload,
-                    route,
-                    scope,
-                };
-                self.outbox.send(&self.socket, answer, &mut self.report);
-            }
+            Outcome::Answer(payload) => match route {
+                Some(route) => {
+                    let answer = Answer {
+                        payload,
+                        route,
+                        scope,
+                    };
+                    self.outbox.send(&self.socket, answer, &mut self.report);
+                }
+                None => self.report.unanswered(scope),
+            },
             Outcome::NoAnswer => self.report.unanswered(scope),
             Outcome::Aborted => self.report.aborted(scope),
             Outcome::HandlerError(error) => self.report.handler_error(scope, &error),

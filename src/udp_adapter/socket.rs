@@ -9,7 +9,12 @@ use std::{
 use quinn_udp::UdpSocketState;
 use tokio::{io::Interest, net::UdpSocket};
 
-use super::{Batch, Datagram, SocketDrops, address::Route, platform::set_up, send::send};
+use super::{
+    Batch, Datagram, SocketDrops,
+    address::Route,
+    platform::set_up,
+    send::{RefusedSource, send},
+};
 use crate::scope::Scope;
 
 /// A UDP socket that knows which address each datagram was sent to, and answers from there.
@@ -50,6 +55,7 @@ pub struct DatagramSocket {
     /// How many of the kernel's drops have been counted.
     drops: Arc<Mutex<u32>>,
     state: UdpSocketState,
+    refused: RefusedSource,
     bound: SocketAddr,
 }
 
@@ -65,6 +71,7 @@ impl DatagramSocket {
             state: set_up(&socket, bound)?,
             socket: Arc::new(socket),
             drops: Arc::default(),
+            refused: RefusedSource::none(),
             bound,
         })
     }
@@ -122,22 +129,31 @@ impl DatagramSocket {
     ///
     /// # Errors
     ///
-    /// If the socket does not take the answer.
+    /// If the socket does not take the answer, or the datagram has no address to answer to, see
+    /// [`send_from`](Self::send_from).
     pub async fn reply(&self, datagram: &Datagram, answer: &[u8]) -> io::Result<()> {
         self.send_from(datagram.local_addr().ip(), answer, datagram.peer())
             .await
     }
 
     /// Sends from one of the host's addresses. The system chooses the address if `from` is the unspecified address, a
-    /// multicast group, or no longer an address of the host. The port is the socket's.
+    /// broadcast address, a multicast group, or no longer an address of the host. The port is the socket's.
     ///
     /// On an IPv6 socket, IPv4 addresses may be given as they are or mapped.
     ///
     /// # Errors
     ///
-    /// If the socket does not take the datagram.
+    /// If the socket does not take the datagram. [`InvalidInput`](ErrorKind::InvalidInput) if `to` has port 0 or the
+    /// unspecified address: nobody is there, and a datagram that comes from there asks for no answer ([RFC 768]).
+    ///
+    /// [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
     pub async fn send_from(&self, from: IpAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
-        let route = Route::new(self.bound, from, to);
+        let route = Route::new(self.bound, from, to).ok_or_else(|| {
+            io::Error::new(
+                ErrorKind::InvalidInput,
+                format!("nothing can be sent to {to}: it has no port, or no address"),
+            )
+        })?;
         loop {
             self.socket.writable().await?;
             match self.try_send(payload, &route) {
@@ -168,19 +184,11 @@ impl DatagramSocket {
         self.socket.poll_send_ready(cx)
     }
 
-    /// Sends along `route`, or from an address that the system chooses if that of the route is refused.
+    /// Sends along `route`.
     pub(super) fn try_send(&self, payload: &[u8], route: &Route) -> io::Result<()> {
-        let send = |route| {
-            self.socket.try_io(Interest::WRITABLE, || {
-                send(&self.socket, &self.state, payload, route)
-            })
-        };
-        match send(route) {
-            Err(error) if route.from.is_some() && is_about_the_source(&error) => {
-                send(&Route { from: None, ..*route })
-            }
-            result => result,
-        }
+        self.socket.try_io(Interest::WRITABLE, || {
+            send(&self.socket, &self.state, &self.refused, payload, route)
+        })
     }
 }
 
@@ -190,13 +198,4 @@ impl fmt::Debug for DatagramSocket {
             .field("local", &self.bound)
             .finish_non_exhaustive()
     }
-}
-
-fn is_about_the_source(error: &io::Error) -> bool {
-    use ErrorKind::{AddrNotAvailable, HostUnreachable, InvalidInput, NetworkUnreachable};
-
-    matches!(
-        error.kind(),
-        AddrNotAvailable | HostUnreachable | InvalidInput | NetworkUnreachable
-    )
 }
