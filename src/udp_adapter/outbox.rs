@@ -4,12 +4,21 @@ use std::{
     collections::VecDeque,
     io::ErrorKind,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use futures_timer::Delay;
+use futures_util::FutureExt;
 
 use super::{DatagramSocket, address::Route, report::Report};
 use crate::scope::Scope;
+
+/// While so many answers wait, nothing is received, unless the socket is stalled.
+const CAPACITY: usize = 1024;
+
+/// A socket that has taken nothing for so long is stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(1);
 
 /// An answer, and the scope that its outcome is counted in.
 pub(super) struct Answer {
@@ -22,6 +31,15 @@ pub(super) struct Answer {
 #[derive(Default)]
 pub(super) struct Outbox {
     waiting: VecDeque<Answer>,
+    /// Since the socket has not taken the first of them.
+    blocked: Option<Blocked>,
+}
+
+struct Blocked {
+    since: Instant,
+    /// The next second is over.
+    timer: Delay,
+    is_stalled: bool,
 }
 
 impl Outbox {
@@ -29,39 +47,63 @@ impl Outbox {
         self.waiting.is_empty()
     }
 
+    /// Whether datagrams may be received whose answers may have to wait.
+    pub(super) fn has_room(&self) -> bool {
+        self.waiting.len() < CAPACITY || self.is_stalled()
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.blocked.as_ref().is_some_and(|blocked| blocked.is_stalled)
+    }
+
+    /// Sends an answer, or keeps it. [`flush`](Self::flush) has to be called afterwards.
     pub(super) fn send(&mut self, socket: &DatagramSocket, answer: Answer, report: &mut Report) {
-        if !self.is_empty() || !try_send(socket, &answer, report) {
-            self.waiting.push_back(answer);
+        if self.is_empty() && try_send(socket, &answer, report) {
+            return;
+        }
+        self.waiting.push_back(answer);
+        if self.is_stalled() {
+            for oldest in self.waiting.drain(..self.waiting.len().saturating_sub(CAPACITY)) {
+                report.send_blocked(oldest.scope);
+            }
         }
     }
 
-    /// Ready when the socket has taken every answer.
-    pub(super) fn poll_flush(
-        &mut self,
-        cx: &mut Context<'_>,
-        socket: &DatagramSocket,
-        report: &mut Report,
-    ) -> Poll<()> {
+    /// Sends what the socket takes now. If some is left, the task is woken when it may take more, and when the socket
+    /// has stalled.
+    pub(super) fn flush(&mut self, cx: &mut Context<'_>, socket: &DatagramSocket, report: &mut Report) {
         while let Some(answer) = self.waiting.front() {
-            match socket.poll_send_ready(cx) {
-                Poll::Pending => return Poll::Pending,
-                // The runtime is gone, and the socket will never be ready.
-                Poll::Ready(Err(_)) => report.not_sent(answer.scope),
-                Poll::Ready(Ok(())) => {
-                    if !try_send(socket, answer, report) {
-                        continue;
-                    }
+            if !try_send(socket, answer, report) {
+                match socket.poll_send_ready(cx) {
+                    Poll::Pending => return self.watch(cx, report),
+                    Poll::Ready(Ok(())) => continue,
+                    // The runtime is gone, and the socket will never be ready.
+                    Poll::Ready(Err(_)) => report.send_blocked(answer.scope),
                 }
             }
             self.waiting.pop_front();
+            self.blocked = None;
         }
-        Poll::Ready(())
+    }
+
+    /// Reports each second in which the socket has taken nothing.
+    fn watch(&mut self, cx: &mut Context<'_>, report: &mut Report) {
+        let blocked = self.blocked.get_or_insert_with(|| Blocked {
+            since: Instant::now(),
+            timer: Delay::new(STALLED_AFTER),
+            is_stalled: false,
+        });
+        while blocked.timer.poll_unpin(cx).is_ready() {
+            blocked.is_stalled = true;
+            blocked.timer.reset(STALLED_AFTER);
+            report.stalled(blocked.since.elapsed(), self.waiting.len());
+        }
     }
 
     /// Drops the answers that the socket has not taken.
     pub(super) fn give_up(&mut self, report: &mut Report) {
         for answer in self.waiting.drain(..) {
-            report.not_sent(answer.scope);
+            report.send_blocked(answer.scope);
         }
     }
 }

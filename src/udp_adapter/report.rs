@@ -24,6 +24,7 @@ pub(super) struct Report {
     failures: LogLimit,
     overload: LogLimit,
     socket_errors: LogLimit,
+    stalls: LogLimit,
 }
 
 impl Report {
@@ -36,6 +37,7 @@ impl Report {
             failures: LogLimit::default(),
             overload: LogLimit::default(),
             socket_errors: LogLimit::default(),
+            stalls: LogLimit::default(),
         }
     }
 
@@ -75,7 +77,7 @@ impl Report {
 
     /// The socket did not take an answer of `length` bytes.
     pub(super) fn send_error(&mut self, client: Scope, error: &io::Error, length: usize) {
-        self.not_sent(client);
+        self.count(client, |counters| &counters.send_failed);
         if let Some(left_out) = self.failures.allows() {
             tracing::warn!(
                 socket = %self.socket,
@@ -87,9 +89,24 @@ impl Report {
         }
     }
 
-    /// An answer was given up before the socket took it.
-    pub(super) fn not_sent(&mut self, client: Scope) {
-        self.count(client, |counters| &counters.send_failed);
+    /// An answer was given up before the socket could take it.
+    pub(super) fn send_blocked(&mut self, client: Scope) {
+        self.count(client, |counters| &counters.send_blocked);
+    }
+
+    /// The socket has taken no answer for one more second.
+    pub(super) fn stalled(&mut self, blocked: Duration, waiting: usize) {
+        self.count(self.server, |counters| &counters.send_stalled);
+        if let Some(left_out) = self.stalls.allows() {
+            tracing::warn!(
+                socket = %self.socket,
+                ?blocked,
+                waiting,
+                left_out,
+                "the send buffer is full and the socket takes no answers: its link is too slow, or answers wait for \
+                 neighbours that do not exist; see `SocketOptions::send_buffer_size`"
+            );
+        }
     }
 
     pub(super) fn receive_error(&mut self, error: &io::Error) {
@@ -127,6 +144,8 @@ struct Counters {
     handler_error: Counter,
     handler_panic: Counter,
     send_failed: Counter,
+    send_blocked: Counter,
+    send_stalled: Counter,
     receive_error: Counter,
 }
 
@@ -151,7 +170,10 @@ impl Counters {
             "requests_failed_total",
             "Datagrams whose handler failed or panicked, or whose answer the socket did not take.",
         );
-        let socket_errors = described("socket_errors_total", "Errors of the socket itself.");
+        let socket_errors = described(
+            "socket_errors_total",
+            "Errors of the socket itself: failed receives, and seconds in which it took no answer.",
+        );
         Self {
             received: counter!(received),
             sent: counter!(sent),
@@ -159,7 +181,9 @@ impl Counters {
             aborted: counter!(aborted),
             handler_error: counter!(failed.clone(), "reason" => "handler_error"),
             handler_panic: counter!(failed.clone(), "reason" => "handler_panic"),
-            send_failed: counter!(failed, "reason" => "send"),
+            send_failed: counter!(failed.clone(), "reason" => "send"),
+            send_blocked: counter!(failed, "reason" => "send_blocked"),
+            send_stalled: counter!(socket_errors.clone(), "operation" => "send"),
             receive_error: counter!(socket_errors, "operation" => "receive"),
         }
     }

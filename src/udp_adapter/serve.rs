@@ -197,30 +197,34 @@ where
     /// Ready after a shutdown, when everything has its outcome.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            ready!(self.outbox.poll_flush(cx, &self.socket, &mut self.report));
+            let had_room = self.outbox.has_room();
             // First a batch, then the handlers that wait: either could use up the task's budget.
             let taken = self.poll_batch(cx);
             self.poll_handlers(cx);
-            if !self.outbox.is_empty() {
-                continue;
+            self.outbox.flush(cx, &self.socket, &mut self.report);
+            if self.is_done() {
+                return Poll::Ready(());
             }
-            if !self.phase.receives() && self.inbox.is_empty() {
-                return if self.handlers.is_empty() {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
-                };
+            if taken.is_pending() && (had_room || !self.outbox.has_room()) {
+                return Poll::Pending;
             }
-            ready!(taken);
         }
     }
 
-    /// Takes a batch and hands it to the service. Pending if there is none, or the service takes none now.
+    fn is_done(&self) -> bool {
+        !self.phase.receives() && self.inbox.is_empty() && self.handlers.is_empty() && self.outbox.is_empty()
+    }
+
+    /// Takes a batch and hands it to the service. Pending if there is none, the service takes none now, or too many
+    /// answers wait.
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.outbox.has_room() {
+            return Poll::Pending;
+        }
         if self.inbox.is_empty() {
             ready!(self.poll_recv(cx));
         }
-        while !self.inbox.is_empty() && self.outbox.is_empty() {
+        while !self.inbox.is_empty() && self.outbox.has_room() {
             ready!(self.poll_next(cx));
         }
         Poll::Ready(())
@@ -229,14 +233,14 @@ where
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (socket, report) = (&self.socket, &mut self.report);
         match &mut self.phase {
-            Phase::Serving => return self.inbox.poll_recv(cx, socket, report),
-            Phase::Closing { batches_left: 0, .. } => {}
+            Phase::Serving => self.inbox.poll_recv(cx, socket, report),
+            Phase::Closing { batches_left: 0, .. } => Poll::Pending,
             Phase::Closing { batches_left, .. } => {
                 let received = self.inbox.try_recv(socket, report);
                 *batches_left = if received { *batches_left - 1 } else { 0 };
+                Poll::Ready(())
             }
         }
-        Poll::Ready(())
     }
 
     /// Hands the next datagram of the batch to the service. Pending if the service takes none now.
