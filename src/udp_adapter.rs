@@ -32,7 +32,7 @@
 //! | `…_responses_sent_total` | answers that the socket took |
 //! | `…_requests_unanswered_total` | datagrams that the service chose not to answer (`None`), or that cannot be answered |
 //! | `…_requests_aborted_total` | handlers that were dropped before they were done, and datagrams refused past the limit |
-//! | `…_requests_failed_total{reason}` | `handler_error`, `handler_panic`, or `send`: the socket did not take the answer |
+//! | `…_requests_failed_total{reason}` | `handler_error`, `handler_panic`, `send` (an error of the socket), or `send_blocked` ([no room](#a-socket-that-takes-no-answers)) |
 //!
 //! For each class of client, at any time, the first is the sum of the others and of the datagrams in flight.
 //!
@@ -42,8 +42,8 @@
 //! `…_responses_sent_total` includes answers that are lost after the socket took them, for example by a full queueing
 //! discipline (`tc -s qdisc`) or by a neighbour that cannot be resolved.
 //!
-//! Two counters have the labels of the binding, and none of a client. `…_socket_errors_total{operation="receive"}`
-//! counts errors of the socket itself. `…_socket_drops_total` counts what the kernel dropped because the receive buffer
+//! Two counters have the labels of the binding, and none of a client. `…_socket_errors_total{operation}` counts errors
+//! of the socket itself: `receive`, or `send` for each second in which it took no answer. `…_socket_drops_total` counts what the kernel dropped because the receive buffer
 //! was full; it is read on demand, see [`Serve::socket_drops`].
 //!
 //! All counters but the last are registered with the first datagram. Install a recorder before that.
@@ -61,6 +61,30 @@
 //!
 //! The server has timers of its own, for the shutdown and for a socket that fails. They need no time driver of the
 //! runtime, and do not follow its clock when that is paused.
+//!
+//! # A socket that takes no answers
+//!
+//! While the socket's send buffer is full, answers wait, in their order. Handlers go on, and so does receiving:
+//!
+//! - While 1,024 answers wait, nothing is received. Handlers that are in flight go on, and their answers wait as well.
+//! - If the socket takes no answer for a second, it is stalled. This is logged as a warning and counted as
+//!   `…_socket_errors_total{operation="send"}`, once for each second. Receiving goes on until the socket takes an answer
+//!   again: each new answer that finds 1,024 waiting replaces the oldest, which is counted as failed, `send_blocked`. So
+//!   are the answers that still wait when the server ends.
+//!
+//! A link that is too slow is one cause. On Linux there is another: an answer stays in the send buffer while the address
+//! of a neighbour is resolved. Datagrams with forged addresses of neighbours that do not exist, in an IPv4 subnet or the
+//! /64 of the server, can fill it, and then nobody gets an answer until the resolution fails, after 3 s. Two settings
+//! help:
+//!
+//! - [`SocketOptions::send_buffer_size`](crate::SocketOptions::send_buffer_size) (`SO_SNDBUF`, up to
+//!   `net.core.wmem_max`). The default of 212,992 bytes is filled by 256 answers of 180 bytes. With 1 MiB, of which
+//!   Linux makes 2, it takes 2,521.
+//! - `net.ipv4.neigh.*.unres_qlen_bytes` and `net.ipv6.neigh.*.unres_qlen_bytes`, 212,992 by default: how much waits
+//!   for one neighbour before the oldest is dropped. With 1, one answer waits for each neighbour, and the kernel limits
+//!   the number of neighbours (`net.ipv6.neigh.default.gc_thresh3`, 1,024 by default).
+//!
+//! With both, 20,000 answers to 2,000 neighbours that do not exist did not block the socket.
 //!
 //! # Addresses
 //!
