@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
+use tokio::task::coop::has_budget_remaining;
 
 use super::address::Route;
 use crate::scope::{Scope, Scoped};
@@ -84,10 +85,6 @@ impl<F> Call<F> {
         this.future.set(Some(Scoped::new(future, scope)));
     }
 
-    pub(super) fn number(&self) -> u64 {
-        self.number
-    }
-
     pub(super) fn scope(&self) -> Scope {
         self.scope
     }
@@ -121,7 +118,14 @@ where
             Some(future) if !is_aborted => {
                 let poll = || future.poll(cx).map_err(|error| error.to_string());
                 match catch_unwind(AssertUnwindSafe(poll)) {
-                    Ok(Poll::Pending) => return Poll::Pending,
+                    Ok(Poll::Pending) => {
+                        // It may have found the budget used up. The runtime wakes it only after other tasks, too late
+                        // for the next budget.
+                        if !has_budget_remaining() {
+                            cx.waker().wake_by_ref();
+                        }
+                        return Poll::Pending;
+                    }
                     Ok(Poll::Ready(Ok(Some(answer)))) => Outcome::Answer(answer),
                     Ok(Poll::Ready(Ok(None))) => Outcome::NoAnswer,
                     Ok(Poll::Ready(Err(error))) => Outcome::HandlerError(error),

@@ -17,9 +17,8 @@ use super::{
 };
 use crate::scope::Scope;
 
-/// Handlers that wait, up to a limit that its user keeps.
+/// The handlers that wait.
 pub(super) struct Handlers<F> {
-    limit: usize,
     started: u64,
     /// The place for the next handler, if there is one.
     vacant: Option<Pin<Box<Call<F>>>>,
@@ -29,18 +28,13 @@ pub(super) struct Handlers<F> {
 }
 
 impl<F> Handlers<F> {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            limit,
             started: 0,
             vacant: None,
             in_flight: FuturesUnordered::new(),
             by_age: BTreeMap::new(),
         }
-    }
-
-    pub(super) fn limit(&self) -> usize {
-        self.limit
     }
 
     pub(super) fn len(&self) -> usize {
@@ -49,10 +43,6 @@ impl<F> Handlers<F> {
 
     pub(super) fn is_empty(&self) -> bool {
         self.in_flight.is_empty()
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.len() >= self.limit
     }
 
     /// Asks the oldest to be dropped. [`poll_done`](Self::poll_done) returns it then.
@@ -80,33 +70,31 @@ where
     F: Future<Output = Result<Option<Bytes>, E>>,
     E: Display,
 {
-    /// Polls a handler for the first time. If it is not done, it has to be [pushed](Self::push).
+    /// Polls a handler for the first time. Keeps it if it is not done.
     pub(super) fn start(
         &mut self,
         cx: &mut Context<'_>,
         future: F,
         scope: Scope,
         route: Option<Route>,
-    ) -> Result<Done, Waiting<F>> {
+    ) -> Option<Done> {
         let mut call = self.vacant.take().unwrap_or_else(Call::vacant);
         self.started += 1;
         call.as_mut().start(self.started, future, scope, route);
-        match call.as_mut().poll(cx) {
-            Poll::Ready(done) => {
-                self.vacant = Some(call);
-                Ok(done)
-            }
-            Poll::Pending => Err(Waiting(call)),
+        if let Poll::Ready(done) = call.as_mut().poll(cx) {
+            self.vacant = Some(call);
+            return Some(done);
         }
-    }
-
-    pub(super) fn push(&mut self, Waiting(mut call): Waiting<F>) {
-        self.by_age.insert(call.number(), call.as_mut().abort_handle());
+        self.by_age.insert(self.started, call.as_mut().abort_handle());
         self.in_flight.push(call);
+        None
     }
 
     /// The next handler that is done, if there is one now.
     pub(super) fn poll_done(&mut self, cx: &mut Context<'_>) -> Option<Done> {
+        if self.is_empty() {
+            return None;
+        }
         let Poll::Ready(Some(done)) = self.in_flight.poll_next_unpin(cx) else {
             return None;
         };
@@ -114,6 +102,3 @@ where
         Some(done)
     }
 }
-
-/// A handler that was not done when it was first polled.
-pub(super) struct Waiting<F>(Pin<Box<Call<F>>>);

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_timer::Delay;
 use futures_util::FutureExt;
 use pin_project_lite::pin_project;
+use tokio::task::coop::poll_proceed;
 use tower_service::Service;
 
 use super::{
@@ -137,9 +138,15 @@ struct Core<S: Service<Datagram>> {
     socket: DatagramSocket,
     service: S,
     scopes: ClientScopes,
+    max_in_flight: usize,
     overload: Overload,
     shutdown_timeout: Duration,
     phase: Phase,
+    /// Whether the handlers that wait are polled before a batch is taken, or after it. They take turns, because either
+    /// may use up the budget that the task has each time it is polled.
+    handlers_first: bool,
+    /// Whether handlers past the limit have been left alone until there is a new budget.
+    gave_way: bool,
     inbox: Inbox,
     handlers: Handlers<S::Future>,
     outbox: Outbox,
@@ -153,11 +160,14 @@ impl<S: Service<Datagram>> Core<S> {
             socket: server.socket,
             service,
             scopes: server.scopes,
+            max_in_flight: server.max_in_flight,
             overload: server.overload,
             shutdown_timeout: server.shutdown_timeout,
             phase: Phase::Serving,
+            handlers_first: true,
+            gave_way: false,
             inbox: Inbox::new(),
-            handlers: Handlers::new(server.max_in_flight),
+            handlers: Handlers::new(),
             outbox: Outbox::default(),
         }
     }
@@ -196,11 +206,16 @@ where
 {
     /// Ready after a shutdown, when everything has its outcome.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.handlers_first = !self.handlers_first || self.gave_way;
         loop {
             let had_room = self.outbox.has_room();
-            // First a batch, then the handlers that wait: either could use up the task's budget.
+            if self.handlers_first {
+                self.poll_handlers(cx);
+            }
             let taken = self.poll_batch(cx);
-            self.poll_handlers(cx);
+            if !self.handlers_first {
+                self.poll_handlers(cx);
+            }
             self.outbox.flush(cx, &self.socket, &mut self.report);
             if self.is_done() {
                 return Poll::Ready(());
@@ -221,11 +236,13 @@ where
         if !self.outbox.has_room() {
             return Poll::Pending;
         }
+        ready!(self.poll_limit(cx));
         if self.inbox.is_empty() {
             ready!(self.poll_recv(cx));
         }
         while !self.inbox.is_empty() && self.outbox.has_room() {
             ready!(self.poll_next(cx));
+            ready!(self.poll_limit(cx));
         }
         Poll::Ready(())
     }
@@ -245,15 +262,15 @@ where
 
     /// Hands the next datagram of the batch to the service. Pending if the service takes none now.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.overload == Overload::RefuseNewest && !self.has_room(cx) {
+        let limit = self.max_in_flight;
+        if self.overload == Overload::RefuseNewest && ready!(self.poll_exceeds(cx, limit - 1)) {
             self.refuse_next();
-            self.report
-                .overload(self.handlers.limit(), "a datagram is refused");
+            self.report.overload(limit, "a datagram is refused");
             return Poll::Ready(());
         }
 
         // A flood must let other tasks run, and its handlers must not find the budget used up, which makes them wait.
-        ready!(tokio::task::coop::poll_proceed(cx)).made_progress();
+        ready!(poll_proceed(cx)).made_progress();
         let service = &mut self.service;
         let ready = catch_unwind(AssertUnwindSafe(|| {
             service
@@ -282,41 +299,41 @@ where
                 .map_err(|_| Outcome::HandlerPanic)
         });
         match future {
-            Ok(future) => self.start(cx, future, scope, route),
+            Ok(future) => {
+                if let Some(done) = self.handlers.start(cx, future, scope, route) {
+                    self.finish(done.outcome, done.scope, done.route);
+                }
+            }
             Err(outcome) => self.finish(outcome, scope, route),
         }
         Poll::Ready(())
     }
 
-    /// Polls a handler once, and keeps it if it has to wait.
-    fn start(&mut self, cx: &mut Context<'_>, future: S::Future, scope: Scope, route: Option<Route>) {
-        match self.handlers.start(cx, future, scope, route) {
-            Ok(done) => self.finish(done.outcome, done.scope, done.route),
-            Err(waiting) => {
-                self.make_room(cx);
-                self.handlers.push(waiting);
+    /// Aborts the oldest handlers past the limit.
+    fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.max_in_flight;
+        while self.overload == Overload::AbortOldest && ready!(self.poll_exceeds(cx, limit)) {
+            self.handlers.abort_oldest();
+            self.report.overload(limit, "the oldest is aborted");
+            // The handlers take turns, so it may take several rounds to come to the oldest.
+            while self.handlers.len() > limit {
+                self.poll_handlers(cx);
             }
         }
+        Poll::Ready(())
     }
 
-    /// Whether one more handler may wait, after those that are done have gone.
-    fn has_room(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.handlers.is_full() {
+    /// Whether more than `limit` handlers wait. Pending if they may only lack budget: then they go first with a new one.
+    fn poll_exceeds(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<bool> {
+        if self.handlers.len() > limit {
             self.poll_handlers(cx);
         }
-        !self.handlers.is_full()
-    }
-
-    fn make_room(&mut self, cx: &mut Context<'_>) {
-        if self.has_room(cx) {
-            return;
-        }
-        self.handlers.abort_oldest();
-        self.report
-            .overload(self.handlers.limit(), "the oldest is aborted");
-        // The handlers take turns, so it may take several rounds to come to the oldest.
-        while self.handlers.is_full() {
-            self.poll_handlers(cx);
+        let exceeds = self.handlers.len() > limit;
+        self.gave_way = exceeds && !self.gave_way && poll_proceed(cx).is_pending();
+        if self.gave_way {
+            Poll::Pending
+        } else {
+            Poll::Ready(exceeds)
         }
     }
 
