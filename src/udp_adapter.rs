@@ -59,8 +59,8 @@
 //! with [`std::panic::set_hook`] if clients could cause many. If the service itself fails (`poll_ready` returns an
 //! error), that is counted for each datagram, and the server goes on as well.
 //!
-//! The server has timers of its own, for the shutdown and for a socket that fails. They need no time driver of the
-//! runtime, and do not follow its clock when that is paused.
+//! The server uses its own timers, for the shutdown and for a socket that fails. They need no time driver, and ignore
+//! `tokio::time::pause`.
 //!
 //! # A socket that takes no answers
 //!

@@ -1,7 +1,7 @@
 //! `UdpServer` on real sockets: outcomes, addresses, limits, shutdown.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     convert::Infallible,
     future::Future,
     io,
@@ -597,103 +597,35 @@ fn a_greedy_handler_holds_up_neither_datagrams_nor_the_shutdown() {
     });
 }
 
-/// Uses so much of the task's budget, of which there are 128 units.
-async fn use_budget(units: u32) {
-    for _ in 0..units {
-        tokio::task::coop::consume_budget().await;
-    }
-}
-
 #[test]
-fn no_handler_is_aborted_because_a_flood_has_used_up_the_budget() {
-    // Handlers that need no budget, and so much that one of them finds it used up in the middle, whatever the number of
-    // datagrams that are received at once.
-    for (units, overload) in (0..7)
-        .flat_map(|units| [Overload::AbortOldest, Overload::RefuseNewest].map(|overload| (units, overload)))
-    {
-        run(async |metrics| {
-            let service = service_fn(move |_: Datagram| async move {
-                use_budget(units).await;
+fn no_handler_waits_because_a_flood_has_used_up_the_budget() {
+    run(async |metrics| {
+        let semaphore = Rc::new(tokio::sync::Semaphore::new(1));
+        let service = service_fn(move |_: Datagram| {
+            let semaphore = Rc::clone(&semaphore);
+            async move {
+                let _permit = semaphore.acquire().await.unwrap();
                 Ok::<_, Infallible>(None)
-            });
-            let running = start(dual_stack().max_in_flight(1).on_overload(overload), service);
-            let labels = inet(running.address);
-            let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
-            socket.writable().await.unwrap();
-            for _ in 0..250 {
-                socket.try_send(b"x").unwrap();
             }
-            let received = format!("s_requests_received_total{{{labels}}} 250");
-            soon("all are received", || {
-                samples(&metrics.render()).contains(&received)
-            })
-            .await;
-            running.stop().await;
-            assert_eq!(
-                samples(&metrics.render()),
-                [received, format!("s_requests_unanswered_total{{{labels}}} 250")],
-                "{units} {overload:?}"
-            );
         });
-    }
-}
-
-#[test]
-fn a_flood_does_not_starve_a_handler_that_waits() {
-    // At most two batches.
-    const TURN: u32 = 64;
-
-    for units in 0..7 {
-        let handled = run(async |_| {
-            let gate = Rc::new(Notify::new());
-            let floods = Rc::new(Cell::new(0));
-            let (done, is_done) = oneshot::channel();
-            let done = Rc::new(Cell::new(Some(done)));
-            let server = dual_stack();
-            let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-            sender.connect(("127.0.0.1", server.local_addr().port())).unwrap();
-            let flood = Rc::new(sender);
-            let service = {
-                let (floods, flood) = (Rc::clone(&floods), Rc::clone(&flood));
-                service_fn(move |datagram: Datagram| {
-                    let (gate, floods, done, flood) = (
-                        Rc::clone(&gate),
-                        Rc::clone(&floods),
-                        Rc::clone(&done),
-                        Rc::clone(&flood),
-                    );
-                    async move {
-                        if datagram.payload() == "waits" {
-                            gate.notified().await;
-                            let notified = floods.get();
-                            use_budget(1).await;
-                            let done = done.take().unwrap();
-                            done.send(floods.get() - notified).unwrap();
-                        } else if floods.get() < 5_000 {
-                            use_budget(units).await;
-                            floods.set(floods.get() + 1);
-                            if floods.get() == 500 {
-                                gate.notify_waiters();
-                            }
-                            // The flood never ends: there are as many datagrams as before.
-                            flood.send(b"flood").unwrap();
-                        }
-                        Ok::<_, Infallible>(None)
-                    }
-                })
-            };
-            flood.send(b"waits").unwrap();
-            for _ in 0..100 {
-                flood.send(b"flood").unwrap();
-            }
-            let running = start(server, service);
-            let handled = timeout(PATIENCE, is_done).await.unwrap().unwrap();
-            floods.set(5_000);
-            running.stop().await;
-            handled
-        });
-        assert!(handled <= TURN, "{handled} datagrams of {units} units");
-    }
+        let running = start(dual_stack().max_in_flight(1), service);
+        let labels = inet(running.address);
+        let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
+        socket.writable().await.unwrap();
+        for _ in 0..250 {
+            socket.try_send(b"x").unwrap();
+        }
+        let unanswered = format!("s_requests_unanswered_total{{{labels}}} 250");
+        soon("all are handled", || {
+            samples(&metrics.render()).contains(&unanswered)
+        })
+        .await;
+        running.stop().await;
+        assert_eq!(
+            samples(&metrics.render()),
+            [format!("s_requests_received_total{{{labels}}} 250"), unanswered]
+        );
+    });
 }
 
 #[test]

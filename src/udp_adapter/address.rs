@@ -1,13 +1,13 @@
-//! Translates addresses between a socket and its users. The only place that does.
+//! Translates addresses between a socket and its users.
 //!
-//! A dual-stack socket reports an IPv4 address in its mapped form, and takes it in that form only. Users of this module
-//! see canonical addresses: [`destination`] and [`canonical`] translate what was received, [`Route`] what is sent.
+//! A dual-stack socket reports and takes IPv4 addresses in their mapped form. Everything else sees canonical addresses:
+//! [`destination`] and [`canonical`] translate what was received, [`Route`] translates what is sent.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 
 use quinn_udp::RecvMeta;
 
-/// The IPv4 address of a mapped one. Any other address is returned as it is, with its scope id.
+/// Turns a mapped address into the IPv4 address. Leaves any other as it is, with its scope id.
 pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
@@ -15,7 +15,7 @@ pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Where a datagram was sent to, as the socket reported it: the address that it is bound to if it did not report one.
+/// Where a datagram was sent to, as the socket reported it. If it did not, the address that it is bound to.
 pub(super) fn destination(meta: &RecvMeta, bound: SocketAddr) -> SocketAddr {
     match meta.dst_ip {
         Some(IpAddr::V6(ip)) if ip.is_unicast_link_local() => {
@@ -35,10 +35,10 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// A route through the socket that is bound to `bound`. Addresses may be canonical or mapped.
+    /// A route through a socket that is bound to `bound`. Addresses may be canonical or mapped.
     ///
-    /// `None` if nothing can be sent to `to`. Port 0 means that the sender takes no answer ([RFC 768]). The unspecified
-    /// address is nobody's ([RFC 4291 §2.5.2]): Linux would send to this host.
+    /// `None` if nothing can be sent to `to`. A sender with port 0 takes no answer ([RFC 768]). The unspecified address
+    /// belongs to no host ([RFC 4291 §2.5.2]); Linux would send to itself.
     ///
     /// [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
     /// [RFC 4291 §2.5.2]: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.2

@@ -49,7 +49,7 @@ impl Batch {
         self.message == self.received
     }
 
-    /// Replaces the datagrams by those that `receive` writes into the buffers. It returns how many messages it wrote.
+    /// Replaces the datagrams by those that `receive` writes into the buffers. `receive` returns the number of messages.
     pub(super) fn refill(
         &mut self,
         receive: impl FnOnce(&mut [IoSliceMut<'_>], &mut [RecvMeta]) -> io::Result<usize>,
@@ -64,7 +64,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Reads the next datagram, which came to the socket that is bound to `bound`.
+    /// Reads the next datagram. `bound` is the address that the socket is bound to.
     pub(super) fn next(&mut self, bound: SocketAddr) -> Option<Datagram> {
         if self.is_empty() {
             return None;

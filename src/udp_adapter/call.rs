@@ -53,7 +53,7 @@ impl Abort {
 }
 
 pin_project! {
-    /// A place for a handler. It is used again, so that a handler that is ready at once takes no allocation.
+    /// A place for a handler. It is reused, so a handler that is ready at once takes no allocation.
     pub(super) struct Call<F> {
         #[pin]
         future: Option<Scoped<F>>,
@@ -119,8 +119,8 @@ where
                 let poll = || future.poll(cx).map_err(|error| error.to_string());
                 match catch_unwind(AssertUnwindSafe(poll)) {
                     Ok(Poll::Pending) => {
-                        // It may have found the budget used up. The runtime wakes it only after other tasks, too late
-                        // for the next budget.
+                        // It may wait only for a new budget. The runtime would wake it after other tasks, which may be
+                        // after the server has its next budget.
                         if !has_budget_remaining() {
                             cx.waker().wake_by_ref();
                         }

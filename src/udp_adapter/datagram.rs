@@ -8,7 +8,7 @@ use crate::{labels::ClientLabels, layer::HasClient};
 /// A datagram as a handler sees it.
 ///
 /// Addresses are canonical: a client that reached an IPv6 socket over IPv4 is `192.0.2.7`, never `::ffff:192.0.2.7`.
-/// [`client`](Self::client) remembers which it was. Link-local addresses keep their scope ids.
+/// [`client`](Self::client) tells which of the two the socket reported. Link-local addresses keep their scope ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
     payload: Bytes,

@@ -23,7 +23,7 @@ pub(super) struct Handlers<F> {
     /// The place for the next handler, if there is one.
     vacant: Option<Pin<Box<Call<F>>>>,
     in_flight: FuturesUnordered<Pin<Box<Call<F>>>>,
-    /// The numbers of those in flight, and how to abort them: the oldest comes first.
+    /// How to abort those in flight, by number: the oldest comes first.
     by_age: BTreeMap<u64, Arc<Abort>>,
 }
 
@@ -45,7 +45,7 @@ impl<F> Handlers<F> {
         self.in_flight.is_empty()
     }
 
-    /// Asks the oldest to be dropped. [`poll_done`](Self::poll_done) returns it then.
+    /// Aborts the oldest. [`poll_done`](Self::poll_done) drops and returns it.
     pub(super) fn abort_oldest(&mut self) {
         if let Some((_, oldest)) = self.by_age.pop_first() {
             oldest.abort();

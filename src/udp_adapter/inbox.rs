@@ -1,7 +1,7 @@
 //! Datagrams on their way from the socket.
 
 use std::{
-    io::{self, ErrorKind},
+    io::ErrorKind,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -11,11 +11,11 @@ use futures_util::FutureExt;
 
 use super::{Batch, Datagram, DatagramSocket, report::Report};
 
-/// A socket that fails this often in a row is left alone for a while.
+/// After so many errors in a row, receiving pauses after each.
 const ERRORS_IN_A_ROW: u32 = 16;
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
-/// Receives batches, and survives a socket that fails.
+/// Receives batches, and slows down while the socket fails.
 pub(super) struct Inbox {
     batch: Batch,
     errors_in_a_row: u32,
@@ -39,7 +39,7 @@ impl Inbox {
         self.batch.next(socket.local_addr())
     }
 
-    /// Ready when there is a batch, or an error was counted and it may be tried again.
+    /// Ready when there is a batch, or after an error: it may be called again then.
     pub(super) fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
@@ -65,7 +65,7 @@ impl Inbox {
 
     /// Takes a batch of what the system has queued. Returns whether there was one.
     pub(super) fn try_recv(&mut self, socket: &DatagramSocket, report: &mut Report) -> bool {
-        let result: io::Result<()> = socket.try_recv(&mut self.batch);
+        let result = socket.try_recv(&mut self.batch);
         if let Err(error) = &result
             && error.kind() != ErrorKind::WouldBlock
         {

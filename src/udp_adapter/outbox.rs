@@ -14,10 +14,10 @@ use futures_util::FutureExt;
 use super::{DatagramSocket, address::Route, report::Report};
 use crate::scope::Scope;
 
-/// While so many answers wait, nothing is received, unless the socket is stalled.
+/// While so many answers wait, nothing is received. If the socket is stalled, the oldest make room instead.
 const CAPACITY: usize = 1024;
 
-/// A socket that has taken nothing for so long is stalled.
+/// A socket that has taken no answer for this long is stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
 
 /// An answer, and the scope that its outcome is counted in.
@@ -31,13 +31,13 @@ pub(super) struct Answer {
 #[derive(Default)]
 pub(super) struct Outbox {
     waiting: VecDeque<Answer>,
-    /// Since the socket has not taken the first of them.
+    /// Set while the socket does not take the first of them.
     blocked: Option<Blocked>,
 }
 
 struct Blocked {
     since: Instant,
-    /// The next second is over.
+    /// Fires each second.
     timer: Delay,
     is_stalled: bool,
 }
@@ -47,7 +47,7 @@ impl Outbox {
         self.waiting.is_empty()
     }
 
-    /// Whether datagrams may be received whose answers may have to wait.
+    /// Whether datagrams may be received, although their answers may have to wait.
     pub(super) fn has_room(&self) -> bool {
         self.waiting.len() < CAPACITY || self.is_stalled()
     }
@@ -56,7 +56,7 @@ impl Outbox {
         self.blocked.as_ref().is_some_and(|blocked| blocked.is_stalled)
     }
 
-    /// Sends an answer, or keeps it. [`flush`](Self::flush) has to be called afterwards.
+    /// Sends an answer, or keeps it. Call [`flush`](Self::flush) afterwards.
     pub(super) fn send(&mut self, socket: &DatagramSocket, answer: Answer, report: &mut Report) {
         if self.is_empty() && try_send(socket, &answer, report) {
             return;

@@ -1,4 +1,4 @@
-//! What a platform needs so that a socket reports where each datagram was sent to.
+//! Makes a socket report the destination address of each datagram.
 
 use std::{io, net::SocketAddr};
 
@@ -6,7 +6,7 @@ use quinn_udp::UdpSocketState;
 use tokio::net::UdpSocket;
 
 /// `quinn-udp`'s set-up runs on a throw-away socket, because it turns on QUIC options: no fragments, coalesced receives.
-/// It needs to know the family only. The socket that is served just reports destination addresses.
+/// It needs to know the family only. The socket that is served gets one option: it reports destination addresses.
 #[cfg(any(
     target_os = "linux",
     target_os = "android",

@@ -11,14 +11,14 @@ use metrics::{Counter, counter, describe_counter};
 
 use crate::scope::Scope;
 
-/// At most one line of a kind is logged in this time.
+/// At most one line of each kind is logged in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts what becomes of datagrams, each in the scope of its client, and logs what goes wrong.
 pub(super) struct Report {
     prefix: String,
     socket: SocketAddr,
-    /// The scope of what concerns no client.
+    /// The scope of the socket itself.
     server: Scope,
     counters: Option<Counters>,
     failures: LogLimit,
@@ -116,7 +116,7 @@ impl Report {
         }
     }
 
-    /// Room was made for a handler, because as many as `limit` were waiting.
+    /// `limit` handlers wait.
     pub(super) fn overload(&mut self, limit: usize, consequence: impl Display) {
         if let Some(left_out) = self.overload.allows() {
             tracing::warn!(

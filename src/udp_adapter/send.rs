@@ -45,8 +45,8 @@ fn is_about_the_source(error: &io::Error) -> bool {
     )
 }
 
-/// The IPv4 address that was last refused as a source: usually the broadcast address of a subnet, which a datagram does
-/// not tell from another. It is not tried again within the same second.
+/// The IPv4 address that was last refused as a source. It is not tried again within the same second. Usually it is the
+/// broadcast address of a subnet, which looks like any other address.
 #[derive(Debug)]
 pub(super) struct RefusedSource {
     start: Instant,
@@ -80,8 +80,7 @@ impl RefusedSource {
     }
 }
 
-/// `nix` sends here, because `quinn-udp` writes a traffic class of its own into each datagram, in the place of the one
-/// that is set on the socket.
+/// Sends with `nix`, because `quinn-udp` gives each datagram a traffic class that overrides the one of the socket.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn send_from(socket: &UdpSocket, _: &UdpSocketState, payload: &[u8], route: &Route) -> io::Result<()> {
     use std::{cell::RefCell, io::IoSlice, os::fd::AsRawFd};
@@ -93,7 +92,7 @@ fn send_from(socket: &UdpSocket, _: &UdpSocketState, payload: &[u8], route: &Rou
         sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg},
     };
 
-    /// Memory for the headers of a call, one for each size of the control message. `sendmsg` would allocate it each time.
+    /// Reusable headers, one for each size of the control message. (`nix`'s `sendmsg` allocates in each call.)
     struct Headers {
         plain: MultiHeaders<SockaddrStorage>,
         inet: MultiHeaders<SockaddrStorage>,
@@ -101,7 +100,7 @@ fn send_from(socket: &UdpSocket, _: &UdpSocketState, payload: &[u8], route: &Rou
     }
 
     thread_local! {
-        // Of a thread, because the headers hold pointers, which no other thread may have.
+        // Headers hold pointers, so they are not `Send`.
         static HEADERS: RefCell<Headers> = RefCell::new(Headers {
             plain: MultiHeaders::preallocate(1, None),
             inet: MultiHeaders::preallocate(1, Some(cmsg_space!(in_pktinfo))),

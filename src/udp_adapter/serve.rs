@@ -28,7 +28,7 @@ use super::{
 };
 use crate::scope::{ClientScopes, Scope};
 
-/// How much is still received by a server that shuts down: a peer that goes on sending must not keep it up.
+/// A server that shuts down receives at most so many batches, so that a peer that keeps sending cannot prevent it.
 const BATCHES_WHEN_CLOSING: u32 = 512;
 
 pin_project! {
@@ -142,10 +142,10 @@ struct Core<S: Service<Datagram>> {
     overload: Overload,
     shutdown_timeout: Duration,
     phase: Phase,
-    /// Whether the handlers that wait are polled before a batch is taken, or after it. They take turns, because either
-    /// may use up the budget that the task has each time it is polled.
+    /// Whether the handlers that wait are polled before a batch is taken, or after it. They take turns, because either may
+    /// use up the budget that the task has for one poll.
     handlers_first: bool,
-    /// Whether handlers past the limit have been left alone until there is a new budget.
+    /// Whether handlers past the limit wait for the next budget before it is decided about them.
     gave_way: bool,
     inbox: Inbox,
     handlers: Handlers<S::Future>,
@@ -269,7 +269,7 @@ where
             return Poll::Ready(());
         }
 
-        // A flood must let other tasks run, and its handlers must not find the budget used up, which makes them wait.
+        // Lets other tasks run during a flood, and no handler start without a budget, which would make it wait.
         ready!(poll_proceed(cx)).made_progress();
         let service = &mut self.service;
         let ready = catch_unwind(AssertUnwindSafe(|| {
@@ -323,7 +323,7 @@ where
         Poll::Ready(())
     }
 
-    /// Whether more than `limit` handlers wait. Pending if they may only lack budget: then they go first with a new one.
+    /// Whether more than `limit` handlers wait. Pending if they may only lack budget: then they are polled first next time.
     fn poll_exceeds(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<bool> {
         if self.handlers.len() > limit {
             self.poll_handlers(cx);

@@ -144,7 +144,7 @@ impl DatagramSocket {
     /// # Errors
     ///
     /// If the socket does not take the datagram. [`InvalidInput`](ErrorKind::InvalidInput) if `to` has port 0 or the
-    /// unspecified address: nobody is there, and a datagram that comes from there asks for no answer ([RFC 768]).
+    /// unspecified address. A datagram from there asks for no answer ([RFC 768]).
     ///
     /// [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
     pub async fn send_from(&self, from: IpAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
@@ -163,7 +163,7 @@ impl DatagramSocket {
         }
     }
 
-    /// Fills `batch`. What was left of it is lost.
+    /// Fills `batch`. Datagrams that it still held are lost.
     pub(super) fn poll_recv(&self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
         loop {
             ready!(self.socket.poll_recv_ready(cx))?;
