@@ -134,6 +134,7 @@
 
 mod address;
 mod batch;
+mod budget;
 mod call;
 mod datagram;
 mod drops;

@@ -14,9 +14,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
-use tokio::task::coop::has_budget_remaining;
 
-use super::address::Route;
+use super::{address::Route, budget::poll_proceed};
 use crate::scope::{Scope, Scoped};
 
 /// What became of a datagram.
@@ -121,7 +120,7 @@ where
                     Ok(Poll::Pending) => {
                         // It may wait only for a new budget. The runtime would wake it after other tasks, which may be
                         // after the server has its next budget.
-                        if !has_budget_remaining() {
+                        if poll_proceed(cx).is_pending() {
                             cx.waker().wake_by_ref();
                         }
                         return Poll::Pending;

@@ -9,7 +9,7 @@ use std::{
 
 use metrics::{Counter, counter, describe_counter};
 
-use crate::scope::Scope;
+use crate::scope::{Scope, warn_without_recorder};
 
 /// At most one line of each kind is logged in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -130,7 +130,10 @@ impl Report {
 
     fn count(&mut self, scope: Scope, counter: impl FnOnce(&Counters) -> &Counter) {
         let prefix = &self.prefix;
-        let counters = self.counters.get_or_insert_with(|| Counters::register(prefix));
+        let counters = self.counters.get_or_insert_with(|| {
+            warn_without_recorder();
+            Counters::register(prefix)
+        });
         scope.run(|| counter(counters).increment(1));
     }
 }

@@ -14,12 +14,12 @@ use bytes::Bytes;
 use futures_timer::Delay;
 use futures_util::FutureExt;
 use pin_project_lite::pin_project;
-use tokio::task::coop::poll_proceed;
 use tower_service::Service;
 
 use super::{
     Datagram, DatagramSocket, Overload, SocketDrops, UdpServer,
     address::Route,
+    budget::poll_proceed,
     call::Outcome,
     handlers::Handlers,
     inbox::Inbox,
@@ -270,7 +270,7 @@ where
         }
 
         // Lets other tasks run during a flood, and no handler start without a budget, which would make it wait.
-        ready!(poll_proceed(cx)).made_progress();
+        ready!(poll_proceed(cx));
         let service = &mut self.service;
         let ready = catch_unwind(AssertUnwindSafe(|| {
             service
