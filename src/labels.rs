@@ -608,9 +608,19 @@ fn warn_no_such_value(name: &'static str, index: usize, values: usize) {
 /// The characters of a label name as the Prometheus exporter writes them. `client.address` and `client_address` are
 /// the same name.
 pub(crate) fn written(name: &str) -> impl Iterator<Item = char> {
-    name.chars().enumerate().map(|(at, c)| match c {
+    written_with(name, |_| false)
+}
+
+/// A metric name as the Prometheus exporter writes it: unlike a label's, it may contain colons.
+pub(crate) fn written_metric(name: &str) -> impl Iterator<Item = char> {
+    written_with(name, |c| c == ':')
+}
+
+fn written_with(name: &str, also_valid: fn(char) -> bool) -> impl Iterator<Item = char> {
+    name.chars().enumerate().map(move |(at, c)| match c {
         'a'..='z' | 'A'..='Z' | '_' => c,
         '0'..='9' if at > 0 => c,
+        c if also_valid(c) => c,
         _ => '_',
     })
 }
@@ -793,5 +803,6 @@ mod tests {
         assert_eq!(written("a.b:c-d9"), "a_b_c_d9");
         assert_eq!(written("9a"), "_a");
         assert_eq!(written("øl"), "_l");
+        assert_eq!(written_metric("9a.b:c-d9").collect::<String>(), "_a_b:c_d9");
     }
 }

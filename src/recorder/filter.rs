@@ -1,5 +1,7 @@
 //! Which names are scoped.
 
+use crate::labels::written_metric;
+
 #[derive(Clone, Debug)]
 enum Pattern {
     Exact(String),
@@ -8,7 +10,7 @@ enum Pattern {
 
 impl Pattern {
     fn matches(&self, name: &str) -> bool {
-        let mut rest = written(name);
+        let mut rest = written_metric(name);
         match self {
             Self::Exact(exact) => rest.eq(exact.chars()),
             Self::Prefix(prefix) => prefix.chars().all(|c| rest.next() == Some(c)),
@@ -24,34 +26,25 @@ pub(super) struct NameFilter {
 
 impl NameFilter {
     pub(super) fn exclude(&mut self, name: &str) {
-        self.excluded.push(Pattern::Exact(written(name).collect()));
+        self.excluded.push(Pattern::Exact(written_metric(name).collect()));
     }
 
     pub(super) fn exclude_prefix(&mut self, prefix: &str) {
-        self.excluded.push(Pattern::Prefix(written(prefix).collect()));
+        self.excluded.push(Pattern::Prefix(written_metric(prefix).collect()));
     }
 
     pub(super) fn include(&mut self, name: &str) {
-        self.included.push(Pattern::Exact(written(name).collect()));
+        self.included.push(Pattern::Exact(written_metric(name).collect()));
     }
 
     pub(super) fn include_prefix(&mut self, prefix: &str) {
-        self.included.push(Pattern::Prefix(written(prefix).collect()));
+        self.included.push(Pattern::Prefix(written_metric(prefix).collect()));
     }
 
     pub(super) fn scopes(&self, name: &str) -> bool {
         let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(name));
         (self.included.is_empty() || any(&self.included)) && !any(&self.excluded)
     }
-}
-
-/// A metric name as the Prometheus exporter writes it. Unlike a label's name it may have colons.
-fn written(name: &str) -> impl Iterator<Item = char> {
-    name.chars().enumerate().map(|(at, c)| match c {
-        'a'..='z' | 'A'..='Z' | '_' | ':' => c,
-        '0'..='9' if at > 0 => c,
-        _ => '_',
-    })
 }
 
 #[cfg(test)]
