@@ -30,7 +30,8 @@ impl NameFilter {
     }
 
     pub(super) fn exclude_prefix(&mut self, prefix: &str) {
-        self.excluded.push(Pattern::Prefix(written_metric(prefix).collect()));
+        self.excluded
+            .push(Pattern::Prefix(written_metric(prefix).collect()));
     }
 
     pub(super) fn include(&mut self, name: &str) {
@@ -38,7 +39,8 @@ impl NameFilter {
     }
 
     pub(super) fn include_prefix(&mut self, prefix: &str) {
-        self.included.push(Pattern::Prefix(written_metric(prefix).collect()));
+        self.included
+            .push(Pattern::Prefix(written_metric(prefix).collect()));
     }
 
     pub(super) fn scopes(&self, name: &str) -> bool {
