@@ -69,6 +69,9 @@
 mod cache;
 mod filter;
 mod handle;
+mod key;
+mod lease;
+mod metadata;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -76,11 +79,7 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, Share
 use metrics_util::layers::Layer;
 
 pub use self::{cache::CACHED_HANDLES, handle::CACHED_SCOPES};
-use self::{
-    cache::Cached,
-    filter::NameFilter,
-    handle::{Expiry, Target},
-};
+use self::{cache::Cached, filter::NameFilter, handle::Target, lease::Expiry};
 use crate::scope::{self, Scope};
 
 /// How long a cached handle may be idle before it is registered again, unless told otherwise.
@@ -268,8 +267,7 @@ impl<R: Recorder> Recorder for ScopedRecorder<R> {
     fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
         let scope = Scope::current();
         if self.gauges && scope != Scope::none() && self.filter.scopes(key.name()) {
-            self.inner
-                .register_gauge(&handle::scoped_key(key, scope), metadata)
+            self.inner.register_gauge(&key::scoped(key, scope), metadata)
         } else {
             self.inner.register_gauge(key, metadata)
         }

@@ -4,7 +4,10 @@ use std::{cell::RefCell, sync::Arc};
 
 use metrics::{Counter, Histogram, Key, Metadata};
 
-use super::handle::{Handle, Metric, OwnedMetadata, Target};
+use super::{
+    handle::{Handle, Metric, Target},
+    metadata::OwnedMetadata,
+};
 
 /// How many handles of a kind (counters, histograms) a thread caches at the most.
 pub const CACHED_HANDLES: usize = SETS * WAYS;
@@ -116,17 +119,9 @@ impl<M> Cache<M> {
     }
 }
 
-/// What this thread knows of a key.
-enum Known<M> {
-    Scoped(Arc<Handle<M>>),
-    Excluded,
-    Nothing,
-}
-
-/// The handle that this thread has for `key`, or a new one, for which `is_scoped` tells whether the name is. `None`
-/// for a name that is not.
+/// The handle that this thread has for `key`, or a new one if the name `is_scoped`. `None` for a name that is not.
 ///
-/// Where the thread's locals are being destroyed there is no cache, and a handle is made each time.
+/// While the thread's locals are being destroyed there is no cache, and a handle is made at each call.
 #[inline]
 pub(super) fn find_or_insert<M: Cached>(
     target: &Arc<Target>,
@@ -134,39 +129,23 @@ pub(super) fn find_or_insert<M: Cached>(
     metadata: &Metadata<'_>,
     is_scoped: impl FnOnce() -> bool,
 ) -> Option<Arc<Handle<M>>> {
-    // Keys of two recorders would fall together.
+    // Two recorders that use the same key get different sets.
     let hash = key.get_hash() ^ (Arc::as_ptr(target) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let known = M::with_cache(|cache| {
-        let Ok(cache) = cache.try_borrow() else {
-            return Known::Nothing;
-        };
-        match cache.find(hash, target, key, metadata) {
-            Some(handle) if !handle.is_scoped() => Known::Excluded,
-            Some(handle) if !handle.is_stale() => Known::Scoped(Arc::clone(handle)),
-            _ => Known::Nothing,
-        }
+        let cache = cache.try_borrow().ok()?;
+        let handle = cache.find(hash, target, key, metadata)?;
+        (!handle.is_stale()).then(|| Arc::clone(handle))
     });
-    match known {
-        Some(Known::Scoped(handle)) => Some(handle),
-        Some(Known::Excluded) => None,
-        Some(Known::Nothing) | None => {
-            let handle = insert(hash, target, key, metadata, is_scoped());
-            handle.is_scoped().then_some(handle)
-        }
-    }
+    known
+        .flatten()
+        .or_else(|| is_scoped().then(|| insert(hash, target, key, metadata)))
 }
 
 #[cold]
-fn insert<M: Cached>(
-    hash: u64,
-    target: &Arc<Target>,
-    key: &Key,
-    metadata: &Metadata<'_>,
-    is_scoped: bool,
-) -> Arc<Handle<M>> {
+fn insert<M: Cached>(hash: u64, target: &Arc<Target>, key: &Key, metadata: &Metadata<'_>) -> Arc<Handle<M>> {
     let shared = M::with_cache(|cache| Some(cache.try_borrow_mut().ok()?.shared(metadata))).flatten();
     let shared = shared.unwrap_or_else(|| Arc::new(OwnedMetadata::new(metadata)));
-    let handle = Arc::new(Handle::new(target, key, shared, is_scoped));
+    let handle = Arc::new(Handle::new(target, key, shared));
     let evicted = M::with_cache(|cache| cache.try_borrow_mut().ok()?.insert(hash, Arc::clone(&handle)));
     drop(evicted);
     handle

@@ -9,11 +9,14 @@ enum Pattern {
 }
 
 impl Pattern {
+    /// Most names are written as they are, which is checked first: an excluded name is looked up at each registration.
     fn matches(&self, name: &str) -> bool {
-        let mut rest = written_metric(name);
         match self {
-            Self::Exact(exact) => rest.eq(exact.chars()),
-            Self::Prefix(prefix) => prefix.chars().all(|c| rest.next() == Some(c)),
+            Self::Exact(exact) => name == exact || written_metric(name).eq(exact.chars()),
+            Self::Prefix(prefix) => {
+                let mut rest = written_metric(name);
+                name.starts_with(&**prefix) || prefix.chars().all(|c| rest.next() == Some(c))
+            }
         }
     }
 }

@@ -1,21 +1,19 @@
 //! A handle that is registered once and chooses its series at each use.
 
-use std::{
-    sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, OnceLock, Weak,
+    atomic::{AtomicBool, AtomicU16, Ordering},
 };
 
 use arc_swap::ArcSwapOption;
-use metrics::{Counter, CounterFn, Histogram, HistogramFn, Key, Label, Level, Metadata, Recorder};
-use quanta::Clock;
+use metrics::{Counter, CounterFn, Histogram, HistogramFn, Key, Metadata, Recorder};
 
-use crate::{
-    labels::written,
-    scope::{MAX_LABEL_SETS, Scope},
+use super::{
+    key,
+    lease::{Expiry, Lease, Now},
+    metadata::OwnedMetadata,
 };
+use crate::scope::{MAX_LABEL_SETS, Scope};
 
 /// For how many scopes a handle caches what the inner recorder gave it.
 pub const CACHED_SCOPES: usize = FIRST_SLOTS + MORE_SLOTS + OVERFLOW_SLOTS;
@@ -32,47 +30,6 @@ pub(super) struct Target {
     pub(super) recorder: Weak<dyn Recorder + Send + Sync>,
     pub(super) expiry: Option<Expiry>,
     pub(super) cache: bool,
-}
-
-/// Tells when an inner handle may have been forgotten by the exporter.
-pub(super) struct Expiry {
-    clock: Clock,
-    /// In ticks of the raw clock, as all times here.
-    after: u64,
-    /// The time of last use is written only when it is this much older, so that the increments of several threads do
-    /// not fight for the line that it is on.
-    refresh_after: u64,
-}
-
-impl Expiry {
-    pub(super) fn after(idle: Duration) -> Self {
-        const TICKS: u64 = 1 << 40;
-
-        let clock = Clock::new();
-        let nanos = u128::from(clock.delta_as_nanos(1, 1 + TICKS).max(1));
-        let after =
-            u64::try_from(idle.as_nanos().saturating_mul(u128::from(TICKS)) / nanos).unwrap_or(u64::MAX);
-        Self {
-            clock,
-            after,
-            refresh_after: after / 8,
-        }
-    }
-
-    #[inline]
-    fn now(&self) -> Now<'_> {
-        Now {
-            ticks: self.clock.raw(),
-            expiry: self,
-        }
-    }
-}
-
-/// The time, read once for each increment.
-#[derive(Clone, Copy)]
-struct Now<'a> {
-    ticks: u64,
-    expiry: &'a Expiry,
 }
 
 /// The kinds of metric that choose at their use.
@@ -99,79 +56,12 @@ macro_rules! impl_metric {
 impl_metric!(Counter, register_counter);
 impl_metric!(Histogram, register_histogram);
 
-/// What the inner recorder gave, for as long as the exporter cannot have forgotten it.
-struct Lease<M> {
-    metric: M,
-    /// When it was used last, or a little before.
-    used: AtomicU64,
-}
-
-impl<M> Lease<M> {
-    fn new(metric: M, now: Option<Now<'_>>) -> Self {
-        Self {
-            metric,
-            used: AtomicU64::new(now.map_or(0, |now| now.ticks)),
-        }
-    }
-
-    #[inline]
-    fn is_fresh(&self, now: Option<Now<'_>>) -> bool {
-        let Some(Now { ticks, expiry }) = now else {
-            return true;
-        };
-        // Clocks of two cores may differ by a little.
-        let idle = ticks.saturating_sub(self.used.load(Ordering::Relaxed));
-        if idle >= expiry.after {
-            return false;
-        }
-        if idle > expiry.refresh_after {
-            self.used.store(ticks, Ordering::Relaxed);
-        }
-        true
-    }
-}
-
 /// What a handle knows of one scope.
 struct Slot<M> {
     scope: Scope,
     first: Lease<M>,
     /// In the place of the first lease, when that has expired: a slot is filled once.
     renewed: ArcSwapOption<Lease<M>>,
-}
-
-/// Whom a metric says it is from.
-pub(super) struct OwnedMetadata {
-    target: Box<str>,
-    level: Level,
-    module_path: Option<Box<str>>,
-    /// As it is unless a macro says otherwise.
-    target_is_module_path: bool,
-}
-
-impl OwnedMetadata {
-    pub(super) fn new(metadata: &Metadata<'_>) -> Self {
-        Self {
-            target: metadata.target().into(),
-            level: *metadata.level(),
-            module_path: metadata.module_path().map(Into::into),
-            target_is_module_path: metadata.module_path() == Some(metadata.target()),
-        }
-    }
-
-    #[inline]
-    pub(super) fn is(&self, metadata: &Metadata<'_>) -> bool {
-        let (target, module_path) = (metadata.target(), metadata.module_path());
-        if self.level != *metadata.level() || *self.target != *target {
-            return false;
-        }
-        // A macro's two are one string, which need not be compared twice.
-        let are_one = module_path.is_some_and(|path| std::ptr::eq(path, target));
-        are_one && self.target_is_module_path || self.module_path.as_deref() == module_path
-    }
-
-    fn borrowed(&self) -> Metadata<'_> {
-        Metadata::new(&self.target, self.level, self.module_path.as_deref())
-    }
 }
 
 type Slots<M, const N: usize> = [OnceLock<Slot<M>>; N];
@@ -183,7 +73,6 @@ pub(super) struct Handle<M> {
     target: Arc<Target>,
     metadata: Arc<OwnedMetadata>,
     key: Key,
-    is_scoped: bool,
     is_stale: AtomicBool,
     /// The scopes of the slots, as ids plus one, so that a search does not go through the slots themselves.
     tags: [AtomicU16; FIRST_SLOTS + MORE_SLOTS],
@@ -193,17 +82,11 @@ pub(super) struct Handle<M> {
 }
 
 impl<M: Metric> Handle<M> {
-    pub(super) fn new(
-        target: &Arc<Target>,
-        key: &Key,
-        metadata: Arc<OwnedMetadata>,
-        is_scoped: bool,
-    ) -> Self {
+    pub(super) fn new(target: &Arc<Target>, key: &Key, metadata: Arc<OwnedMetadata>) -> Self {
         Self {
             target: Arc::clone(target),
             key: key.to_retained(),
             metadata,
-            is_scoped,
             is_stale: AtomicBool::new(false),
             tags: [const { AtomicU16::new(0) }; FIRST_SLOTS + MORE_SLOTS],
             first: [const { OnceLock::new() }; FIRST_SLOTS],
@@ -288,7 +171,7 @@ impl<M: Metric> Handle<M> {
         let Some(recorder) = self.target.recorder.upgrade() else {
             return Err(f);
         };
-        let (key, metadata) = (scoped_key(&self.key, scope), self.metadata.borrowed());
+        let (key, metadata) = (key::scoped(&self.key, scope), self.metadata.borrowed());
         let metric = M::register(&*recorder, &key, &metadata);
         f(&metric);
         if self.target.expiry.is_none() {
@@ -357,7 +240,7 @@ fn fill<M>(places: &[OnceLock<Slot<M>>], tags: &[AtomicU16], mut slot: Slot<M>) 
 impl<M> Handle<M> {
     #[inline]
     pub(super) fn is_for(&self, target: &Arc<Target>, key: &Key, metadata: &Metadata<'_>) -> bool {
-        Arc::ptr_eq(&self.target, target) && is_same_key(&self.key, key) && self.metadata.is(metadata)
+        Arc::ptr_eq(&self.target, target) && key::is_same(&self.key, key) && self.metadata.is(metadata)
     }
 
     pub(super) fn is_same(&self, other: &Self) -> bool {
@@ -374,20 +257,6 @@ impl<M> Handle<M> {
     pub(super) fn is_orphan(&self) -> bool {
         self.target.recorder.strong_count() == 0
     }
-
-    /// Whether it stands for a scoped metric, or says that a name is excluded.
-    #[inline]
-    pub(super) fn is_scoped(&self) -> bool {
-        self.is_scoped
-    }
-}
-
-/// Whether two keys are equal: at a glance where both are made of the same statics, as those of a macro are.
-#[inline]
-fn is_same_key(a: &Key, b: &Key) -> bool {
-    let is_same_static =
-        std::ptr::eq(a.name(), b.name()) && std::ptr::eq(a.labels().as_slice(), b.labels().as_slice());
-    is_same_static || a == b
 }
 
 impl CounterFn for Handle<Counter> {
@@ -409,44 +278,5 @@ impl HistogramFn for Handle<Histogram> {
         self.with(Scope::current(), |histogram| {
             histogram.record_many(value, count);
         });
-    }
-}
-
-/// `key` with the labels of `scope`. Outside every scope it is the key itself, whatever that holds.
-pub(super) fn scoped_key(key: &Key, scope: Scope) -> Key {
-    if scope == Scope::none() {
-        return key.clone();
-    }
-    let is = |label: &Label, name: &str| written(label.key()).eq(written(name));
-
-    let mut labels: Vec<Label> = Vec::new();
-    for label in key.labels() {
-        // The exporter keeps the last of labels that are named twice.
-        labels.retain(|other| !is(other, label.key()));
-        labels.push(label.clone());
-    }
-    for &(name, value) in scope.pairs() {
-        if !labels.iter().any(|label| is(label, name)) {
-            labels.push(Label::from_static_parts(name, value));
-        }
-    }
-    Key::from_parts(key.name_shared(), labels)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ticks_are_as_long_as_they_say() {
-        let idle = Duration::from_millis(500);
-        let expiry = Expiry::after(idle);
-        let nanos = expiry.clock.delta_as_nanos(1, 1 + expiry.after);
-        assert!(u128::from(nanos).abs_diff(idle.as_nanos()) <= 1_000, "{nanos}");
-    }
-
-    #[test]
-    fn the_longest_time_does_not_overflow() {
-        assert_eq!(Expiry::after(Duration::MAX).after, u64::MAX);
     }
 }
