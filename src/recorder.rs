@@ -23,36 +23,41 @@
 //!
 //! # When labels are chosen
 //!
-//! | kind | labels are those in force at | by default |
+//! | kind | labels of the scope in force at | scoped by default |
 //! |---|---|---|
-//! | counter | the increment; [`absolute`](metrics::Counter::absolute) sets a total that is not one client's and is never scoped | yes |
-//! | histogram | the record | no: [`histograms`](ScopedRecorderLayer::histograms) |
-//! | gauge | the registration, or an increment in one scope and a decrement in another would skew two series | no: [`gauges`](ScopedRecorderLayer::gauges) |
+//! | counter | the increment | yes |
+//! | histogram | the record | no, see [`histograms`](ScopedRecorderLayer::histograms) |
+//! | gauge | the registration | no, see [`gauges`](ScopedRecorderLayer::gauges) |
 //!
-//! So `counter!("x").increment(1)` and a handle that was registered at start-up give the same series, and a series
-//! appears with its first increment (of 0, too), not with its registration. Outside every scope that is the only
-//! difference to the inner recorder alone. Excluded names go straight through to it.
+//! - `counter!("x").increment(1)` and a handle that was registered at start-up give the same series.
+//! - [`absolute`](metrics::Counter::absolute) is never scoped: it sets a total, which is not one client's.
+//! - A gauge that chose at each use would skew two series: incremented in one scope, decremented in another.
+//! - A series appears with its first increment (an increment of 0 counts), not with its registration. Outside every
+//!   scope, this is the only difference from the inner recorder alone.
+//! - Excluded names go straight through to the inner recorder, at each registration.
 //!
-//! Of labels with the same name, the one written at the call stays, then that of the inner scope, then that of the
-//! outer. Names are compared as the exporter writes them: `client.address` and `client_address` are one name.
+//! If a label name occurs twice, the label written at the call wins, then the inner scope, then the outer scope. Names
+//! are compared as the exporter writes them: `client.address` and `client_address` are one name.
 //!
 //! # What is cached
 //!
-//! Each thread keeps the handles that it registered last, [`CACHED_HANDLES`] counters and as many histograms at the
-//! most, and each handle the inner handles for the scopes it was used in, at most [`CACHED_SCOPES`]; what is beyond
-//! works, at the price of a registration each time. Handles are cached by recorder, name, labels and metadata, and do
-//! not keep a recorder alive. When the recorder is gone, a kept handle counts where it counted before, and nowhere new.
+//! Each thread caches up to 1,024 counters and as many histograms, by recorder, name, labels and metadata. Each handle
+//! caches the inner recorder's metrics for the scopes that it was used in. What no longer fits still works, but is
+//! registered at each use. Cached handles do not keep a recorder alive.
 //!
-//! An exporter with an idle timeout forgets metrics, and a handle from before then would increment into nowhere. A
-//! cached handle that was used less than a certain time ago cannot have been forgotten, for using it makes it not
-//! idle; after that time it is registered again. The time is 500 ms, fit for every longer idle timeout, and is set
-//! with [`revalidate_after`](ScopedRecorderLayer::revalidate_after).
+//! After the recorder is dropped, a kept handle still increments the inner metrics that it has cached. Other increments
+//! are lost, and so is what the exporter forgets from then on: it cannot be registered again.
+//!
+//! An exporter with an idle timeout forgets metrics that were not used, and increments of a metric that it has
+//! forgotten are lost. So a cached metric that was not used for some time is registered again. The time is 500 ms,
+//! which suits idle timeouts of one second or more; set it with
+//! [`revalidate_after`](ScopedRecorderLayer::revalidate_after).
 //!
 //! # Composition
 //!
-//! Everything may stand above this layer: `Stack`, `Prefix`, `Filter`, `metrics-tracing-context`, and `Router` or
-//! `Fanout` with each of their targets wrapped. Below it stands what is a function of key and metadata alone and can
-//! be shared between threads: the exporter, `Prefix`, `Filter`. A `Router` below does not compile:
+//! Any layer may stand above this one: `Stack`, `Prefix`, `Filter`, `metrics-tracing-context`, and `Router` or `Fanout`
+//! if each of their targets is wrapped. A recorder below must be `Send + Sync`, and must depend on the key and the
+//! metadata alone, like the exporter, `Prefix` and `Filter`. A `Router` below does not compile:
 //!
 //! ```compile_fail
 //! use dualstack_metrics::ScopedRecorderLayer;
@@ -62,9 +67,8 @@
 //! let recorder = ScopedRecorderLayer::new().layer(router);
 //! ```
 //!
-//! `metrics-tracing-context` below would compile, but a cached handle would keep the fields of the first request's
-//! span. [`without_cache`](ScopedRecorderLayer::without_cache) is there for the rest: with it the inner recorder is
-//! asked at each increment.
+//! `metrics-tracing-context` below would compile, but a cached metric would keep the fields of the first request's
+//! span. For such recorders, use [`without_cache`](ScopedRecorderLayer::without_cache): it registers at each increment.
 
 mod cache;
 mod filter;
@@ -82,13 +86,13 @@ pub use self::{cache::CACHED_HANDLES, handle::CACHED_SCOPES};
 use self::{cache::Cached, filter::NameFilter, handle::Target, lease::Expiry};
 use crate::scope::{self, Scope};
 
-/// How long a cached handle may be idle before it is registered again, unless told otherwise.
+/// How long a cached metric may be idle before it is registered again, by default.
 const REVALIDATE_AFTER: Duration = Duration::from_millis(500);
 
 /// A [`Layer`] that makes a recorder give metrics the labels of the scope in force.
 ///
-/// Names are those that the program uses (before a `Prefix` layer below adds to them), written in any way that the
-/// exporter writes alike. Where something is included, nothing else is scoped; what is excluded never is.
+/// Metric names are those that the program uses, before a `Prefix` layer below changes them. Two names that the exporter
+/// writes the same way are one name. If any name is included, only included names are scoped. Excluded names never are.
 #[derive(Clone, Debug)]
 pub struct ScopedRecorderLayer {
     filter: NameFilter,
@@ -111,14 +115,14 @@ impl ScopedRecorderLayer {
         }
     }
 
-    /// Leaves the metric of this name alone: a global one, say, that is touched inside a request.
+    /// Never scopes the metric of this name. Use it for global metrics that are changed inside a request.
     #[must_use]
     pub fn exclude(mut self, name: &str) -> Self {
         self.filter.exclude(name);
         self
     }
 
-    /// Leaves alone the metrics whose name starts with `prefix`.
+    /// Never scopes metrics whose name starts with `prefix`.
     #[must_use]
     pub fn exclude_prefix(mut self, prefix: &str) -> Self {
         self.filter.exclude_prefix(prefix);
@@ -139,46 +143,46 @@ impl ScopedRecorderLayer {
         self
     }
 
-    /// Scopes histograms as well: the labels are those in force when a value is recorded. Each of a histogram's
-    /// series is multiplied by the number of scopes it is recorded in.
+    /// Scopes histograms as well, by the scope in force when a value is recorded. Multiplies each series of a histogram
+    /// (its buckets or quantiles, too) by the number of scopes that it is recorded in.
     #[must_use]
     pub fn histograms(mut self) -> Self {
         self.histograms = true;
         self
     }
 
-    /// Scopes gauges as well: the labels are those in force when the gauge is registered.
+    /// Scopes gauges as well, by the scope in force when the gauge is registered.
     #[must_use]
     pub fn gauges(mut self) -> Self {
         self.gauges = true;
         self
     }
 
-    /// Asks the inner recorder at each increment, for one that does not answer the same each time. Several times
-    /// dearer.
+    /// Registers with the inner recorder at each increment, which costs several times as much. For inner recorders that
+    /// do not always return the same metric for the same key and metadata.
     #[must_use]
     pub fn without_cache(mut self) -> Self {
         self.cache = false;
         self
     }
 
-    /// Registers a cached handle again when it was not used for `idle`: set it below the exporter's idle timeout,
-    /// half of it is a good value. 500 ms unless set. Zero registers at each increment.
+    /// Registers a cached metric again when it was not used for `idle`. The default is 500 ms. Set it to half of the
+    /// exporter's idle timeout or less. Zero registers at each increment.
     #[must_use]
     pub fn revalidate_after(mut self, idle: Duration) -> Self {
         self.revalidate_after = Some(idle);
         self
     }
 
-    /// Never registers a cached handle again, which saves the clock read of each increment: a promise that the inner
-    /// recorder never forgets a metric, that is, has no idle timeout for what is scoped.
+    /// Never registers a cached metric again, which saves a clock read per increment. Only for inner recorders that never
+    /// forget a metric: without an idle timeout for what is scoped.
     #[must_use]
     pub fn never_revalidate(mut self) -> Self {
         self.revalidate_after = None;
         self
     }
 
-    /// What [`revalidate_after`](Self::revalidate_after) is, `None` for never.
+    /// The time set with [`revalidate_after`](Self::revalidate_after), `None` for never.
     #[cfg(feature = "prometheus")]
     pub(crate) fn revalidation(&self) -> Option<Duration> {
         self.revalidate_after
@@ -203,7 +207,7 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
         scope::recorder_made();
         let cache = self.cache && self.revalidate_after != Some(Duration::ZERO);
         let inner = Arc::new(inner);
-        // Downgraded from a clone of its own, because an `Arc` of a recorder is turned into one of `dyn Recorder`.
+        // A `Weak<dyn Recorder>` comes from an `Arc<dyn Recorder>`, and `inner` has to keep its type.
         let recorder: Arc<dyn Recorder + Send + Sync> = Arc::<R>::clone(&inner);
         ScopedRecorder {
             inner,
@@ -237,7 +241,7 @@ impl<R> ScopedRecorder<R> {
 }
 
 impl<R: Recorder> ScopedRecorder<R> {
-    /// A handle that chooses at each use, or the inner recorder's own when the name is excluded.
+    /// A handle that chooses its series at each use, or the inner recorder's own metric if the name is not scoped.
     #[inline]
     fn register<M: Cached>(&self, key: &Key, metadata: &Metadata<'_>) -> M {
         match cache::find_or_insert(&self.target, key, metadata, || self.filter.scopes(key.name())) {

@@ -14,7 +14,7 @@ use test_support::{
 
 #[test]
 fn the_listener_serves_scoped_counters() {
-    // The builder does not tell which port it got.
+    // The builder takes an address, but does not return the port that was bound.
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .unwrap()
         .local_addr()
@@ -35,7 +35,7 @@ fn the_listener_serves_scoped_counters() {
     assert!(
         again
             .to_string()
-            .starts_with("a global metrics recorder is installed already"),
+            .starts_with("a global metrics recorder is already installed"),
         "{again}"
     );
     let taken = install().install_exporter().unwrap_err();

@@ -51,7 +51,7 @@ fn scoped(layer: ScopedRecorderLayer) -> (ScopedRecorder<PrometheusRecorder>, Pr
     (recorder, handle)
 }
 
-/// Labels of one's own, as many as a test needs.
+/// Custom labels, enough for a hundred scopes together with [`Unit10`].
 #[derive(Clone, Copy)]
 struct Tenth(usize);
 
@@ -149,7 +149,7 @@ fn outside_every_scope_the_samples_are_those_of_the_inner_recorder() {
 }
 
 #[test]
-fn the_label_at_the_call_stays_then_the_inner_scopes_then_the_outers() {
+fn the_label_at_the_call_wins_then_the_inner_scope_then_the_outer() {
     let (recorder, handle) = scoped(ScopedRecorderLayer::new());
     let outer = Scope::new(&(Tenth(1), Unit10(1)));
     let scope = outer.nest(Scope::new(&Unit10(2)));
@@ -179,7 +179,7 @@ fn the_label_at_the_call_stays_then_the_inner_scopes_then_the_outers() {
 }
 
 #[test]
-fn excluded_names_go_straight_through() {
+fn excluded_names_go_straight_through_to_the_inner_recorder() {
     let (recorder, handle) = scoped(
         ScopedRecorderLayer::new()
             .exclude_prefix("swarm_coordination_registry_")
@@ -205,7 +205,7 @@ fn excluded_names_go_straight_through() {
 }
 
 #[test]
-fn included_names_are_the_only_ones() {
+fn if_names_are_included_only_they_are_scoped() {
     let (recorder, handle) = scoped(
         ScopedRecorderLayer::new()
             .include_prefix("udp_")
@@ -235,7 +235,7 @@ fn included_names_are_the_only_ones() {
 }
 
 #[test]
-fn histograms_choose_at_the_record_and_gauges_at_the_registration() {
+fn histograms_are_scoped_at_the_record_and_gauges_at_the_registration() {
     let program = |handle: &PrometheusHandle| {
         let (kept_histogram, kept_gauge) = (histogram!("h"), gauge!("g"));
         Scope::new(&Tenth(1)).run(|| {
@@ -336,7 +336,7 @@ fn router_and_fanout_stand_above_with_each_target_wrapped() {
 }
 
 #[test]
-fn the_fields_of_a_span_come_from_above() {
+fn metrics_tracing_context_stands_above_or_without_cache_below() {
     use metrics_tracing_context::{MetricsLayer, TracingContextLayer};
     use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -361,7 +361,7 @@ fn the_fields_of_a_span_come_from_above() {
     program(&TracingContextLayer::all().layer(recorder));
     assert_eq!(samples(&handle.render()), expected);
 
-    // Below, only without the cache: and there the label of the scope is the one that was written at the call.
+    // Below, it needs `without_cache`, and the label of the scope counts as written at the call.
     let prometheus = PrometheusBuilder::new().build_recorder();
     let handle = prometheus.handle();
     program(
@@ -458,7 +458,7 @@ fn threads_share_a_kept_handle() {
 }
 
 #[test]
-fn what_the_exporter_has_forgotten_counts_again_from_zero() {
+fn a_metric_that_the_exporter_forgot_counts_again_from_zero() {
     let idle = Duration::from_secs(1);
     for (histograms, timeout_by_builder) in [(false, false), (true, true)] {
         let mut builder = PrometheusBuilder::new();
@@ -488,7 +488,7 @@ fn what_the_exporter_has_forgotten_counts_again_from_zero() {
                 lines.push(format!("{name} {count}"));
                 lines.push(format!(r#"{name}{{tenth="6"}} {count}"#));
             }
-            // One that is not scoped is the exporter's own, and gone for good.
+            // A histogram that is not scoped is the exporter's own, which does not count again.
             lines.retain(|line| histograms || !line.starts_with("h_"));
             lines
         };
@@ -499,7 +499,7 @@ fn what_the_exporter_has_forgotten_counts_again_from_zero() {
         };
 
         for round in 0..3 {
-            // On this thread, then on another, which has caches of its own.
+            // On this thread, then on another, which has its own cache.
             increment();
             Scope::new(&Tenth(6)).run(increment);
             assert_eq!(counts(), expected(1), "round {round}");
@@ -516,7 +516,7 @@ fn what_the_exporter_has_forgotten_counts_again_from_zero() {
 }
 
 #[test]
-fn what_is_in_use_is_not_forgotten() {
+fn a_metric_in_use_is_not_forgotten() {
     let recorder = Install::new(PrometheusBuilder::new())
         .idle_timeout(MetricKindMask::ALL, Some(Duration::from_millis(400)))
         .build_recorder();
@@ -538,7 +538,7 @@ fn what_is_in_use_is_not_forgotten() {
 /// Name, target, level and module path.
 type Registration = (String, String, Level, Option<String>);
 
-/// A recorder that shows what it is asked, and that it was dropped.
+/// A recorder that records the registrations, and whether it was dropped.
 #[derive(Clone, Default)]
 struct Witness {
     registered: Arc<Mutex<Vec<Registration>>>,
@@ -581,7 +581,7 @@ impl Recorder for Witness {
     }
 }
 
-/// A recorder that forgets what it registered first, just before it is used.
+/// A recorder that forgets its first metric before that is used.
 #[derive(Default)]
 struct ForgetsTheFirst {
     registrations: AtomicUsize,
@@ -610,7 +610,7 @@ impl Recorder for ForgetsTheFirst {
 }
 
 #[test]
-fn what_is_forgotten_before_its_first_use_is_lost_once() {
+fn a_metric_that_is_forgotten_before_its_first_use_loses_one_increment() {
     for scope in [mapped(), Scope::none()] {
         let inner = ForgetsTheFirst::default();
         let kept = Arc::clone(&inner.kept);
@@ -641,7 +641,7 @@ fn a_recorder_that_is_dropped_is_dropped() {
 }
 
 #[test]
-fn a_kept_handle_still_counts_where_it_counted_when_the_recorder_is_gone() {
+fn after_its_recorder_is_dropped_a_kept_handle_increments_what_it_has() {
     let (recorder, handle) = scoped(ScopedRecorderLayer::new().revalidate_after(Duration::from_nanos(1)));
     let kept = with_local_recorder(&recorder, || counter!("c_total"));
     mapped().run(|| kept.increment(1));
@@ -710,7 +710,7 @@ fn call_sites_that_differ_only_in_metadata_keep_their_own() {
 }
 
 #[test]
-fn the_inner_recorder_is_asked_once_or_each_time() {
+fn the_inner_recorder_registers_once_or_at_each_use() {
     let asked = |layer: ScopedRecorderLayer| {
         let witness = Witness::default();
         let registrations = Arc::clone(&witness.registrations);
@@ -744,7 +744,7 @@ fn a_counter_may_be_emitted_while_a_threads_locals_are_destroyed() {
             let (scope, kept) = self.0.take().unwrap();
             scope.run(|| {
                 kept.increment(1);
-                // The thread's local recorder is a local as well, and may be gone.
+                // The thread's local recorder is a thread local as well, and may be destroyed already.
                 let metadata = Metadata::new("", Level::INFO, None);
                 let key = Key::from_static_name("macro_total");
                 self.1.register_counter(&key, &metadata).increment(1);
@@ -759,13 +759,13 @@ fn a_counter_may_be_emitted_while_a_threads_locals_are_destroyed() {
 
     let (recorder, handle) = scoped(ScopedRecorderLayer::new());
     let recorder = Arc::new(recorder);
-    // Not a scoped thread: the scope ends before the locals are destroyed.
+    // Not a scoped thread, because `thread::scope` returns before the locals are destroyed.
     let thread = std::thread::spawn(move || {
         let new = || {
             let kept = with_local_recorder(&*recorder, || counter!("kept_total"));
             CountsItsDrop(RefCell::new(Some((mapped(), kept))), Arc::clone(&recorder))
         };
-        // Locals are destroyed in some order: one of these two is gone after the caches.
+        // The order of destruction is not specified: one of these two is destroyed after the caches.
         EARLY.with(|local| local.replace(Some(new())));
         with_local_recorder(&*recorder, || counter!("kept_total").increment(1));
         LATE.with(|local| local.replace(Some(new())));

@@ -1,4 +1,4 @@
-//! The handles that a thread registered last. Of a fixed size, and never borrowed while foreign code runs.
+//! The handles that a thread registered last. The cache has a fixed size and is never borrowed while foreign code runs.
 
 use std::{cell::RefCell, sync::Arc};
 
@@ -9,18 +9,18 @@ use super::{
     metadata::OwnedMetadata,
 };
 
-/// How many handles of a kind (counters, histograms) a thread caches at the most.
+/// How many handles of a kind (counters, histograms) a thread caches.
 pub const CACHED_HANDLES: usize = SETS * WAYS;
 
-// Handles compete for a place with those of the same set only: with one way per set, two busy counters that fall
-// together would evict each other at each increment.
+// A handle is stored in one of the `WAYS` places of its set. With one place per set, two busy counters with the same
+// set would evict each other at each increment.
 const SETS: usize = 256;
 const WAYS: usize = 4;
 const SHARED_METADATA: usize = 64;
 
 /// A kind of metric that each thread has a cache for.
 pub(super) trait Cached: Metric {
-    /// `None` where the thread's locals are being destroyed.
+    /// Returns `None` while the thread's locals are being destroyed.
     fn with_cache<T>(f: impl FnOnce(&RefCell<Cache<Self>>) -> T) -> Option<T>;
 }
 
@@ -49,7 +49,7 @@ struct Entry<M> {
 pub(super) struct Cache<M> {
     entries: Vec<Option<Entry<M>>>,
     next_victim: usize,
-    /// Shared by the handles: most of a program's metrics come from few modules.
+    /// Shared by the handles, because most metrics of a program come from few modules.
     metadata: Vec<Arc<OwnedMetadata>>,
 }
 
@@ -97,8 +97,8 @@ impl<M> Cache<M> {
         new
     }
 
-    /// Puts a handle in the place of the same one, of none, of one whose recorder is gone, or of any; in this order.
-    /// Returns what was there, to be dropped when the cache is not borrowed.
+    /// Stores a handle. It replaces, in this order: an equal one, nothing, one whose recorder is gone, any other.
+    /// Returns what was replaced, to be dropped when the cache is no longer borrowed.
     fn insert(&mut self, hash: u64, handle: Arc<Handle<M>>) -> Option<Entry<M>> {
         if self.entries.is_empty() {
             self.entries.resize_with(CACHED_HANDLES, || None);
