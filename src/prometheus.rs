@@ -171,11 +171,23 @@ impl Install {
             .map_err(|error| InstallError(Kind::Thread(error)))?;
         let (recorder, exporter) = build(runtime.handle())?;
         let handle = recorder.handle();
-        set_global(&layer, recorder)?;
-        thread::Builder::new()
+        // Starts first, because an installation cannot be undone.
+        let (installed, is_installed) = mpsc::channel();
+        let thread = thread::Builder::new()
             .name("metrics-exporter".into())
-            .spawn(move || runtime.block_on(exporter))
+            .spawn(move || {
+                if is_installed.recv().is_ok() {
+                    drop(runtime.block_on(exporter));
+                }
+            })
             .map_err(|error| InstallError(Kind::Thread(error)))?;
+        if let Err(error) = set_global(&layer, recorder) {
+            // The thread ends, and the exporter's address is free again.
+            drop(installed);
+            drop(thread.join());
+            return Err(error);
+        }
+        let _ = installed.send(());
         Ok(handle)
     }
 
@@ -188,8 +200,9 @@ impl Install {
         } = self;
         if let Some((mask, timeout)) = idle_timeout {
             builder = builder.idle_timeout(mask, timeout);
-            let forgets_scoped = mask.matches(MetricKind::Counter)
-                || layer.scopes_histograms() && mask.matches(MetricKind::Histogram);
+            let forgets_scoped = [MetricKind::Counter, MetricKind::Histogram]
+                .into_iter()
+                .any(|kind| mask.matches(kind) && layer.scopes_any(kind));
             layer = match timeout {
                 Some(timeout) if forgets_scoped => {
                     let revalidation = layer.revalidation().unwrap_or(Duration::MAX);
@@ -241,12 +254,91 @@ impl fmt::Display for InstallError {
 }
 
 impl std::error::Error for InstallError {
+    /// The message includes that of the underlying error, so this is the source of that one.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0 {
             Kind::AlreadyInstalled => None,
-            Kind::Thread(error) => Some(error),
+            Kind::Thread(error) => error.source(),
             #[cfg(any(feature = "http-listener", feature = "push-gateway"))]
-            Kind::Build(error) => Some(error),
+            Kind::Build(error) => error.source(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn cached_metrics_are_registered_again_after_half_of_the_idle_timeout() {
+        let revalidation = |install: Install| install.into_parts().1.revalidation();
+        let install = || Install::new(PrometheusBuilder::new());
+        let millis = Duration::from_millis;
+        let (all, some) = (MetricKindMask::ALL, |time| Some(millis(time)));
+        assert_eq!(revalidation(install()), some(500));
+        for (timeout, expected) in [(400, 200), (1_000, 500), (600_000, 500)] {
+            assert_eq!(
+                revalidation(install().idle_timeout(all, some(timeout))),
+                some(expected)
+            );
+        }
+        let sooner = ScopedRecorderLayer::new().revalidate_after(millis(50));
+        assert_eq!(
+            revalidation(install().recorder(sooner).idle_timeout(all, some(400))),
+            some(50)
+        );
+        let never = ScopedRecorderLayer::new().never_revalidate();
+        assert_eq!(
+            revalidation(install().recorder(never).idle_timeout(all, some(400))),
+            some(200)
+        );
+    }
+
+    #[test]
+    fn nothing_is_registered_again_if_nothing_that_is_cached_is_forgotten() {
+        let histogram = MetricKindMask::HISTOGRAM;
+        let timeout = Some(Duration::from_secs(10));
+        let revalidation = |layer, mask, timeout| {
+            let install = Install::new(PrometheusBuilder::new()).recorder(layer);
+            install.idle_timeout(mask, timeout).into_parts().1.revalidation()
+        };
+        let layer = ScopedRecorderLayer::new;
+        assert_eq!(revalidation(layer(), MetricKindMask::ALL, None), None);
+        assert_eq!(revalidation(layer(), histogram, timeout), None);
+        assert_eq!(
+            revalidation(layer().gauges(), MetricKindMask::GAUGE, timeout),
+            None
+        );
+        let one = layer().include(histogram, "request_seconds");
+        assert!(revalidation(one, histogram, timeout).is_some());
+        assert!(revalidation(layer().histograms(), histogram, timeout).is_some());
+    }
+
+    #[test]
+    fn a_report_of_an_error_shows_each_message_once() {
+        #[derive(Debug)]
+        struct Inner;
+
+        impl fmt::Display for Inner {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("no memory")
+            }
+        }
+
+        impl std::error::Error for Inner {}
+
+        let error = InstallError(Kind::Thread(io::Error::other(Inner)));
+        let mut messages = vec![error.to_string()];
+        let mut source = error.source();
+        while let Some(error) = source {
+            messages.push(error.to_string());
+            source = error.source();
+        }
+        assert_eq!(
+            messages,
+            ["cannot start the thread for the recorder's upkeep or exporter: no memory"]
+        );
     }
 }

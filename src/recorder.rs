@@ -41,17 +41,33 @@
 //!
 //! # What is cached
 //!
-//! Each thread caches up to 1,024 counters and as many histograms, by recorder, name, labels and metadata. Each handle
-//! caches the inner recorder's metrics for the scopes that it was used in. What no longer fits still works, but is
-//! registered at each use. Cached handles do not keep a recorder alive.
+//! Each thread caches up to 1,024 counters and as many histograms, by recorder, name, labels and metadata. What no
+//! longer fits still works, but is registered at each use. Each handle caches the inner recorder's metric for every
+//! scope that it was used in, in memory that is proportional to their number. Cached handles do not keep a recorder
+//! alive.
 //!
 //! After the recorder is dropped, a kept handle still increments the inner metrics that it has cached. Other increments
 //! are lost, and so is what the exporter forgets from then on: it cannot be registered again.
+//!
+//! ## Idle timeouts
 //!
 //! An exporter with an idle timeout forgets metrics that were not used, and increments of a metric that it has
 //! forgotten are lost. So a cached metric that was not used for some time is registered again. The time is 500 ms,
 //! which suits idle timeouts of one second or more; set it with
 //! [`revalidate_after`](ScopedRecorderLayer::revalidate_after).
+//!
+//! A render that is under way can delete a metric that was used, or registered, a moment ago. So a metric is
+//! registered a second time when half of that time has passed since the first, and only then used for as long as it is
+//! not idle. At worst, the increments of that half are lost, and none later.
+//!
+//! ## Allocators that count
+//!
+//! A global allocator may count its allocations with a kept counter or a macro, if it does not count those that its own
+//! counting makes. This layer allocates when a metric is used in a scope for the first time, and when it is registered
+//! again, but holds no lock and no borrow meanwhile. The inner recorder may: the Prometheus exporter allocates while it
+//! has locked a part of its registry, and a counter that is registered then can wait for that lock forever. A counter
+//! that was [excluded](ScopedRecorderLayer::exclude) and kept registers nothing when it is incremented, so exclude the
+//! counters of an allocator.
 //!
 //! # Composition
 //!
@@ -80,9 +96,12 @@ mod metadata;
 use std::{fmt, sync::Arc, time::Duration};
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
-use metrics_util::layers::Layer;
+use metrics_util::{MetricKind, layers::Layer};
+
+pub use metrics_util::MetricKindMask;
 
 pub use self::{cache::CACHED_HANDLES, handle::CACHED_SCOPES};
+
 use self::{cache::Cached, filter::NameFilter, handle::Target, lease::Expiry};
 use crate::scope::{self, Scope};
 
@@ -92,12 +111,21 @@ const REVALIDATE_AFTER: Duration = Duration::from_millis(500);
 /// A [`Layer`] that makes a recorder give metrics the labels of the scope in force.
 ///
 /// Metric names are those that the program uses, before a `Prefix` layer below changes them. Two names that the exporter
-/// writes the same way are one name. If any name is included, only included names are scoped. Excluded names never are.
+/// writes the same way are one name. If names are included for a kind of metric, only these are scoped of that kind.
+/// Excluded names are never scoped.
+///
+/// To compare a counter with a histogram in a query, both need the same labels. This scopes one histogram, and all
+/// counters:
+///
+/// ```
+/// use dualstack_metrics::{ScopedRecorderLayer, recorder::MetricKindMask};
+///
+/// let layer = ScopedRecorderLayer::new().include(MetricKindMask::HISTOGRAM, "http_request_duration_seconds");
+/// # let _ = layer;
+/// ```
 #[derive(Clone, Debug)]
 pub struct ScopedRecorderLayer {
     filter: NameFilter,
-    histograms: bool,
-    gauges: bool,
     cache: bool,
     revalidate_after: Option<Duration>,
 }
@@ -107,9 +135,7 @@ impl ScopedRecorderLayer {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            filter: NameFilter::default(),
-            histograms: false,
-            gauges: false,
+            filter: NameFilter::new(),
             cache: true,
             revalidate_after: Some(REVALIDATE_AFTER),
         }
@@ -129,32 +155,33 @@ impl ScopedRecorderLayer {
         self
     }
 
-    /// Scopes the metric of this name, and no other that is not included as well.
+    /// Scopes the metrics of these kinds that have this name. Other metrics of these kinds are not scoped, unless they
+    /// are included as well. Other kinds stay as they are.
     #[must_use]
-    pub fn include(mut self, name: &str) -> Self {
-        self.filter.include(name);
+    pub fn include(mut self, kinds: MetricKindMask, name: &str) -> Self {
+        self.filter.include(kinds, name);
         self
     }
 
-    /// Scopes the metrics whose name starts with `prefix`, and no other that is not included as well.
+    /// Scopes the metrics of these kinds whose name starts with `prefix`. Otherwise like [`include`](Self::include).
     #[must_use]
-    pub fn include_prefix(mut self, prefix: &str) -> Self {
-        self.filter.include_prefix(prefix);
+    pub fn include_prefix(mut self, kinds: MetricKindMask, prefix: &str) -> Self {
+        self.filter.include_prefix(kinds, prefix);
         self
     }
 
-    /// Scopes histograms as well, by the scope in force when a value is recorded. Multiplies each series of a histogram
+    /// Scopes histograms as well (only the included ones, if there are any), by the scope in force when a value is recorded. Multiplies each series of a histogram
     /// (its buckets or quantiles, too) by the number of scopes that it is recorded in.
     #[must_use]
     pub fn histograms(mut self) -> Self {
-        self.histograms = true;
+        self.filter.include_all(MetricKindMask::HISTOGRAM);
         self
     }
 
-    /// Scopes gauges as well, by the scope in force when the gauge is registered.
+    /// Scopes gauges as well (only the included ones, if there are any), by the scope in force when the gauge is registered.
     #[must_use]
     pub fn gauges(mut self) -> Self {
-        self.gauges = true;
+        self.filter.include_all(MetricKindMask::GAUGE);
         self
     }
 
@@ -189,8 +216,8 @@ impl ScopedRecorderLayer {
     }
 
     #[cfg(feature = "prometheus")]
-    pub(crate) fn scopes_histograms(&self) -> bool {
-        self.histograms
+    pub(crate) fn scopes_any(&self, kind: MetricKind) -> bool {
+        self.filter.scopes_any(kind)
     }
 }
 
@@ -217,8 +244,6 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
                 cache,
             }),
             filter: self.filter.clone(),
-            histograms: self.histograms,
-            gauges: self.gauges,
         }
     }
 }
@@ -228,8 +253,6 @@ pub struct ScopedRecorder<R> {
     inner: Arc<R>,
     target: Arc<Target>,
     filter: NameFilter,
-    histograms: bool,
-    gauges: bool,
 }
 
 impl<R> ScopedRecorder<R> {
@@ -243,8 +266,9 @@ impl<R> ScopedRecorder<R> {
 impl<R: Recorder> ScopedRecorder<R> {
     /// A handle that chooses its series at each use, or the inner recorder's own metric if the name is not scoped.
     #[inline]
-    fn register<M: Cached>(&self, key: &Key, metadata: &Metadata<'_>) -> M {
-        match cache::find_or_insert(&self.target, key, metadata, || self.filter.scopes(key.name())) {
+    fn register<M: Cached>(&self, kind: MetricKind, key: &Key, metadata: &Metadata<'_>) -> M {
+        let is_scoped = || self.filter.scopes(kind, key.name());
+        match cache::find_or_insert(&self.target, key, metadata, is_scoped) {
             Some(handle) => M::from_handle(handle),
             None => M::register(&*self.inner, key, metadata),
         }
@@ -265,12 +289,12 @@ impl<R: Recorder> Recorder for ScopedRecorder<R> {
     }
 
     fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
-        self.register(key, metadata)
+        self.register(MetricKind::Counter, key, metadata)
     }
 
     fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
         let scope = Scope::current();
-        if self.gauges && scope != Scope::none() && self.filter.scopes(key.name()) {
+        if scope != Scope::none() && self.filter.scopes(MetricKind::Gauge, key.name()) {
             self.inner.register_gauge(&key::scoped(key, scope), metadata)
         } else {
             self.inner.register_gauge(key, metadata)
@@ -278,8 +302,8 @@ impl<R: Recorder> Recorder for ScopedRecorder<R> {
     }
 
     fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
-        if self.histograms {
-            self.register(key, metadata)
+        if self.filter.scopes_any(MetricKind::Histogram) {
+            self.register(MetricKind::Histogram, key, metadata)
         } else {
             self.inner.register_histogram(key, metadata)
         }
@@ -291,8 +315,6 @@ impl<R: fmt::Debug> fmt::Debug for ScopedRecorder<R> {
         f.debug_struct("ScopedRecorder")
             .field("inner", &self.inner)
             .field("filter", &self.filter)
-            .field("histograms", &self.histograms)
-            .field("gauges", &self.gauges)
             .finish_non_exhaustive()
     }
 }

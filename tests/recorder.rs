@@ -208,8 +208,8 @@ fn excluded_names_go_straight_through_to_the_inner_recorder() {
 fn if_names_are_included_only_they_are_scoped() {
     let (recorder, handle) = scoped(
         ScopedRecorderLayer::new()
-            .include_prefix("udp_")
-            .include("http_requests_total")
+            .include_prefix(MetricKindMask::ALL, "udp_")
+            .include(MetricKindMask::ALL, "http_requests_total")
             .histograms()
             .gauges(),
     );
@@ -230,6 +230,33 @@ fn if_names_are_included_only_they_are_scoped() {
             "http_sockets 1",
             r#"udp_requests_total{tenth="0"} 1"#,
             r#"udp_sockets{tenth="0"} 1"#,
+        ]
+    );
+}
+
+#[test]
+fn one_histogram_is_scoped_beside_all_counters_with_the_same_labels() {
+    let (recorder, handle) =
+        scoped(ScopedRecorderLayer::new().include(MetricKindMask::HISTOGRAM, "request_seconds"));
+    with_local_recorder(&recorder, || {
+        mapped().run(|| {
+            counter!("requests_total").increment(1);
+            histogram!("request_seconds").record(2.0);
+            histogram!("response_seconds").record(3.0);
+            gauge!("sockets").set(4.0);
+        });
+    });
+    let mut lines = samples(&handle.render());
+    lines.retain(|line| !line.contains("quantile"));
+    assert_eq!(
+        lines,
+        [
+            format!("request_seconds_count{{{MAPPED},{SERVER}}} 1"),
+            format!("request_seconds_sum{{{MAPPED},{SERVER}}} 2"),
+            format!("requests_total{{{MAPPED},{SERVER}}} 1"),
+            "response_seconds_count 1".to_owned(),
+            "response_seconds_sum 3".to_owned(),
+            "sockets 4".to_owned(),
         ]
     );
 }
