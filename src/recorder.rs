@@ -92,6 +92,7 @@ mod handle;
 mod key;
 mod lease;
 mod metadata;
+mod slots;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -99,8 +100,6 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, Share
 use metrics_util::{MetricKind, layers::Layer};
 
 pub use metrics_util::MetricKindMask;
-
-pub use self::{cache::CACHED_HANDLES, handle::CACHED_SCOPES};
 
 use self::{cache::Cached, filter::NameFilter, handle::Target, lease::Expiry};
 use crate::scope::{self, Scope};

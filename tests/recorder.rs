@@ -13,7 +13,7 @@ use std::{
 
 use dualstack_metrics::{
     BoundedLabel, ClientLabels, ClientScopes, Protocol, Scope, ScopedRecorder, ScopedRecorderLayer,
-    ServerBinding, prometheus::Install, recorder::CACHED_SCOPES,
+    ServerBinding, prometheus::Install,
 };
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Level, Metadata, Recorder, SharedString, Unit, counter, gauge,
@@ -64,11 +64,30 @@ impl BoundedLabel for Tenth {
     }
 }
 
+fn hundred_scopes() -> Vec<Scope> {
+    (0..100)
+        .map(|at| Scope::new(&(Tenth(at / 10), Unit10(at % 10))))
+        .chain([Scope::none()])
+        .collect()
+}
+
 #[derive(Clone, Copy)]
 struct Unit10(usize);
 
 impl BoundedLabel for Unit10 {
     const NAME: &'static str = "unit";
+    const VALUES: &'static [&'static str] = Tenth::VALUES;
+
+    fn index(self) -> usize {
+        self.0
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Hundred(usize);
+
+impl BoundedLabel for Hundred {
+    const NAME: &'static str = "hundred";
     const VALUES: &'static [&'static str] = Tenth::VALUES;
 
     fn index(self) -> usize {
@@ -421,13 +440,9 @@ fn two_recorders_in_turn_on_one_thread_stay_apart() {
 }
 
 #[test]
-fn more_counters_and_scopes_than_are_cached() {
+fn more_counters_than_are_cached_in_a_hundred_scopes() {
     let (recorder, handle) = scoped(ScopedRecorderLayer::new());
-    let scopes: Vec<_> = (0..100)
-        .map(|at| Scope::new(&(Tenth(at / 10), Unit10(at % 10))))
-        .chain([Scope::none()])
-        .collect();
-    assert!(scopes.len() > CACHED_SCOPES);
+    let scopes = hundred_scopes();
     with_local_recorder(&recorder, || {
         let kept = counter!("kept_total");
         for _ in 0..3 {
@@ -737,6 +752,27 @@ fn call_sites_that_differ_only_in_metadata_keep_their_own() {
 }
 
 #[test]
+fn a_module_path_is_compared_even_if_it_is_the_target() {
+    const SAME: &str = "module";
+
+    let witness = Witness::default();
+    let registered = Arc::clone(&witness.registered);
+    let recorder = ScopedRecorderLayer::new().never_revalidate().layer(witness);
+    let key = Key::from_static_name("registrations_total");
+    for module_path in ["another", SAME] {
+        let metadata = Metadata::new(SAME, Level::INFO, Some(module_path));
+        recorder.register_counter(&key, &metadata).increment(1);
+    }
+    let module_paths: Vec<_> = registered
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(.., module_path)| module_path.clone().unwrap())
+        .collect();
+    assert_eq!(module_paths, ["another", SAME]);
+}
+
+#[test]
 fn the_inner_recorder_registers_once_or_at_each_use() {
     let asked = |layer: ScopedRecorderLayer| {
         let witness = Witness::default();
@@ -757,6 +793,91 @@ fn the_inner_recorder_registers_once_or_at_each_use() {
         asked(ScopedRecorderLayer::new().revalidate_after(Duration::ZERO)),
         20
     );
+}
+
+/// A recorder whose counters are different at each registration, and kept.
+#[derive(Clone, Default)]
+struct AlwaysNew(Arc<Mutex<Vec<Arc<AtomicU64>>>>);
+
+impl AlwaysNew {
+    fn values(&self) -> Vec<u64> {
+        let counters = self.0.lock().unwrap();
+        counters
+            .iter()
+            .map(|counter| counter.load(Ordering::Relaxed))
+            .collect()
+    }
+}
+
+impl Recorder for AlwaysNew {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        let counter = Arc::new(AtomicU64::new(0));
+        self.0.lock().unwrap().push(Arc::clone(&counter));
+        Counter::from_arc(counter)
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+#[test]
+fn after_its_recorder_is_dropped_a_kept_handle_increments_what_was_registered_last() {
+    for scope in [mapped(), Scope::none()] {
+        let inner = AlwaysNew::default();
+        let recorder = ScopedRecorderLayer::new()
+            .revalidate_after(Duration::from_nanos(1))
+            .layer(inner.clone());
+        let kept = with_local_recorder(&recorder, || counter!("c_total"));
+        scope.run(|| (0..3).for_each(|_| kept.increment(1)));
+        drop(recorder);
+        scope.run(|| (0..10).for_each(|_| kept.increment(1)));
+        let values = inner.values();
+        let (last, earlier) = values.split_last().unwrap();
+        assert_eq!((*last, earlier.iter().sum()), (10, 3), "{values:?}");
+    }
+}
+
+#[test]
+fn a_handle_registers_once_in_each_of_a_thousand_scopes_on_eight_threads() {
+    let all: Vec<_> = (0..10)
+        .flat_map(|hundred| {
+            hundred_scopes()
+                .into_iter()
+                .map(move |scope| scope.nest(Scope::new(&Hundred(hundred))))
+        })
+        .collect();
+    let distinct: std::collections::HashSet<_> = all.iter().collect();
+    assert_eq!(distinct.len(), 1_010);
+    let inner = AlwaysNew::default();
+    let recorder = ScopedRecorderLayer::new().never_revalidate().layer(inner.clone());
+    let kept = with_local_recorder(&recorder, || counter!("c_total"));
+    let use_all = || {
+        std::thread::scope(|threads| {
+            for at in 0..8 {
+                let (kept, all) = (&kept, &all);
+                threads.spawn(move || {
+                    for round in 0..all.len() {
+                        all[(at * 3 + round) % all.len()].run(|| kept.increment(1));
+                    }
+                });
+            }
+        });
+        inner.values().len()
+    };
+    // Two threads may be the first in a scope at the same time.
+    let registrations = use_all();
+    assert!(registrations >= 1_010);
+    assert_eq!(use_all(), registrations);
+    assert_eq!(inner.values().iter().sum::<u64>(), 2 * 8 * 1_010);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The handles that a thread registered last. The cache has a fixed size and is never borrowed while foreign code runs.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{cell::RefCell, mem, sync::Arc};
 
 use metrics::{Counter, Histogram, Key, Metadata};
 
@@ -10,7 +10,7 @@ use super::{
 };
 
 /// How many handles of a kind (counters, histograms) a thread caches.
-pub const CACHED_HANDLES: usize = SETS * WAYS;
+const CACHED_HANDLES: usize = SETS * WAYS;
 
 // A handle is stored in one of the `WAYS` places of its set. With one place per set, two busy counters with the same
 // set would evict each other at each increment.
@@ -86,23 +86,28 @@ impl<M> Cache<M> {
             .map(|entry| &entry.handle)
     }
 
-    fn shared(&mut self, metadata: &Metadata<'_>) -> Arc<OwnedMetadata> {
-        if let Some(known) = self.metadata.iter().find(|known| known.is(metadata)) {
-            return Arc::clone(known);
+    /// An empty cache whose memory is allocated: filling it allocates nothing.
+    fn allocated() -> Self {
+        Self {
+            entries: std::iter::repeat_with(|| None).take(CACHED_HANDLES).collect(),
+            next_victim: 0,
+            metadata: Vec::with_capacity(SHARED_METADATA),
         }
-        let new = Arc::new(OwnedMetadata::new(metadata));
+    }
+
+    fn shared(&self, metadata: &Metadata<'_>) -> Option<Arc<OwnedMetadata>> {
+        self.metadata.iter().find(|known| known.is(metadata)).cloned()
+    }
+
+    fn share(&mut self, metadata: &Arc<OwnedMetadata>) {
         if self.metadata.len() < SHARED_METADATA {
-            self.metadata.push(Arc::clone(&new));
+            self.metadata.push(Arc::clone(metadata));
         }
-        new
     }
 
     /// Stores a handle. It replaces, in this order: an equal one, nothing, one whose recorder is gone, any other.
     /// Returns what was replaced, to be dropped when the cache is no longer borrowed.
     fn insert(&mut self, hash: u64, handle: Arc<Handle<M>>) -> Option<Entry<M>> {
-        if self.entries.is_empty() {
-            self.entries.resize_with(CACHED_HANDLES, || None);
-        }
         let at = Self::set_of(hash);
         let set = &mut self.entries[at..at + WAYS];
         let position = |is_it: &dyn Fn(&Entry<M>) -> bool| {
@@ -143,10 +148,23 @@ pub(super) fn find_or_insert<M: Cached>(
 
 #[cold]
 fn insert<M: Cached>(hash: u64, target: &Arc<Target>, key: &Key, metadata: &Metadata<'_>) -> Arc<Handle<M>> {
-    let shared = M::with_cache(|cache| Some(cache.try_borrow_mut().ok()?.shared(metadata))).flatten();
-    let shared = shared.unwrap_or_else(|| Arc::new(OwnedMetadata::new(metadata)));
-    let handle = Arc::new(Handle::new(target, key, shared));
-    let evicted = M::with_cache(|cache| cache.try_borrow_mut().ok()?.insert(hash, Arc::clone(&handle)));
-    drop(evicted);
+    // Memory is allocated and freed outside of the borrows: a global allocator may count, and so come back here.
+    let known = M::with_cache(|cache| cache.try_borrow().ok()?.shared(metadata)).flatten();
+    let is_new = known.is_none();
+    let shared = known.unwrap_or_else(|| Arc::new(OwnedMetadata::new(metadata)));
+    let handle = Arc::new(Handle::new(target, key, Arc::clone(&shared)));
+    let is_empty = M::with_cache(|cache| cache.try_borrow().is_ok_and(|cache| cache.entries.is_empty()));
+    let mut allocated = (is_empty == Some(true)).then(Cache::allocated);
+    let replaced = M::with_cache(|cache| {
+        let mut cache = cache.try_borrow_mut().ok()?;
+        if cache.entries.is_empty() {
+            mem::swap(&mut *cache, allocated.as_mut()?);
+        }
+        if is_new {
+            cache.share(&shared);
+        }
+        cache.insert(hash, Arc::clone(&handle))
+    });
+    drop((replaced, allocated));
     handle
 }
