@@ -36,16 +36,18 @@ type Branch<M> = [OnceBox<Leaf<M>>; LEAVES];
 
 /// A slot for each scope, allocated in groups at their first use. Nothing is locked meanwhile: of two threads that
 /// allocate the same group, one drops its own.
+// In this order, so that the first branches are next to what each use reads in the handle.
+#[repr(C)]
 pub(super) struct Slots<M> {
-    outside: Slot<M>,
     branches: [OnceBox<Branch<M>>; BRANCHES],
+    outside: Slot<M>,
 }
 
 impl<M> Slots<M> {
     pub(super) const fn new() -> Self {
         Self {
-            outside: Slot::new(),
             branches: [const { OnceBox::new() }; BRANCHES],
+            outside: Slot::new(),
         }
     }
 
