@@ -96,7 +96,10 @@ mod slots;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit, counter,
+    describe_counter,
+};
 use metrics_util::{MetricKind, layers::Layer};
 
 pub use metrics_util::MetricKindMask;
@@ -230,7 +233,7 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
     type Output = ScopedRecorder<R>;
 
     fn layer(&self, inner: R) -> ScopedRecorder<R> {
-        scope::recorder_made();
+        scope::recorder_made(count_overflow);
         let cache = self.cache && self.revalidate_after != Some(Duration::ZERO);
         let inner = Arc::new(inner);
         // A `Weak<dyn Recorder>` comes from an `Arc<dyn Recorder>`, and `inner` has to keep its type.
@@ -245,6 +248,18 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
             filter: self.filter.clone(),
         }
     }
+}
+
+fn count_overflow() {
+    const NAME: &str = "label_sets_overflowed_total";
+
+    if scope::overflows() == 1 {
+        describe_counter!(
+            NAME,
+            "Scopes that were replaced by another, because the process has as many label sets as it can. Should stay at 0."
+        );
+    }
+    counter!(NAME).increment(1);
 }
 
 /// The [`Recorder`] that [`ScopedRecorderLayer`] makes. See the [module](self).

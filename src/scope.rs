@@ -54,7 +54,8 @@
 //! can have [`MAX_LABEL_SETS`] different label sets. At start-up, the functions whose names begin with `try_` return an
 //! error when there would be more. The others never fail, because they are also called in requests. They use another
 //! scope instead: [`nest`](Scope::nest) returns the outer scope, and the rest the scope that is in force. The first time
-//! this is logged as a warning, and [`overflows`] returns how often it happened.
+//! this is logged as a warning. A scoped recorder counts them in `label_sets_overflowed_total`, which has no labels, and
+//! [`overflows`] returns how often it happened in the process.
 
 mod client;
 mod intern;
@@ -64,7 +65,10 @@ use std::{
     cell::Cell,
     fmt,
     marker::PhantomData,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use self::intern::LabelSetData;
@@ -84,16 +88,16 @@ thread_local! {
 
 const NEST_CACHE: usize = 64;
 
-static HAS_RECORDER: AtomicBool = AtomicBool::new(false);
+static COUNT_OVERFLOW: OnceLock<fn()> = OnceLock::new();
 
-/// Notes that a recorder that reads scopes was made in this process.
-pub(crate) fn recorder_made() {
-    HAS_RECORDER.store(true, Ordering::Relaxed);
+/// Notes that a recorder that reads scopes was made in this process. It counts overflows by `count_overflow`.
+pub(crate) fn recorder_made(count_overflow: fn()) {
+    COUNT_OVERFLOW.get_or_init(|| count_overflow);
 }
 
 /// Whether a recorder that reads scopes was ever made in this process.
 pub(crate) fn has_recorder() -> bool {
-    HAS_RECORDER.load(Ordering::Relaxed)
+    COUNT_OVERFLOW.get().is_some()
 }
 
 /// A handle to a list of labels that can be put in force. It is `Copy`, and as small as a pointer.
@@ -239,8 +243,12 @@ impl Scope {
         Self::overflow(set.map_or_else(Self::current, |set| Self { set: Some(set) }))
     }
 
+    #[cold]
     fn overflow(instead: Self) -> Self {
         intern::count_overflow();
+        if let Some(count) = COUNT_OVERFLOW.get() {
+            Self::none().run(count);
+        }
         instead
     }
 

@@ -128,8 +128,8 @@ impl std::error::Error for TooManyLabelSets {}
 /// How often a scope could not be made or entered, because the process already had [`MAX_LABEL_SETS`] label sets.
 ///
 /// Each time another scope was used instead: the outer scope of [`nest`](super::Scope::nest), and otherwise the scope
-/// that was in force. The first time this is logged as a warning. Export the number as a counter, such as
-/// `label_sets_overflowed_total`, because the labels of some series are incomplete when it grows.
+/// that was in force. The first time this is logged as a warning. Scoped recorders count it in
+/// `label_sets_overflowed_total`. When it grows, the labels of some series are incomplete.
 #[must_use]
 pub fn overflows() -> u64 {
     OVERFLOWS.load(Ordering::Relaxed)
