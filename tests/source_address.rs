@@ -30,7 +30,7 @@ use nix::{
 };
 use socket2::{Domain, SockRef, Socket, Type};
 use test_support::{
-    INET, INET6, Labels, Log, MAPPED, Seen, and, assert_samples, eventually, in_namespace, ip, ipv6_or_say,
+    INET, INET6, Labels, Log, MAPPED, Seen, and, assert_samples, close, eventually, in_namespace, ip, ipv6_or_say,
     link_number, sample, samples, series, seven, soon,
 };
 use tokio::{
@@ -413,7 +413,7 @@ fn the_drops_of_a_socket_are_counted_in_the_network_namespace_of_a_thread() {
                 assert!(samples(&metrics.render()).contains(&counted), "{counted}");
 
                 // The port is free again: nothing keeps the socket open.
-                drop(socket);
+                close(socket);
                 drop(UdpSocket::bind(bound).await.unwrap());
                 drops.update().unwrap();
                 assert!(samples(&metrics.render()).contains(&counted), "{counted}");
@@ -545,6 +545,10 @@ impl NoNeighbours {
         ip("link set nobody up");
         configure("server", &["192.0.2.1/24", "2001:db8::1/64"]);
         number("server");
+        // Until then, what is sent to it waits for a neighbour of this address.
+        eventually("the address is this host's", || {
+            ip("route get 2001:db8::1").starts_with("local ")
+        });
         for family in ["ipv4", "ipv6"] {
             // A solicitation each second, for longer than the test takes.
             let solicitations = format!("/proc/sys/net/{family}/neigh/server/mcast_solicit");
