@@ -90,11 +90,8 @@ async fn counts_the_client_and_not_nginx() {
     let (listener, address) = listener();
     let binding = ServerBinding::new(Protocol::Http, address);
 
-    let app = Router::new().route("/", get(hello)).layer(
-        ClientLabelsLayer::new(binding)
-            .connect_info(direct)
-            .or(from_nginx),
-    );
+    let layer = ClientLabelsLayer::new(binding).connect_info(direct).or(from_nginx);
+    let app = Router::new().route("/", get(hello)).layer(layer);
 
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async { axum::serve(listener, app).await });
