@@ -13,7 +13,7 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 async fn no_warning_after_a_scoped_recorder_was_made() {
     let log = Log::of_process();
 
-    drop(ScopedRecorderLayer::new().layer(metrics::NoopRecorder));
+    _ = ScopedRecorderLayer::new().layer(metrics::NoopRecorder);
 
     let layer = ClientLabelsLayer::new(ServerBinding::unix(Protocol::Http)).source(ClientLabels::UNKNOWN);
     let service = layer.layer(service_fn(async |_: Request<()>| {

@@ -90,7 +90,9 @@ async fn counts_the_client_and_not_nginx() {
     let (listener, address) = listener();
     let binding = ServerBinding::new(Protocol::Http, address);
 
-    let layer = ClientLabelsLayer::new(binding).connect_info(direct).or(from_nginx);
+    let layer = ClientLabelsLayer::new(binding)
+        .connect_info(direct)
+        .or(from_nginx);
     let app = Router::new().route("/", get(hello)).layer(layer);
 
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
@@ -141,7 +143,7 @@ async fn a_peer_that_is_not_the_proxy_is_the_client() {
             .extension(ConnectInfo(peer.parse::<SocketAddr>().unwrap()))
             .body(axum::body::Body::empty())
             .unwrap();
-        let scope = service.clone().oneshot(request).await.unwrap();
+        let scope = service.oneshot(request).await.unwrap();
         let client = ClientLabels::from(client.map(|ip| ip.parse::<IpAddr>().unwrap()));
         assert_eq!(scope.pairs()[..2], *client.pairs(), "{peer}");
     }

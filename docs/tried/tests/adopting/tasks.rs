@@ -45,9 +45,8 @@ struct Request {
     from: SocketAddr,
 }
 
-async fn process(request: Request) -> Scope {
-    drop(request);
-    work().await
+async fn process(request: Request) -> (SocketAddr, Scope) {
+    (request.from, work().await)
 }
 
 #[tokio::test]
@@ -57,7 +56,7 @@ async fn a_value_that_moves_the_address_is_wrapped() {
     let from = "192.0.2.7:50000".parse().unwrap();
     let request = Request { from };
     let spawned = tokio::spawn(scopes.for_client(request.from).wrap(process(request)));
-    assert_eq!(spawned.await.unwrap(), scopes.for_client(from));
+    assert_eq!(spawned.await.unwrap(), (from, scopes.for_client(from)));
 }
 
 #[test]
