@@ -151,14 +151,14 @@
 //!
 //! | feature | default | what it adds | packages |
 //! |---|---|---|---|
-//! | `axum` | yes | reads the client's address from axum's `ConnectInfo`; [`socket`] | 25, which an axum program has already |
-//! | `udp` | yes | [`udp_adapter`] and [`socket`] | 10; 3 beside `axum` and `prometheus` |
+//! | `axum` | yes | reads the client's address from the `ConnectInfo` of axum 0.8 or 0.7; [`socket`] | 25, which an axum program has already |
+//! | `udp` | yes | [`udp_adapter`] and [`socket`] | 11; 4 beside `axum` and `prometheus` |
 //! | `prometheus` | yes | [`prometheus`](mod@prometheus): the exporter, installed in one call | 28 |
 //! | `kernel` | yes | [`kernel`](mod@kernel): the host's IPv6 counters (Linux) | none |
 //! | `http-listener` | no | the exporter's own HTTP listener | 19 more than `prometheus` |
 //! | `push-gateway` | no | the exporter's own push gateway client, with TLS | 26 more than `prometheus` |
 //!
-//! The default is everything that the examples on this page use: 71 packages in all. Without features there are 21:
+//! The default is everything that the examples on this page use: 72 packages in all. Without features there are 21:
 //! [`labels`], [`scope`], [`recorder`] and [`layer`], for any recorder and any tower service. For an axum service with
 //! the Prometheus exporter, and nothing for UDP:
 //!

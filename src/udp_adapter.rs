@@ -43,8 +43,8 @@
 //! discipline (`tc -s qdisc`) or by a neighbour that cannot be resolved.
 //!
 //! Two counters have the labels of the binding, and none of a client. `…_socket_errors_total{operation}` counts errors
-//! of the socket itself: `receive`, or `send` for each second in which it took no answer. `…_socket_drops_total` counts what the kernel dropped because the receive buffer
-//! was full; it is read on demand, see [`Serve::socket_drops`].
+//! of the socket itself: `receive`, or `send` for each second in which it took no answer. `…_socket_drops_total` counts
+//! what the kernel dropped because the receive buffer was full; it is read on demand, see [`Serve::socket_drops`].
 //!
 //! All counters but the last are registered with the first datagram. Install a recorder before that.
 //!
@@ -90,17 +90,17 @@
 //!
 //! An answer leaves from the address that the datagram was sent to. A plain `send_to` on a wildcard socket does not do
 //! that on a host with several addresses. The system chooses the address only if the one that was asked is gone, or
-//! is a broadcast address or a multicast group. Answers above the path MTU are fragmented (not on Windows, where `quinn-udp` forbids it). See
-//! [`Datagram`] for what a handler sees.
+//! is a broadcast address or a multicast group. Answers above the path MTU are fragmented (not on Windows, where
+//! `quinn-udp` forbids it). See [`Datagram`] for what a handler sees.
 //!
 //! [`DatagramSocket`] does the same for your own loop.
 //!
 //! Answers have the traffic class (DSCP) that is set on the socket: `IP_TOS` for IPv4 clients, also for those of a
 //! dual-stack socket, and `IPV6_TCLASS` for IPv6 clients. On systems other than Linux and Android it is always 0.
 //!
-//! `quinn-udp` receives, and sends on systems other than Linux and Android. Its set-up is for QUIC: it forbids fragments, and receives several datagrams as one.
-//! So it runs on a throw-away socket, and the socket that is served gets the one option that is needed, which reports
-//! the destination address of each datagram.
+//! `quinn-udp` receives, and sends on systems other than Linux and Android. Its set-up is for QUIC: it forbids
+//! fragments, and receives several datagrams as one. So it runs on a throw-away socket, and the socket that is served
+//! gets the one option that is needed, which reports the destination address of each datagram.
 //!
 //! [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
 //!

@@ -23,7 +23,7 @@ pub trait HasClient {
 }
 
 /// From the extensions: the first of [`ClientLabels`] and, with the feature `axum`, `ConnectInfo<SocketAddr>` and
-/// `MockConnectInfo<SocketAddr>` of axum 0.8.
+/// `MockConnectInfo<SocketAddr>` of axum. That is the version, 0.8 or 0.7, that Cargo chose for this crate.
 impl<B> HasClient for http::Request<B> {
     fn client(&self) -> Option<ClientLabels> {
         let extensions = self.extensions();
@@ -47,9 +47,9 @@ impl<B> HasClient for http::Request<B> {
 
     fn help(&self) -> String {
         let axum = if cfg!(feature = "axum") {
-            "serve an axum 0.8 router with `into_make_service_with_connect_info::<SocketAddr>()`"
+            "serve an axum router with `into_make_service_with_connect_info::<SocketAddr>()`"
         } else {
-            "for axum 0.8, turn on the feature `axum` of `dualstack-metrics`"
+            "for axum, turn on the feature `axum` of `dualstack-metrics`"
         };
         format!(
             "{axum}; if the address is in another type, such as the `ConnectInfo` of another version of axum or the \

@@ -1,9 +1,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use axum::{Router, extract::ConnectInfo, extract::Request, routing::get};
-use dualstack_metrics::{ClientLabels, ClientLabelsLayer, Protocol, ServerBinding};
+use dualstack_metrics::{ClientLabels, ClientLabelsLayer, Protocol, Scope, ServerBinding};
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
@@ -13,17 +14,19 @@ use test_support::{
     INET, INET6, MAPPED, Seen, assert_samples, free_port, loopbacks, sample, series, seven, skip_or_fail,
     soon,
 };
+use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::{listener, recorder};
 
-/// Behind nginx on this host: `proxy_set_header X-Real-IP $remote_addr;`
-fn client(request: &Request) -> Option<ClientLabels> {
-    let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
-    if !peer.ip().to_canonical().is_loopback() {
-        return Some((*peer).into()); // not the proxy, so the header is not believed
-    }
-    let header = request.headers().get("x-real-ip")?.to_str().ok()?;
-    Some(header.parse::<IpAddr>().ok()?.into())
+/// The peer, unless it is nginx on this host.
+fn direct(info: &ConnectInfo<SocketAddr>) -> Option<SocketAddr> {
+    let ConnectInfo(peer) = *info;
+    (!peer.ip().to_canonical().is_loopback()).then_some(peer)
+}
+
+/// What nginx says: `proxy_set_header X-Real-IP $remote_addr;`
+fn from_nginx(request: &Request) -> Option<IpAddr> {
+    request.headers().get("x-real-ip")?.to_str().ok()?.parse().ok()
 }
 
 struct Nginx(Child);
@@ -87,9 +90,10 @@ async fn counts_the_client_and_not_nginx() {
     let (listener, address) = listener();
     let binding = ServerBinding::new(Protocol::Http, address);
 
-    let app = Router::new()
-        .route("/", get(hello))
-        .layer(ClientLabelsLayer::new(binding).source(client));
+    let layer = ClientLabelsLayer::new(binding)
+        .connect_info(direct)
+        .or(from_nginx);
+    let app = Router::new().route("/", get(hello)).layer(layer);
 
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async { axum::serve(listener, app).await });
@@ -120,21 +124,29 @@ async fn counts_the_client_and_not_nginx() {
     drop(nginx);
 }
 
-#[test]
-fn a_peer_that_is_not_the_proxy_is_the_client() {
-    let seen = |peer: &str, header: &str| {
-        let mut request = Request::get("/").body(axum::body::Body::empty()).unwrap();
-        request
-            .extensions_mut()
-            .insert(ConnectInfo(peer.parse::<SocketAddr>().unwrap()));
-        request.headers_mut().insert("x-real-ip", header.parse().unwrap());
-        client(&request)
-    };
-    let class = |ip: &str| Some(ClientLabels::from(ip.parse::<IpAddr>().unwrap()));
-    assert_eq!(seen("[2001:db8::7]:1", "192.0.2.7"), class("2001:db8::7"));
-    assert_eq!(seen("[::ffff:127.0.0.1]:1", "192.0.2.7"), class("192.0.2.7"));
-    assert_eq!(seen("[::1]:1", "::ffff:192.0.2.7"), class("::ffff:192.0.2.7"));
-    assert_eq!(seen("127.0.0.1:1", "192.0.2.7, 198.51.100.1"), None);
+#[tokio::test]
+async fn a_peer_that_is_not_the_proxy_is_the_client() {
+    let binding = ServerBinding::new(Protocol::Http, "[::]:7070".parse().unwrap());
+    let layer = ClientLabelsLayer::new(binding)
+        .connect_info(direct)
+        .or(from_nginx);
+    let current = service_fn(async |_: Request| Ok::<_, Infallible>(Scope::current()));
+    let service = layer.without_body().layer(current);
+    for (peer, header, client) in [
+        ("[2001:db8::7]:1", "192.0.2.7", Some("2001:db8::7")),
+        ("[::ffff:127.0.0.1]:1", "192.0.2.7", Some("192.0.2.7")),
+        ("[::1]:1", "::ffff:192.0.2.7", Some("::ffff:192.0.2.7")),
+        ("127.0.0.1:1", "192.0.2.7, 198.51.100.1", None),
+    ] {
+        let request = Request::get("/")
+            .header("x-real-ip", header)
+            .extension(ConnectInfo(peer.parse::<SocketAddr>().unwrap()))
+            .body(axum::body::Body::empty())
+            .unwrap();
+        let scope = service.oneshot(request).await.unwrap();
+        let client = ClientLabels::from(client.map(|ip| ip.parse::<IpAddr>().unwrap()));
+        assert_eq!(scope.pairs()[..2], *client.pairs(), "{peer}");
+    }
 }
 
 async fn hello() -> &'static str {
