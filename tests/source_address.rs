@@ -30,8 +30,8 @@ use nix::{
 };
 use socket2::{Domain, SockRef, Socket, Type};
 use test_support::{
-    INET, INET6, Labels, Log, MAPPED, Seen, and, assert_samples, close, eventually, in_namespace, ip, ipv6_or_say,
-    link_number, sample, samples, series, seven, soon,
+    INET, INET6, Labels, Log, MAPPED, Seen, and, assert_samples, close, eventually, in_namespace, ip,
+    ipv6_or_say, link_number, sample, samples, series, seven, soon,
 };
 use tokio::{
     net::UdpSocket,
