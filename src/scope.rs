@@ -245,8 +245,24 @@ impl Scope {
 
     #[cold]
     fn overflow(instead: Self) -> Self {
+        thread_local! {
+            static IS_COUNTING: Cell<bool> = const { Cell::new(false) };
+        }
+
+        struct Counted;
+
+        impl Drop for Counted {
+            fn drop(&mut self) {
+                IS_COUNTING.set(false);
+            }
+        }
+
         intern::count_overflow();
-        if let Some(count) = COUNT_OVERFLOW.get() {
+        // A recorder that itself makes scopes can overflow again while it counts.
+        if let Some(count) = COUNT_OVERFLOW.get()
+            && !IS_COUNTING.replace(true)
+        {
+            let _counted = Counted;
             Self::none().run(count);
         }
         instead
