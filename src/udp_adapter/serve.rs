@@ -28,8 +28,11 @@ use super::{
 };
 use crate::scope::{ClientScopes, Scope};
 
-/// A server that shuts down receives at most so many batches, so that a peer that keeps sending cannot prevent it.
+/// How many batches a server that shuts down receives at most. A peer that keeps sending cannot delay it further.
 const BATCHES_WHEN_CLOSING: u32 = 512;
+
+/// Old versions of `futures-timer` panic if a time cannot be added to now.
+const LONGEST_SHUTDOWN: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 pin_project! {
     /// The future of [`UdpServer::serve`]: serves until it is dropped or shut down gracefully.
@@ -90,7 +93,7 @@ where
         let core = this.core;
         if matches!(core.phase, Phase::Serving) && this.signal.poll(cx).is_ready() {
             core.phase = Phase::Closing {
-                deadline: Delay::new(core.shutdown_timeout),
+                deadline: Delay::new(core.shutdown_timeout.min(LONGEST_SHUTDOWN)),
                 batches_left: BATCHES_WHEN_CLOSING,
             };
         }
@@ -114,7 +117,7 @@ impl<S: Service<Datagram>, Signal> fmt::Debug for Serve<S, Signal> {
 
 enum Phase {
     Serving,
-    /// Receives at most so many more batches of what the system has queued, then nothing.
+    /// Receives at most `batches_left` more batches of what the system has queued, then nothing.
     Closing {
         deadline: Delay,
         batches_left: u32,
@@ -323,7 +326,8 @@ where
         Poll::Ready(())
     }
 
-    /// Whether more than `limit` handlers wait. Pending if they may only lack budget: then they are polled first next time.
+    /// Whether more than `limit` handlers wait. Pending if they may only lack budget: then the next poll begins with
+    /// them.
     fn poll_exceeds(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<bool> {
         if self.handlers.len() > limit {
             self.poll_handlers(cx);

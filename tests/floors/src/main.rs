@@ -7,6 +7,7 @@ use std::{
     future::{Ready, ready},
     net::SocketAddr,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{Router, routing::get};
@@ -72,6 +73,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         result = UdpServer::new(socket)?.serve(Echo) => result?,
         result = async { server.await } => result?,
     }
+
+    // The oldest `futures-timer` cannot add the longest time to an instant.
+    UdpServer::new(SocketOptions::dual_stack().bind_udp(any)?)?
+        .shutdown_timeout(Duration::MAX)
+        .serve(Echo)
+        .with_graceful_shutdown(ready(()))
+        .await?;
 
     let output = metrics.render();
     for (name, protocol, binding) in [("datagrams_total", "udp", udp), ("requests_total", "http", http)] {
