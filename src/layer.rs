@@ -134,6 +134,7 @@ impl<Src, const BODY: bool> ClientLabelsLayer<Src, BODY> {
     /// A source is a closure `|request: &Request<_>|` that returns a `SocketAddr`, an `IpAddr`, a [`ClientLabels`], or an
     /// `Option` of one. One of these three as a fixed value is a source too, for a stack that is built for each
     /// connection.
+    #[must_use]
     pub fn source<NewSrc>(self, source: NewSrc) -> ClientLabelsLayer<NewSrc, BODY> {
         ClientLabelsLayer {
             scopes: self.scopes,
@@ -145,6 +146,7 @@ impl<Src, const BODY: bool> ClientLabelsLayer<Src, BODY> {
     /// version of axum, the `TcpConnectInfo` of tonic, or a type that your own listener puts there.
     ///
     /// Short for [`source`](Self::source)`(`[`connect_info`]`(address))`.
+    #[must_use]
     pub fn connect_info<T, A, F>(self, address: F) -> ClientLabelsLayer<FromExtension<T, F>, BODY>
     where
         T: Send + Sync + 'static,
@@ -157,6 +159,7 @@ impl<Src, const BODY: bool> ClientLabelsLayer<Src, BODY> {
     /// Asks another source if there is no address yet.
     ///
     /// `or(ClientLabels::UNKNOWN)` says that a missing address is no mistake, so that no warning is logged.
+    #[must_use]
     pub fn or<Other>(self, other: Other) -> ClientLabelsLayer<Or<Src, Other>, BODY> {
         ClientLabelsLayer {
             scopes: self.scopes,
@@ -171,6 +174,7 @@ impl<Src, const BODY: bool> ClientLabelsLayer<Src, BODY> {
     ///
     /// For services whose bodies increment no counters, and for responses without a body. It keeps the response type,
     /// and saves the box that axum makes for a body of another type.
+    #[must_use]
     pub fn without_body(self) -> ClientLabelsLayer<Src, false> {
         ClientLabelsLayer {
             scopes: self.scopes,

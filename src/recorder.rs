@@ -172,17 +172,17 @@ impl ScopedRecorderLayer {
         self
     }
 
-    /// Scopes histograms as well (only the included ones, if histograms are included), by the scope in force when a value
-    /// is recorded. Multiplies each series of a histogram (its buckets or quantiles, too) by the number of scopes that it
-    /// is recorded in.
+    /// Scopes histograms as well, by the scope in force when a value is recorded. If histograms are
+    /// [included](Self::include), only those are scoped. Multiplies each series of a histogram (its buckets or quantiles,
+    /// too) by the number of scopes that it is recorded in.
     #[must_use]
     pub fn histograms(mut self) -> Self {
         self.filter.include_all(MetricKindMask::HISTOGRAM);
         self
     }
 
-    /// Scopes gauges as well (only the included ones, if gauges are included), by the scope in force when the gauge is
-    /// registered.
+    /// Scopes gauges as well, by the scope in force when the gauge is registered. If gauges are
+    /// [included](Self::include), only those are scoped.
     #[must_use]
     pub fn gauges(mut self) -> Self {
         self.filter.include_all(MetricKindMask::GAUGE);

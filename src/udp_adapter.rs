@@ -89,9 +89,9 @@
 //! # Addresses
 //!
 //! An answer leaves from the address that the datagram was sent to. A plain `send_to` on a wildcard socket does not do
-//! that on a host with several addresses. The system chooses the address only if the one that was asked is gone, or
-//! is a broadcast address or a multicast group. Answers above the path MTU are fragmented (not on Windows, where
-//! `quinn-udp` forbids it). See [`Datagram`] for what a handler sees.
+//! that on a host with several addresses. The system chooses the address only if the one that was asked is gone, or is a
+//! broadcast address or a multicast group. Answers above the path MTU are fragmented (not on Windows, where `quinn-udp`
+//! forbids it). See [`Datagram`] for what a handler sees.
 //!
 //! [`DatagramSocket`] does the same for your own loop.
 //!

@@ -166,6 +166,7 @@ pub struct FromExtension<T, F> {
 /// [`source`](super::ClientLabelsLayer::source) and [`or`](super::ClientLabelsLayer::or).
 ///
 /// `address` returns [an address](IntoClient) from the `T`.
+#[must_use]
 pub fn connect_info<T, A, F>(address: F) -> FromExtension<T, F>
 where
     T: Send + Sync + 'static,

@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use super::lease::{Latest, Lease};
 use crate::scope::{MAX_LABEL_SETS, Scope};
 
-/// How many groups of groups there are, of so many groups, of so many slots: enough for every scope. The groups of slots
-/// are small, because most handles are used in few scopes, whose numbers follow each other.
+/// A table has 32 branches of 16 leaves of 8 slots: one slot for each scope. Leaves are small, because most handles are
+/// used in few scopes, whose numbers follow each other.
 const BRANCHES: usize = 32;
 const LEAVES: usize = 16;
 const SLOTS: usize = 8;

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 
 use super::{Batch, Datagram, DatagramSocket, report::Report};
 
-/// After so many errors in a row, receiving pauses after each.
+/// From this number of errors in a row on, receiving pauses after each.
 const ERRORS_IN_A_ROW: u32 = 16;
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 

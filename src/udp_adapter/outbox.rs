@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use super::{DatagramSocket, address::Route, report::Report};
 use crate::scope::Scope;
 
-/// While so many answers wait, nothing is received. If the socket is stalled, the oldest make room instead.
+/// While this many answers wait, nothing is received. If the socket is stalled, the oldest make room instead.
 const CAPACITY: usize = 1024;
 
 /// A socket that has taken no answer for this long is stalled.
