@@ -126,8 +126,13 @@ impl Client {
             SocketAddr::V4(_) => "0.0.0.0:0",
             SocketAddr::V6(_) => "[::]:0",
         };
+        self.socket_at(any, server)
+    }
+
+    /// A socket of the client at `own`, and the server's address.
+    fn socket_at(&self, own: &str, server: SocketAddr) -> (UdpSocket, SocketAddr) {
         let (reply, socket) = mpsc::channel();
-        self.requests.send((any.parse().unwrap(), reply)).unwrap();
+        self.requests.send((own.parse().unwrap(), reply)).unwrap();
         let socket = socket.recv().unwrap();
         socket.set_nonblocking(true).unwrap();
         (UdpSocket::from_std(socket).unwrap(), server)
@@ -246,6 +251,27 @@ fn a_server_answers_from_the_address_that_was_asked() {
         // Two answers in each case, three fragments each: of at most 1,480 bytes with an IPv4 header, of 1,448 with the two
         // that IPv6 needs.
         assert_eq!(fragments(), (12, 12));
+    });
+}
+
+/// The system would choose a source from the global address of the client alone.
+#[test]
+fn a_client_with_a_global_address_is_answered_from_the_link_local_address_that_it_asked() {
+    if !ipv6_or_say() {
+        return;
+    }
+    in_namespace("", || {
+        run(async |_, client| {
+            let socket = DatagramSocket::new(bind("[::]:0")).unwrap();
+            let server = at("fe80::2", socket.local_addr().port(), client.link);
+            let (asking, server) = client.socket_at("[2001:db8::99]:0", server);
+            asking.send_to(b"x", server).await.unwrap();
+            let datagram = socket.recv(&mut Batch::new()).await.unwrap();
+            assert_eq!(datagram.peer().ip().to_string(), "2001:db8::99");
+            socket.reply(&datagram, b"y").await.unwrap();
+            let answered = timeout(PATIENCE, asking.recv_from(&mut [0; 8])).await;
+            assert_eq!(answered.expect("an answer").unwrap(), (1, server));
+        });
     });
 }
 

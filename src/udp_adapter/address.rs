@@ -31,18 +31,21 @@ pub(super) fn destination(meta: &RecvMeta, bound: SocketAddr) -> SocketAddr {
 pub(super) struct Route {
     /// `None` lets the system choose.
     pub(super) from: Option<IpAddr>,
+    /// The number of the interface to send through, if `from` is a link-local address. 0 lets the system choose.
+    pub(super) interface: u32,
     pub(super) to: SocketAddr,
 }
 
 impl Route {
-    /// A route through a socket that is bound to `bound`. Addresses may be canonical or mapped.
+    /// A route through a socket that is bound to `bound`. Addresses may be canonical or mapped. The port of `from` does
+    /// not matter: it is that of the socket.
     ///
     /// `None` if nothing can be sent to `to`. A sender with port 0 takes no answer ([RFC 768]). The unspecified address
     /// belongs to no host ([RFC 4291 §2.5.2]); Linux would send to itself.
     ///
     /// [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
     /// [RFC 4291 §2.5.2]: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.2
-    pub(super) fn new(bound: SocketAddr, from: IpAddr, to: SocketAddr) -> Option<Self> {
+    pub(super) fn new(bound: SocketAddr, from: SocketAddr, to: SocketAddr) -> Option<Self> {
         if to.port() == 0 || to.ip().to_canonical().is_unspecified() {
             return None;
         }
@@ -57,7 +60,11 @@ impl Route {
             ip => SocketAddr::new(ip, to.port()),
         };
         Some(Self {
-            from: can_be_a_source(from).then(|| fit(from)),
+            from: can_be_a_source(from.ip()).then(|| fit(from.ip())),
+            interface: match from {
+                SocketAddr::V6(from) if from.ip().is_unicast_link_local() => from.scope_id(),
+                _ => 0,
+            },
             to,
         })
     }
@@ -73,7 +80,12 @@ mod tests {
     use super::*;
 
     fn route(bound: &str, from: &str, to: &str) -> (Option<String>, String) {
-        let route = Route::new(bound.parse().unwrap(), from.parse().unwrap(), to.parse().unwrap()).unwrap();
+        let route = Route::new(
+            bound.parse().unwrap(),
+            SocketAddr::new(from.parse().unwrap(), 0),
+            to.parse().unwrap(),
+        )
+        .unwrap();
         (route.from.map(|ip| ip.to_string()), route.to.to_string())
     }
 
@@ -93,6 +105,20 @@ mod tests {
             route("[::]:6", "fe80::1", "[fe80::7%3]:5"),
             of("fe80::1", "[fe80::7%3]:5")
         );
+    }
+
+    #[test]
+    fn only_a_link_local_source_names_its_interface() {
+        for (from, interface) in [
+            ("[fe80::1%3]:6", 3),
+            ("[fe80::1]:0", 0),
+            ("[2001:db8::1%3]:6", 0),
+            ("192.0.2.1:6", 0),
+        ] {
+            let (bound, to) = ("[::]:6".parse().unwrap(), "[2001:db8::7]:5".parse().unwrap());
+            let route = Route::new(bound, from.parse().unwrap(), to).unwrap();
+            assert_eq!(route.interface, interface, "{from}");
+        }
     }
 
     #[test]
@@ -121,7 +147,7 @@ mod tests {
             "[::ffff:0.0.0.0]:5",
         ] {
             let bound = "[::]:6".parse().unwrap();
-            assert_eq!(Route::new(bound, bound.ip(), to.parse().unwrap()), None, "{to}");
+            assert_eq!(Route::new(bound, bound, to.parse().unwrap()), None, "{to}");
         }
     }
 }

@@ -20,7 +20,11 @@ pub(super) fn send(
     payload: &[u8],
     route: &Route,
 ) -> io::Result<()> {
-    let system_chooses = Route { from: None, ..*route };
+    let system_chooses = Route {
+        from: None,
+        interface: 0,
+        ..*route
+    };
     let Some(from) = route.from.filter(|&from| !refused.is(from)) else {
         return send_from(socket, state, payload, &system_chooses);
     };
@@ -126,7 +130,8 @@ fn send_from(socket: &UdpSocket, _: &UdpSocketState, payload: &[u8], route: &Rou
             }
             Some(IpAddr::V6(ip)) => {
                 inet6 = in6_pktinfo {
-                    ipi6_ifindex: 0,
+                    // Its type depends on the system.
+                    ipi6_ifindex: route.interface as _,
                     ipi6_addr: in6_addr { s6_addr: ip.octets() },
                 };
                 (&mut headers.inet6, Some(ControlMessage::Ipv6PacketInfo(&inet6)))
@@ -190,7 +195,7 @@ mod tests {
         let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         for from in ["127.0.0.1", "127.255.255.255"] {
             let from: IpAddr = from.parse().unwrap();
-            let route = Route::new(bound, from, client.local_addr().unwrap()).unwrap();
+            let route = Route::new(bound, (from, 0).into(), client.local_addr().unwrap()).unwrap();
             assert_eq!(route.from, Some(from));
             socket.writable().await.unwrap();
             send(&socket, &state, &refused, b"x", &route).unwrap();

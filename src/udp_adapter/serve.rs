@@ -289,11 +289,7 @@ where
             return Poll::Ready(());
         };
         let scope = self.scopes.for_client(datagram.client());
-        let route = Route::new(
-            self.socket.local_addr(),
-            datagram.local_addr().ip(),
-            datagram.peer(),
-        );
+        let route = Route::new(self.socket.local_addr(), datagram.local_addr(), datagram.peer());
         self.report.received(scope);
         let service = &mut self.service;
         let future = is_ready.and_then(|()| {

@@ -132,7 +132,7 @@ impl DatagramSocket {
     /// If the socket does not take the answer, or the datagram has no address to answer to, see
     /// [`send_from`](Self::send_from).
     pub async fn reply(&self, datagram: &Datagram, answer: &[u8]) -> io::Result<()> {
-        self.send_from(datagram.local_addr().ip(), answer, datagram.peer())
+        self.send_between(datagram.local_addr(), answer, datagram.peer())
             .await
     }
 
@@ -148,6 +148,10 @@ impl DatagramSocket {
     ///
     /// [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
     pub async fn send_from(&self, from: IpAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.send_between(SocketAddr::new(from, 0), payload, to).await
+    }
+
+    async fn send_between(&self, from: SocketAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
         let route = Route::new(self.bound, from, to).ok_or_else(|| {
             io::Error::new(
                 ErrorKind::InvalidInput,
