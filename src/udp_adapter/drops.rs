@@ -75,17 +75,19 @@ impl SocketDrops {
     ///
     /// If the kernel does not tell: `SO_MEMINFO` needs Linux 4.12.
     pub fn update(&self) -> io::Result<()> {
-        // Locked while reading, so that no number is counted after a later one.
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(socket) = self.socket.upgrade() else {
             return Ok(());
         };
+        // Locked while reading, so that no number is compared with a later one. Not while counting, because a recorder
+        // may call this too.
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(drops) = read(&socket)? else {
             return Ok(());
         };
         // The kernel counts in 32 bits.
         let new = drops.wrapping_sub(*counted);
         *counted = drops;
+        drop(counted);
         self.scope.run(|| self.counter().increment(new.into()));
         Ok(())
     }
@@ -136,4 +138,58 @@ fn read(socket: &UdpSocket) -> io::Result<Option<u32>> {
 #[expect(clippy::unnecessary_wraps, reason = "on Linux it can fail")]
 fn read(_: &UdpSocket) -> io::Result<Option<u32>> {
     Ok(None)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::cell::Cell;
+
+    use metrics::{Gauge, Histogram, Key, KeyName, Metadata, NoopRecorder, Recorder, SharedString, Unit};
+
+    use super::*;
+    use crate::DatagramSocket;
+
+    /// Asks for the drops again while it describes their counter.
+    struct Asks {
+        drops: SocketDrops,
+        times: Cell<u32>,
+    }
+
+    impl Recorder for Asks {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {
+            self.times.set(self.times.get() + 1);
+            if self.times.get() == 1 {
+                self.drops.update().unwrap();
+            }
+        }
+
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
+            NoopRecorder.register_counter(key, metadata)
+        }
+
+        fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
+            NoopRecorder.register_gauge(key, metadata)
+        }
+
+        fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
+            NoopRecorder.register_histogram(key, metadata)
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_locked_while_drops_are_counted() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let socket = DatagramSocket::new(socket).unwrap();
+        let drops = socket.socket_drops("s", Scope::none());
+        let recorder = Asks {
+            drops: drops.clone(),
+            times: Cell::new(0),
+        };
+        metrics::with_local_recorder(&recorder, || drops.update().unwrap());
+        assert_eq!(recorder.times.get(), 2);
+    }
 }
