@@ -58,7 +58,8 @@
 //!
 //! A render that is under way can delete a metric that was used, or registered, a moment ago. So a metric is
 //! registered a second time when half of that time has passed since the first, and only then used for as long as it is
-//! not idle. At worst, the increments of that half are lost, and none later.
+//! not idle. At worst, the increments of that half are lost, and none later. This holds as long as a render does not
+//! pause for longer than that half between reading a metric and deleting it.
 //!
 //! ## Allocators that count
 //!
@@ -67,7 +68,7 @@
 //! again, but holds no lock and no borrow meanwhile. The inner recorder may: the Prometheus exporter allocates while it
 //! has locked a part of its registry, and a counter that is registered then can wait for that lock forever. A counter
 //! that was [excluded](ScopedRecorderLayer::exclude) and kept registers nothing when it is incremented, so exclude the
-//! counters of an allocator.
+//! counters of an allocator. It must not make scopes either: a new label set is stored under a lock.
 //!
 //! # Composition
 //!
@@ -255,7 +256,8 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
 fn count_overflow() {
     const NAME: &str = "label_sets_overflowed_total";
 
-    if scope::overflows() == 1 {
+    // Now and then again, because the recorder of this call may be another one.
+    if scope::overflows().is_power_of_two() {
         describe_counter!(
             NAME,
             "Scopes that were replaced by another, because the process has as many label sets as it can. Should stay at 0."

@@ -139,7 +139,8 @@ impl DatagramSocket {
     /// Sends from one of the host's addresses. The system chooses the address if `from` is the unspecified address, a
     /// broadcast address, a multicast group, or no longer an address of the host. The port is the socket's.
     ///
-    /// On an IPv6 socket, IPv4 addresses may be given as they are or mapped.
+    /// On an IPv6 socket, IPv4 addresses may be given as they are or mapped. The system also chooses if `from` is a
+    /// link-local address and `to` is not, because `from` does not name the interface; [`reply`](Self::reply) knows it.
     ///
     /// # Errors
     ///

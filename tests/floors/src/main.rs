@@ -48,7 +48,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = SocketOptions::dual_stack().bind_tcp(any)?;
     let http = listener.local_addr()?;
     let app = Router::new()
-        .route("/", get(|| async { metrics::counter!("requests_total").increment(1) }))
+        .route(
+            "/",
+            get(|| async { metrics::counter!("requests_total").increment(1) }),
+        )
         .layer(ClientLabelsLayer::new(ServerBinding::new(Protocol::Http, http)));
 
     let client = async {
@@ -89,7 +92,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
              server_binding_ip=\"127.0.0.1\",server_binding_port=\"{}\",server_binding_protocol=\"{protocol}\"}} 1",
             binding.port()
         );
-        assert!(output.lines().any(|line| line == sample), "no {sample} in\n{output}");
+        assert!(
+            output.lines().any(|line| line == sample),
+            "no {sample} in\n{output}"
+        );
     }
     println!("one request and one datagram were counted");
     Ok(())
