@@ -78,27 +78,31 @@
 //! - Outside belongs what brings the address: `MockConnectInfo`, or middleware that puts a [`ClientLabels`] into the
 //!   extensions. A timeout can also stand outside. It drops the request that it cancels, and the drop is in the scope.
 //!
+//! [`LabelsLayer`] adds your own labels, in any order with this layer. Each of the two adds its labels to the scope that is
+//! in force, so all of them are in one scope inside both.
+//!
 //! # What is in the scope
 //!
 //! The inner `call`, each poll of its future, each poll of the response body, and the drop of both. `poll_ready` is not,
 //! because no request is known yet. A task that the service spawns is not either, unless it is spawned
 //! [`with_current_scope`](crate::WithScope::with_current_scope).
 
+mod labels;
 mod response;
+mod service;
 mod source;
 
-use std::task::{Context, Poll};
-
 use tower_layer::Layer;
-use tower_service::Service;
 
+use self::service::impl_scoped_service;
 pub use self::{
+    labels::{LabelSource, LabelsLayer, LabelsService},
     response::{ResponseFuture, ScopeResponse},
     source::{ClientSource, FromExtension, FromRequest, HasClient, IntoClient, Or, connect_info},
 };
 use crate::{
     labels::{ClientLabels, ServerBinding},
-    scope::{self, ClientScopes, Scope, Scoped},
+    scope::{ClientScopes, Scope},
 };
 
 /// A [`Layer`] that puts the labels of the client in force while its request is served.
@@ -204,33 +208,15 @@ pub struct ClientLabelsService<S, Src = FromRequest, const BODY: bool = true> {
 }
 
 impl<S, Src, const BODY: bool> ClientLabelsService<S, Src, BODY> {
-    /// The wrapped service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The wrapped service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// Unwraps the service.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-
-    fn call_in_scope<Request>(&mut self, request: Request) -> Scoped<S::Future>
+    fn scope<Request>(&self, request: &Request) -> Scope
     where
-        S: Service<Request>,
         Src: ClientSource<Request>,
     {
-        scope::warn_without_recorder();
-        let scope = match self.source.client(&request) {
+        let scope = match self.source.client(request) {
             Some(client) => self.scopes.for_client(client),
-            None => self.unknown(&request),
+            None => self.unknown(request),
         };
-        let entered = scope.enter();
-        entered.wrap(self.inner.call(request))
+        Scope::current().nest(scope)
     }
 
     #[cold]
@@ -250,39 +236,4 @@ impl<S, Src, const BODY: bool> ClientLabelsService<S, Src, BODY> {
     }
 }
 
-impl<S, Request, Src> Service<Request> for ClientLabelsService<S, Src, true>
-where
-    S: Service<Request>,
-    S::Response: ScopeResponse,
-    Src: ClientSource<Request>,
-{
-    type Response = <S::Response as ScopeResponse>::Scoped;
-    type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        ResponseFuture::new(self.call_in_scope(request))
-    }
-}
-
-impl<S, Request, Src> Service<Request> for ClientLabelsService<S, Src, false>
-where
-    S: Service<Request>,
-    Src: ClientSource<Request>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Scoped<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        self.call_in_scope(request)
-    }
-}
+impl_scoped_service!(ClientLabelsService, ClientSource);

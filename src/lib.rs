@@ -195,8 +195,11 @@ pub use self::socket::{BindError, Pair, SocketOptions};
 pub use self::udp_adapter::{Batch, Datagram, DatagramSocket, Overload, Serve, SocketDrops, UdpServer};
 #[doc(inline)]
 pub use self::{
-    labels::{BoundedLabel, ClientLabels, IpFamily, IpType, LabelList, LabelSet, Protocol, ServerBinding},
-    layer::{ClientLabelsLayer, ClientLabelsService},
+    labels::{
+        BoundedLabel, CappedLabel, ClientLabels, FixedLabel, IpFamily, IpType, LabelList, LabelSet, Protocol,
+        ServerBinding,
+    },
+    layer::{ClientLabelsLayer, ClientLabelsService, LabelsLayer},
     recorder::{ScopedRecorder, ScopedRecorderLayer},
     scope::{
         ClientScopes, ClientScopesBuilder, EnteredScope, MAX_LABEL_SETS, Scope, Scoped, TooManyLabelSets,
