@@ -184,6 +184,10 @@ pub mod socket;
 #[cfg_attr(docsrs, doc(cfg(feature = "udp")))]
 pub mod udp_adapter;
 
+#[cfg(feature = "derive")]
+#[cfg_attr(docsrs, doc(cfg(feature = "derive")))]
+pub use dualstack_metrics_derive::{BoundedLabel, LabelSet};
+
 #[cfg(feature = "kernel")]
 #[doc(inline)]
 pub use self::kernel::{KernelCounters, KernelCountersError};
