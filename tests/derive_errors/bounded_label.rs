@@ -59,7 +59,7 @@ enum ValueOfEnum {
 }
 
 #[derive(Clone, BoundedLabel)]
-enum NotCopy { //~ the trait bound `NotCopy: Copy` is not satisfied
+enum NotCopy { //~ the trait bound `NotCopy: 
     A,
 }
 
