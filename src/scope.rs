@@ -543,6 +543,7 @@ pub struct EnteredScope {
 impl EnteredScope {
     /// Wraps a value, so that it is polled and dropped in the scope that this guard has entered.
     #[inline]
+    #[expect(clippy::unused_self, reason = "the scope is in force because of the guard")]
     pub(crate) fn wrap<T>(&self, value: T) -> Scoped<T> {
         // What was entered, and what was added to it since.
         Scoped::new_unchecked(value, CURRENT.get())

@@ -7,6 +7,8 @@ use std::{
     },
 };
 
+use once_cell::race::OnceBox;
+
 use super::{
     Exporter, LabelList, LabelSet, OTHER, grammar,
     set::{Alternatives, Part},
@@ -58,7 +60,7 @@ pub struct CappedLabel {
     cap: usize,
     max_len: usize,
     exporter: Exporter,
-    table: OnceLock<Table>,
+    table: OnceBox<Table>,
     overflow: Overflow,
 }
 
@@ -98,7 +100,7 @@ impl CappedLabel {
             cap,
             max_len: 128,
             exporter: Exporter::Prometheus,
-            table: OnceLock::new(),
+            table: OnceBox::new(),
             overflow: Overflow::new(),
         }
     }
@@ -165,7 +167,9 @@ impl CappedLabel {
         if text == OTHER.as_bytes() {
             return Ok(OTHER);
         }
-        let table = self.table();
+        let table = self
+            .table
+            .get_or_init(|| Box::new(Table::with_room_for(self.cap)));
         let hash = table.hasher.hash_one(text);
         if let Some(value) = table.find(hash, text) {
             return Ok(value);
@@ -175,14 +179,6 @@ impl CappedLabel {
             return Err(Reason::Invalid);
         }
         table.insert(hash, text, self.cap)
-    }
-
-    fn table(&self) -> &Table {
-        self.table.get().unwrap_or_else(|| {
-            // Allocated before the cell is locked: an allocator that counts may come here.
-            let empty = Table::with_room_for(self.cap);
-            self.table.get_or_init(|| empty)
-        })
     }
 }
 

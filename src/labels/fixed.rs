@@ -147,10 +147,11 @@ impl FixedLabel {
     }
 
     /// All values in the order of their texts, and `other` at the end.
-    pub fn values(self) -> impl ExactSizeIterator<Item = FixedValue> {
-        (0..self.data.values.len() + 1).map(move |at| FixedValue {
+    pub fn values(self) -> impl Iterator<Item = FixedValue> {
+        let values = self.data.values.iter().copied().chain([OTHER]);
+        values.map(move |value| FixedValue {
             data: self.data,
-            value: self.data.values.get(at).copied().unwrap_or(OTHER),
+            value,
         })
     }
 }
@@ -275,6 +276,6 @@ mod tests {
             }
         );
         assert!(FixedLabel::new("tenant", &many[1..]).is_ok());
-        assert_eq!(FixedLabel::new("tenant", [""; 0]).unwrap().values().len(), 1);
+        assert_eq!(FixedLabel::new("tenant", [""; 0]).unwrap().values().count(), 1);
     }
 }
