@@ -119,10 +119,12 @@ fn promtool_parses_whatever_labels_are_given() {
                 .iter()
                 .filter(|value| FixedLabel::new("a", [value]).is_ok());
             if let Ok(label) = FixedLabel::new(&case.name, valid) {
-                label.values().for_each(|value| count(Scope::new(&value)));
-                case.bytes
-                    .iter()
-                    .for_each(|text| count(Scope::new(&label.value(text.as_slice()))));
+                for value in label.values() {
+                    count(Scope::new(&value));
+                }
+                for text in &case.bytes {
+                    count(Scope::new(&label.value(text.as_slice())));
+                }
             }
             for text in &case.bytes {
                 count(Scope::new(&CAPPED.value(text.as_slice())));
@@ -134,9 +136,9 @@ fn promtool_parses_whatever_labels_are_given() {
                 .label(case.name.clone(), value)
                 .build();
             if let Ok(scopes) = scopes {
-                ClientLabels::ALL
-                    .iter()
-                    .for_each(|client| count(scopes.for_client(client)));
+                for client in ClientLabels::ALL {
+                    count(scopes.for_client(client));
+                }
             }
         });
         let output = recorder.get_ref().handle().render();

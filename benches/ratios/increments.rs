@@ -64,7 +64,7 @@ impl Recorders {
 }
 
 /// Uses metrics until their leases are confirmed, after which they are as fast as they get.
-fn settle(mut f: impl FnMut()) {
+pub(crate) fn settle(mut f: impl FnMut()) {
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(300) {
         f();
