@@ -255,9 +255,17 @@ impl Scope {
     #[inline]
     fn store_with<L: LabelSet>(self, labels: &L) -> Result<Self, TooManyLabelSets> {
         let list = list_of(labels);
+        match compose::composed(self.set, &list) {
+            Some(set) => Ok(Self { set: Some(set) }),
+            None => self.store_composed(&list),
+        }
+    }
+
+    #[cold]
+    fn store_composed(self, list: &LabelList) -> Result<Self, TooManyLabelSets> {
         list.parts()
-            .try_fold(self, |scope, part| scope.store_nested(Self::of_part(part)?))
-            .or_else(|_| self.store_at_once(&list))
+            .try_fold(self, |scope, part| scope.store_nested(Self::of_part(*part)?))
+            .or_else(|_| self.store_at_once(list))
     }
 
     /// At the limit, the steps on the way to a set may be missing although the set is there.

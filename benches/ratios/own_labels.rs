@@ -106,7 +106,8 @@ fn in_many_scopes(recorder: &dyn Recorder, tenants: FixedLabel) {
 
 fn look_ups(tenants: FixedLabel) {
     header("making labels / entering and leaving a scope");
-    let client = scopes().for_client(ClientLabels::ALL[1]);
+    let clients = scopes();
+    let client = clients.for_client(ClientLabels::ALL[1]);
     let requests = requests(200);
     let enter = || nanos(CALLS, || black_box(client).run(|| black_box(())));
     let of = |what: &str, f: &dyn Fn(&Request)| {
@@ -141,7 +142,7 @@ fn look_ups(tenants: FixedLabel) {
         allocations(|| nest(&pairs[0])),
     );
     of("client, plan, tenant and referer into one scope", &|request| {
-        let client = scopes().for_client(request.client);
+        let client = clients.for_client(request.client);
         _ = black_box(Scope::new(&(client, request.labels(tenants))));
     });
 }
@@ -159,6 +160,7 @@ fn handle() {
 fn beside_tracing(recorder: &dyn Recorder, tenants: FixedLabel) {
     header("five counters of a request with plan, tenant and referer / without labels");
     let requests = requests(50);
+    let clients = scopes();
     let bare = PrometheusBuilder::new().build_recorder();
     let none = |_: &Request| handle();
     let measure = |what: &str, recorder: &dyn Recorder, f: &dyn Fn(&Request)| {
@@ -171,7 +173,7 @@ fn beside_tracing(recorder: &dyn Recorder, tenants: FixedLabel) {
         row(what, &pair, "", count);
     };
     measure("a scope for the request", recorder, &|request| {
-        let client = scopes().for_client(request.client);
+        let client = clients.for_client(request.client);
         Scope::new(&(client, request.labels(tenants))).run(handle);
     });
     measure("labels at the call", &bare, &|request| {

@@ -248,6 +248,10 @@ impl Part {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Self::Pairs([]))
+    }
+
     /// A hash of the addresses.
     #[inline]
     pub(crate) fn hash(&self) -> u64 {
@@ -326,11 +330,8 @@ impl LabelList {
     }
 
     #[inline]
-    pub(crate) fn parts(&self) -> impl Iterator<Item = Part> {
-        self.inline[..self.len.min(INLINE)]
-            .iter()
-            .chain(&self.more)
-            .copied()
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.inline[..self.len.min(INLINE)].iter().chain(&self.more)
     }
 }
 

@@ -1,4 +1,6 @@
 //! What was composed before, found without a lock, an allocation or anything that a thread has to keep.
+//!
+//! Sets are named by their indices, so that a search goes through no set.
 
 use std::sync::{
     OnceLock,
@@ -6,7 +8,9 @@ use std::sync::{
 };
 
 use super::intern::{self, LabelSetData};
-use crate::labels::set::Part;
+use crate::labels::set::{LabelList, Part};
+
+type Index = u16;
 
 const WAYS: usize = 4;
 const BUCKETS: usize = 4096;
@@ -15,43 +19,45 @@ const BUCKETS: usize = 4096;
 /// `<< 16`, and that of both together. Only the pages that are used take memory.
 static NESTED: [[AtomicU64; WAYS]; BUCKETS] = [const { [const { AtomicU64::new(0) }; WAYS] }; BUCKETS];
 
-/// In the same form, but without the last part.
-fn key_of(outer: &LabelSetData, inner: &LabelSetData) -> u64 {
-    1 << 32 | (outer.index() as u64) << 16 | inner.index() as u64
-}
-
-fn hash(key: u64) -> u64 {
-    key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+/// An entry without its last part.
+fn key_of(outer: Index, inner: Index) -> u64 {
+    1 << 32 | u64::from(outer) << 16 | u64::from(inner)
 }
 
 #[inline]
-fn at(hash: u64, len: usize) -> usize {
-    usize::try_from(hash).unwrap_or(0) % len
+fn bucket_of(key: u64) -> &'static [AtomicU64; WAYS] {
+    let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    &NESTED[usize::try_from(hash).unwrap_or(0) % BUCKETS]
+}
+
+#[inline]
+fn nested_index(outer: Index, inner: Index) -> Option<Index> {
+    let key = key_of(outer, inner);
+    let mut entries = bucket_of(key).iter().map(|entry| entry.load(Ordering::Relaxed));
+    #[expect(clippy::cast_possible_truncation, reason = "the last part is wanted")]
+    entries
+        .find(|entry| entry >> 16 == key)
+        .map(|entry| entry as Index)
 }
 
 /// The set that was remembered for this pair.
 #[inline]
 pub(super) fn nested(outer: &LabelSetData, inner: &LabelSetData) -> Option<&'static LabelSetData> {
-    let key = key_of(outer, inner);
-    let entry = NESTED[at(hash(key), BUCKETS)]
-        .iter()
-        .map(|entry| entry.load(Ordering::Relaxed))
-        .find(|entry| entry >> 16 == key)?;
-    intern::by_index(entry & 0xffff)
+    intern::by_index(nested_index(outer.index(), inner.index())?)
 }
 
 /// Remembers the set of a pair. It may replace another.
 pub(super) fn remember_nested(outer: &LabelSetData, inner: &LabelSetData, both: &LabelSetData) {
-    let key = key_of(outer, inner);
-    let bucket = &NESTED[at(hash(key), BUCKETS)];
+    let key = key_of(outer.index(), inner.index());
+    let bucket = bucket_of(key);
     let free = bucket.iter().find(|entry| entry.load(Ordering::Relaxed) == 0);
-    let entry = free.unwrap_or(&bucket[both.index() % WAYS]);
-    entry.store(key << 16 | both.index() as u64, Ordering::Relaxed);
+    let entry = free.unwrap_or(&bucket[usize::from(both.index()) % WAYS]);
+    entry.store(key << 16 | u64::from(both.index()), Ordering::Relaxed);
 }
 
 struct Single {
     part: Part,
-    set: &'static LabelSetData,
+    set: Index,
 }
 
 const SINGLES: usize = 8192;
@@ -61,20 +67,25 @@ const PROBES: usize = 8;
 static OF_PARTS: [OnceLock<Single>; SINGLES] = [const { OnceLock::new() }; SINGLES];
 
 fn places(part: &Part) -> impl Iterator<Item = &'static OnceLock<Single>> {
-    let start = at(part.hash(), SINGLES);
+    let start = usize::try_from(part.hash()).unwrap_or(0);
     (start..start + PROBES).map(|at| &OF_PARTS[at % SINGLES])
 }
 
-/// The set that was remembered for this part.
 #[inline]
-pub(super) fn of_part(part: &Part) -> Option<&'static LabelSetData> {
+fn index_of_part(part: &Part) -> Option<Index> {
     places(part)
         .map_while(OnceLock::get)
         .find(|single| single.part.is(part))
         .map(|single| single.set)
 }
 
-pub(super) fn remember_part(part: Part, set: &'static LabelSetData) {
+/// The set that was remembered for this part.
+pub(super) fn of_part(part: &Part) -> Option<&'static LabelSetData> {
+    intern::by_index(index_of_part(part)?)
+}
+
+pub(super) fn remember_part(part: Part, set: &LabelSetData) {
+    let set = set.index();
     let mut single = Single { part, set };
     for place in places(&part) {
         match place.set(single) {
@@ -83,4 +94,21 @@ pub(super) fn remember_part(part: Part, set: &'static LabelSetData) {
             Err(back) => single = back,
         }
     }
+}
+
+/// The set of an outer set with labels, if all steps to it were remembered. `None` is the set without labels, too.
+#[inline]
+pub(super) fn composed(
+    outer: Option<&'static LabelSetData>,
+    list: &LabelList,
+) -> Option<&'static LabelSetData> {
+    let mut set = outer.map(LabelSetData::index);
+    for part in list.parts().filter(|part| !part.is_empty()) {
+        let inner = index_of_part(part)?;
+        set = Some(match set {
+            Some(outer) => nested_index(outer, inner)?,
+            None => inner,
+        });
+    }
+    intern::by_index(set?)
 }

@@ -61,8 +61,9 @@ static OVERFLOWS: AtomicU64 = AtomicU64::new(0);
 
 impl LabelSetData {
     /// A small number that identifies the set. Stays below `4 * MAX_LABEL_SETS`.
-    pub(super) fn index(&self) -> usize {
-        self.index.into()
+    #[inline]
+    pub(super) fn index(&self) -> u16 {
+        self.index
     }
 
     /// From 1 to [`MAX_LABEL_SETS`]; 0 as long as the set has no place.
@@ -227,8 +228,8 @@ pub(super) fn count_overflow() {
 
 /// The stored set of this index.
 #[inline]
-pub(super) fn by_index(index: u64) -> Option<&'static LabelSetData> {
-    BY_INDEX.get(usize::try_from(index).ok()?)?.get().copied()
+pub(super) fn by_index(index: u16) -> Option<&'static LabelSetData> {
+    BY_INDEX.get(usize::from(index))?.get().copied()
 }
 
 /// The stored set with these labels. Fails if they are not stored and no place is free, and stores nothing then.

@@ -1,6 +1,10 @@
 use std::borrow::Cow;
 
-use crate::labels::{ServerBinding, set::LabelList, written};
+use crate::labels::{
+    ServerBinding,
+    set::{LabelList, Part},
+    written,
+};
 
 /// Name and value.
 pub(super) type Pair = (Cow<'static, str>, Cow<'static, str>);
@@ -59,7 +63,7 @@ pub(super) fn borrowed(
 }
 
 pub(super) fn pairs_of_list(list: &LabelList) -> impl Iterator<Item = Pair> {
-    borrowed(list.parts().flat_map(|part| part.pairs()))
+    borrowed(list.parts().flat_map(Part::pairs))
 }
 
 pub(super) fn pairs_of_server(binding: &ServerBinding) -> Pairs {
