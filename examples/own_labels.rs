@@ -1,52 +1,98 @@
-//! Your own labels, which have a fixed set of values, next to the labels of the client.
+//! An HTTP service whose counters have labels of its own: the plan of the caller, the tenant, and a header.
 //!
 //! ```text
-//! cargo run --example own_labels
+//! cargo run --features derive --example own_labels
+//! curl http://127.0.0.1:7070/ -H 'Host: acme' -H 'X-Plan: paid' -H 'Referer: a.example'
+//! curl http://127.0.0.1:7070/ -H 'Host: acme' -H 'X-Plan: paid' -H 'Referer: a.example'
+//! curl http://[::1]:7070/ -H 'Host: globex' -H 'Referer: b.example'
+//! curl http://[::1]:7070/ -H 'Host: initech' -H 'Referer: c.example'
+//! curl http://127.0.0.1:7070/metrics
+//! ```
+//!
+//! The last one shows the lines below. `initech` is not in the file of tenants, and `c.example` came when the label was
+//! full, so both are counted as `other`.
+//!
+//! ```text
+//! # TYPE hellos_total counter
+//! hellos_total{client_address_ip_family="inet",client_address_ip_type="v4_mapped_v6",plan="pay-as-you-go",referer="a.example",tenant="acme"} 2
+//! hellos_total{client_address_ip_family="inet6",client_address_ip_type="plain",plan="free",referer="b.example",tenant="globex"} 1
+//! hellos_total{client_address_ip_family="inet6",client_address_ip_type="plain",plan="free",referer="other",tenant="other"} 1
+//!
+//! # TYPE label_values_overflowed_total counter
+//! label_values_overflowed_total{client_address_ip_family="inet6",client_address_ip_type="plain",label="referer",reason="full"} 1
+//! label_values_overflowed_total{client_address_ip_family="inet6",client_address_ip_type="plain",label="tenant",reason="unknown"} 1
 //! ```
 
-use std::{error::Error, net::SocketAddr};
+use std::{error::Error, fs, net::SocketAddr};
 
-use dualstack_metrics::{BoundedLabel, ClientScopes, Protocol, Scope, ServerBinding};
+use axum::{
+    Router,
+    http::{Request, header},
+    routing::get,
+};
+use dualstack_metrics::{
+    BoundedLabel, CappedLabel, ClientLabelsLayer, ClientScopes, FixedLabel, LabelsLayer, SocketOptions, scope,
+};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::net::TcpListener;
 
-#[derive(Clone, Copy)]
-enum Tier {
+/// Its values are known when the program is compiled.
+#[derive(Clone, Copy, BoundedLabel)]
+#[label(name = "plan")]
+enum Plan {
     Free,
-    Paid,
+    #[label(value = "pay-as-you-go")]
+    PayAsYouGo,
 }
 
-impl BoundedLabel for Tier {
-    const NAME: &'static str = "tier";
-    const VALUES: &'static [&'static str] = &["free", "paid"];
-
-    fn index(self) -> usize {
-        self as usize
+fn plan_of<B>(request: &Request<B>) -> Plan {
+    match request.headers().get("x-plan") {
+        Some(plan) if plan == "paid" => Plan::PayAsYouGo,
+        _ => Plan::Free,
     }
 }
 
-fn serve(client: SocketAddr) {
-    // Known only while the request is served, so it is nested into the current scope. A `String` would not compile.
-    let tier = if client.port().is_multiple_of(2) {
-        Tier::Paid
-    } else {
-        Tier::Free
-    };
-    let scope = Scope::current().nest(Scope::new(&tier));
-    scope.run(|| metrics::counter!("requests_total").increment(1));
+/// Its values come from clients: the first two are kept.
+static REFERER: CappedLabel = CappedLabel::new("referer", 2);
+
+async fn hello() -> &'static str {
+    metrics::counter!("hellos_total").increment(1);
+    "hello\n"
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+pub(crate) async fn serve(listener: TcpListener, tenants: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
     let metrics = dualstack_metrics::prometheus::install(PrometheusBuilder::new())?;
-    let scopes = ClientScopes::new(ServerBinding::new(Protocol::Tcp, "[::]:7070".parse()?));
-    for client in [
-        "[::ffff:192.0.2.7]:1",
-        "[::ffff:192.0.2.7]:2",
-        "[2001:db8::7]:1",
-        "[2001:db8::8]:3",
-    ] {
-        let client = client.parse()?;
-        scopes.for_client(client).run(|| serve(client));
-    }
-    print!("{}", metrics.render());
+
+    // Its values are known at start-up.
+    let tenants = FixedLabel::new("tenant", tenants.lines())?;
+
+    // Without the labels of the server, because this program has only one listener.
+    let clients = ClientScopes::builder().build()?;
+
+    // At most 100 series for each counter: 4 classes of clients, 2 plans, 3 tenants with `other`, 3 referers with `other`.
+    let needed = clients.max_label_sets(&(Plan::Free, tenants.other(), REFERER.other()));
+    scope::limit_label_sets(100, needed)?;
+
+    let app = Router::new()
+        .route("/", get(hello))
+        .layer(LabelsLayer::new(move |request: &Request<_>| {
+            let headers = request.headers();
+            (
+                plan_of(request),
+                tenants.value(headers.get(header::HOST)),
+                REFERER.value(headers.get(header::REFERER)),
+            )
+        }))
+        .layer(ClientLabelsLayer::from_scopes(clients))
+        .route("/metrics", get(async move || metrics.render()));
+    axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await?;
     Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let tenants = fs::read_to_string("examples/own_labels.tenants")?;
+    let listener = SocketOptions::dual_stack().bind_tcp("[::]:7070".parse()?)?;
+    println!("listening on http://{}", listener.local_addr()?);
+    serve(listener, &tenants).await
 }

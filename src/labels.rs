@@ -19,20 +19,30 @@
 //! # Ok::<(), std::net::AddrParseError>(())
 //! ```
 
+mod capped;
 mod client;
+mod fixed;
+pub(crate) mod grammar;
 mod nat64;
+pub(crate) mod set;
+mod text;
 
 use std::{
     borrow::Cow,
     fmt,
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     net::{IpAddr, SocketAddr},
-    sync::atomic::{AtomicBool, Ordering},
 };
 
+#[doc(hidden)]
+pub use self::set::LabelNames;
 pub use self::{
+    capped::{CappedLabel, CappedValue},
     client::{Client, IntoClient},
+    fixed::{FixedLabel, FixedValue},
+    grammar::{Exporter, LabelError},
     nat64::{InvalidNat64Prefix, Nat64Prefix},
+    set::{BoundedLabel, LabelList, LabelSet, max_label_sets},
+    text::{LABEL_VALUES_OVERFLOWED_TOTAL, LabelText},
 };
 
 /// The name of the label for the client's own address family: `inet`, `inet6` or `unknown`.
@@ -429,217 +439,22 @@ impl fmt::Display for ServerBinding {
     }
 }
 
-/// A label whose values are known when the program is compiled. Usually an enum.
-///
-/// A value can only come from [`VALUES`](Self::VALUES), so the number of series is known. A `String`, an `IpAddr` or a
-/// `u16` has no fixed set of values and does not compile as a label:
-///
-/// ```
-/// use dualstack_metrics::{BoundedLabel, Scope};
-///
-/// #[derive(Clone, Copy)]
-/// enum RequestKind {
-///     Announce,
-///     Scrape,
-/// }
-///
-/// impl BoundedLabel for RequestKind {
-///     const NAME: &'static str = "request_kind";
-///     const VALUES: &'static [&'static str] = &["announce", "scrape"];
-///
-///     fn index(self) -> usize {
-///         self as usize
-///     }
-/// }
-///
-/// let scope = Scope::new(&RequestKind::Announce);
-/// assert_eq!(scope.pairs(), [("request_kind", "announce")]);
-/// # let _ = RequestKind::Scrape;
-/// ```
-///
-/// ```compile_fail
-/// use dualstack_metrics::Scope;
-///
-/// let scope = Scope::new(&String::from("192.0.2.7"));
-/// ```
-///
-/// ```compile_fail
-/// use dualstack_metrics::Scope;
-///
-/// let scope = Scope::new(&std::net::IpAddr::from([192, 0, 2, 7]));
-/// ```
-///
-/// ```compile_fail
-/// use dualstack_metrics::Scope;
-///
-/// let scope = Scope::new(&50_000_u16);
-/// ```
-pub trait BoundedLabel: Copy {
-    /// The label's name.
-    const NAME: &'static str;
-
-    /// All values that the label can have.
-    const VALUES: &'static [&'static str];
-
-    /// The position of this value in [`VALUES`](Self::VALUES).
-    ///
-    /// A position outside of `VALUES` is a mistake, but it does not panic. The label gets the value `other`, and a warning
-    /// with the name of the label is logged once.
-    fn index(self) -> usize;
-}
-
-/// Labels that can be in force in a [`Scope`](crate::Scope): a [`BoundedLabel`], [`ClientLabels`], a `Scope`, or a tuple
-/// of label sets.
-///
-/// You can implement it for a struct of several labels. The number of its values is bounded, because it can only add
-/// bounded labels:
-///
-/// ```
-/// # use dualstack_metrics::{BoundedLabel, LabelList, LabelSet, Scope};
-/// # #[derive(Clone, Copy)] enum Tier { Free }
-/// # impl BoundedLabel for Tier {
-/// #     const NAME: &'static str = "tier"; const VALUES: &'static [&'static str] = &["free"];
-/// #     fn index(self) -> usize { self as usize }
-/// # }
-/// # #[derive(Clone, Copy)] enum Region { Eu }
-/// # impl BoundedLabel for Region {
-/// #     const NAME: &'static str = "region"; const VALUES: &'static [&'static str] = &["eu"];
-/// #     fn index(self) -> usize { self as usize }
-/// # }
-/// struct Tenant {
-///     tier: Tier,
-///     region: Region,
-/// }
-///
-/// impl LabelSet for Tenant {
-///     fn append_to(&self, list: &mut LabelList) {
-///         (self.tier, self.region).append_to(list);
-///     }
-/// }
-///
-/// let scope = Scope::new(&Tenant { tier: Tier::Free, region: Region::Eu });
-/// assert_eq!(scope.pairs(), [("region", "eu"), ("tier", "free")]);
-/// ```
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` has no fixed set of values, so it cannot label a scope",
-    label = "not a bounded label set",
-    note = "each value of a label makes a time series; use an enum that implements `BoundedLabel`, or \
-            `ClientLabels` for a client's address"
-)]
-pub trait LabelSet {
-    /// Adds the labels of this value to `list`.
-    fn append_to(&self, list: &mut LabelList);
-}
-
-impl<L: BoundedLabel> LabelSet for L {
-    fn append_to(&self, list: &mut LabelList) {
-        list.push(*self);
-    }
-}
-
-impl LabelSet for ClientLabels {
-    fn append_to(&self, list: &mut LabelList) {
-        list.extend(self.pairs());
-    }
-}
-
-macro_rules! tuple_label_sets {
-    ($($set:ident)+) => {
-        impl<$($set: LabelSet),+> LabelSet for ($($set,)+) {
-            #[allow(non_snake_case)]
-            fn append_to(&self, list: &mut LabelList) {
-                let ($($set,)+) = self;
-                $($set.append_to(list);)+
-            }
-        }
-    };
-}
-
-tuple_label_sets!(A);
-tuple_label_sets!(A B);
-tuple_label_sets!(A B C);
-tuple_label_sets!(A B C D);
-tuple_label_sets!(A B C D E);
-tuple_label_sets!(A B C D E F);
-
-/// A list of labels in which each name occurs once. See [`LabelSet`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct LabelList {
-    pairs: Vec<Pair>,
-}
-
-/// Name and value.
-pub(crate) type Pair = (Cow<'static, str>, Cow<'static, str>);
-
-impl LabelList {
-    /// Adds a label. It replaces a label of the same name.
-    pub fn push<L: BoundedLabel>(&mut self, label: L) {
-        let index = label.index();
-        let value = L::VALUES.get(index).copied().unwrap_or_else(|| {
-            warn_no_such_value(L::NAME, index, L::VALUES.len());
-            OTHER
-        });
-        self.insert(L::NAME.into(), value.into());
-    }
-
-    pub(crate) fn extend(&mut self, pairs: &[(&'static str, &'static str)]) {
-        for &(name, value) in pairs {
-            self.insert(name.into(), value.into());
-        }
-    }
-
-    pub(crate) fn append(&mut self, other: &Self) {
-        for (name, value) in other.pairs() {
-            self.insert(name.clone(), value.clone());
-        }
-    }
-
-    pub(crate) fn insert(&mut self, name: Cow<'static, str>, value: Cow<'static, str>) {
-        match self
-            .pairs
-            .binary_search_by(|(other, _)| written(other).cmp(written(&name)))
-        {
-            Ok(at) => self.pairs[at] = (name, value),
-            Err(at) => self.pairs.insert(at, (name, value)),
-        }
-    }
-
-    /// The labels, ordered by name.
-    pub(crate) fn pairs(&self) -> &[Pair] {
-        &self.pairs
-    }
-
-    /// The labels, ordered by name.
-    pub(crate) fn into_pairs(self) -> Vec<Pair> {
-        self.pairs
-    }
-}
-
-/// Logs a warning once for each label.
-#[cold]
-fn warn_no_such_value(name: &'static str, index: usize, values: usize) {
-    // Not a set of names, which would need a lock. Labels whose hashes are equal share a warning.
-    static WARNED: [AtomicBool; 256] = [const { AtomicBool::new(false) }; 256];
-
-    let hash = BuildHasherDefault::<DefaultHasher>::new().hash_one(name);
-    let [at, ..] = hash.to_le_bytes();
-    if !WARNED[usize::from(at)].swap(true, Ordering::Relaxed) {
-        tracing::warn!(
-            label = name,
-            index,
-            values,
-            "`BoundedLabel::index` of a label returned a position that its `VALUES` do not have, so the label has the \
-             value `other`"
-        );
-    }
-}
-
 /// The characters of a label name as the Prometheus exporter writes them. `client.address` and `client_address` are
 /// the same name.
 pub(crate) fn written(name: &str) -> impl Iterator<Item = char> {
-    name.chars().enumerate().map(|(at, c)| match c {
+    written_with(name, |_| false)
+}
+
+/// A metric name as the Prometheus exporter writes it: unlike a label's, it may contain colons.
+pub(crate) fn written_metric(name: &str) -> impl Iterator<Item = char> {
+    written_with(name, |c| c == ':')
+}
+
+fn written_with(name: &str, also_valid: fn(char) -> bool) -> impl Iterator<Item = char> {
+    name.chars().enumerate().map(move |(at, c)| match c {
         'a'..='z' | 'A'..='Z' | '_' => c,
         '0'..='9' if at > 0 => c,
+        c if also_valid(c) => c,
         _ => '_',
     })
 }
@@ -789,49 +604,11 @@ mod tests {
     }
 
     #[test]
-    fn an_index_outside_of_the_values_is_other() {
-        #[derive(Clone, Copy)]
-        struct Plan(usize);
-
-        impl BoundedLabel for Plan {
-            const NAME: &'static str = "plan";
-            const VALUES: &'static [&'static str] = &["free", "paid"];
-
-            fn index(self) -> usize {
-                self.0
-            }
-        }
-
-        let value = |plan: Plan| {
-            let mut list = LabelList::default();
-            list.push(plan);
-            list.into_pairs()
-        };
-        assert_eq!(value(Plan(1)), [("plan".into(), "paid".into())]);
-        assert_eq!(value(Plan(2)), [("plan".into(), "other".into())]);
-        assert_eq!(value(Plan(usize::MAX)), [("plan".into(), "other".into())]);
-    }
-
-    #[test]
-    fn a_later_label_replaces_one_that_is_written_alike() {
-        let mut list = LabelList::default();
-        list.extend(&[
-            ("client.address", "outer"),
-            ("a", "1"),
-            ("client_address", "inner"),
-        ]);
-        let expected: [Pair; 2] = [
-            ("a".into(), "1".into()),
-            ("client_address".into(), "inner".into()),
-        ];
-        assert_eq!(list.into_pairs(), expected);
-    }
-
-    #[test]
     fn names_are_written_as_the_exporter_writes_them() {
         let written = |name| written(name).collect::<String>();
         assert_eq!(written("a.b:c-d9"), "a_b_c_d9");
         assert_eq!(written("9a"), "_a");
         assert_eq!(written("øl"), "_l");
+        assert_eq!(written_metric("9a.b:c-d9").collect::<String>(), "_a_b:c_d9");
     }
 }

@@ -78,6 +78,9 @@
 //! - Outside belongs what brings the address: `MockConnectInfo`, or middleware that puts a [`ClientLabels`] into the
 //!   extensions. A timeout can also stand outside. It drops the request that it cancels, and the drop is in the scope.
 //!
+//! [`LabelsLayer`] adds your own labels, in any order with this layer. Each of the two adds its labels to the scope that is
+//! in force, so all of them are in one scope inside both.
+//!
 //! # What is in the scope
 //!
 //! The inner `call`, each poll of its future, each poll of the response body, and the drop of both. `poll_ready` is not,
@@ -85,23 +88,24 @@
 //! [`with_current_scope`](crate::WithScope::with_current_scope).
 
 mod connection;
+mod labels;
 mod response;
+mod service;
 mod source;
 
-use std::task::{Context, Poll};
-
 use tower_layer::Layer;
-use tower_service::Service;
 
+use self::service::impl_scoped_service;
 pub use self::{
     connection::ClientConnectInfo,
+    labels::{LabelSource, LabelsLayer, LabelsService},
     response::{ResponseFuture, ScopeResponse},
     source::{ClientSource, FromExtension, FromRequest, HasClient, Or, connect_info},
 };
 pub use crate::labels::IntoClient;
 use crate::{
     labels::{ClientLabels, ServerBinding},
-    scope::{self, ClientScopes, Scope, Scoped},
+    scope::{ClientScopes, Scope},
 };
 
 /// A [`Layer`] that puts the labels of the client in force while its request is served.
@@ -137,6 +141,7 @@ impl<Src, const BODY: bool> ClientLabelsLayer<Src, BODY> {
     /// A source is a closure `|request: &Request<_>|` that returns a `SocketAddr`, an `IpAddr`, a [`ClientLabels`], or an
     /// `Option` of one. One of these three as a fixed value is a source too, for a stack that is built for each
     /// connection.
+    #[must_use]
     pub fn source<NewSrc>(self, source: NewSrc) -> ClientLabelsLayer<NewSrc, BODY> {
         ClientLabelsLayer {
             scopes: self.scopes,
@@ -148,6 +153,7 @@ impl<Src, const BODY: bool> ClientLabelsLayer<Src, BODY> {
     /// version of axum, the `TcpConnectInfo` of tonic, or a type that your own listener puts there.
     ///
     /// Short for [`source`](Self::source)`(`[`connect_info`]`(address))`.
+    #[must_use]
     pub fn connect_info<T, A, F>(self, address: F) -> ClientLabelsLayer<FromExtension<T, F>, BODY>
     where
         T: Send + Sync + 'static,
@@ -160,6 +166,7 @@ impl<Src, const BODY: bool> ClientLabelsLayer<Src, BODY> {
     /// Asks another source if there is no address yet.
     ///
     /// `or(ClientLabels::UNKNOWN)` says that a missing address is no mistake, so that no warning is logged.
+    #[must_use]
     pub fn or<Other>(self, other: Other) -> ClientLabelsLayer<Or<Src, Other>, BODY> {
         ClientLabelsLayer {
             scopes: self.scopes,
@@ -174,6 +181,7 @@ impl<Src, const BODY: bool> ClientLabelsLayer<Src, BODY> {
     ///
     /// For services whose bodies increment no counters, and for responses without a body. It keeps the response type,
     /// and saves the box that axum makes for a body of another type.
+    #[must_use]
     pub fn without_body(self) -> ClientLabelsLayer<Src, false> {
         ClientLabelsLayer {
             scopes: self.scopes,
@@ -203,33 +211,15 @@ pub struct ClientLabelsService<S, Src = FromRequest, const BODY: bool = true> {
 }
 
 impl<S, Src, const BODY: bool> ClientLabelsService<S, Src, BODY> {
-    /// The wrapped service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The wrapped service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// Unwraps the service.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-
-    fn call_in_scope<Request>(&mut self, request: Request) -> Scoped<S::Future>
+    fn scope<Request>(&self, request: &Request) -> Scope
     where
-        S: Service<Request>,
         Src: ClientSource<Request>,
     {
-        scope::warn_without_recorder();
-        let scope = match self.source.client(&request) {
+        let scope = match self.source.client(request) {
             Some(client) => self.scopes.for_client(client),
-            None => self.unknown(&request),
+            None => self.unknown(request),
         };
-        let entered = scope.enter();
-        entered.wrap(self.inner.call(request))
+        Scope::current().nest(scope)
     }
 
     #[cold]
@@ -249,39 +239,4 @@ impl<S, Src, const BODY: bool> ClientLabelsService<S, Src, BODY> {
     }
 }
 
-impl<S, Request, Src> Service<Request> for ClientLabelsService<S, Src, true>
-where
-    S: Service<Request>,
-    S::Response: ScopeResponse,
-    Src: ClientSource<Request>,
-{
-    type Response = <S::Response as ScopeResponse>::Scoped;
-    type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        ResponseFuture::new(self.call_in_scope(request))
-    }
-}
-
-impl<S, Request, Src> Service<Request> for ClientLabelsService<S, Src, false>
-where
-    S: Service<Request>,
-    Src: ClientSource<Request>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Scoped<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        self.call_in_scope(request)
-    }
-}
+impl_scoped_service!(ClientLabelsService, ClientSource);

@@ -151,15 +151,15 @@
 //!
 //! | feature | default | what it adds | packages |
 //! |---|---|---|---|
-//! | `axum` | yes | reads the client's address from axum's `ConnectInfo`; [`socket`] | 25, which an axum program has already |
-//! | `udp` | yes | [`udp_adapter`] and [`socket`] | 10; 3 beside `axum` and `prometheus` |
+//! | `axum` | yes | reads the client's address from the `ConnectInfo` of axum 0.8 or 0.7; [`socket`] | 25, which an axum program has already |
+//! | `udp` | yes | [`udp_adapter`] and [`socket`] | 11; 4 beside `axum` and `prometheus` |
 //! | `prometheus` | yes | [`prometheus`](mod@prometheus): the exporter, installed in one call | 28 |
 //! | `kernel` | yes | [`kernel`](mod@kernel): the host's IPv6 counters (Linux) | none |
 //! | `proxy` | no | [`proxy`](mod@proxy): the client's address behind a proxy, from headers and the PROXY protocol | 2 that an axum server does not have; 5 without other features |
 //! | `http-listener` | no | the exporter's own HTTP listener | 19 more than `prometheus` |
 //! | `push-gateway` | no | the exporter's own push gateway client, with TLS | 26 more than `prometheus` |
 //!
-//! The default is everything that the examples on this page use: 71 packages in all. Without features there are 21:
+//! The default is everything that the examples on this page use: 72 packages in all. Without features there are 21:
 //! [`labels`], [`scope`], [`recorder`] and [`layer`], for any recorder and any tower service. For an axum service with
 //! the Prometheus exporter, and nothing for UDP:
 //!
@@ -188,6 +188,10 @@ pub mod socket;
 #[cfg_attr(docsrs, doc(cfg(feature = "udp")))]
 pub mod udp_adapter;
 
+#[cfg(feature = "derive")]
+#[cfg_attr(docsrs, doc(cfg(feature = "derive")))]
+pub use dualstack_metrics_derive::{BoundedLabel, LabelSet};
+
 #[cfg(feature = "kernel")]
 #[doc(inline)]
 pub use self::kernel::{KernelCounters, KernelCountersError};
@@ -199,14 +203,14 @@ pub use self::proxy::TrustedProxies;
 pub use self::socket::{BindError, Pair, SocketOptions};
 #[cfg(feature = "udp")]
 #[doc(inline)]
-pub use self::udp_adapter::{Datagram, DatagramSocket, Overload, UdpServer};
+pub use self::udp_adapter::{Batch, Datagram, DatagramSocket, Overload, Serve, SocketDrops, UdpServer};
 #[doc(inline)]
 pub use self::{
     labels::{
-        BoundedLabel, ClientLabels, IpFamily, IpType, LabelList, LabelSet, Nat64Prefix, Protocol,
-        ServerBinding,
+        BoundedLabel, CappedLabel, ClientLabels, FixedLabel, IpFamily, IpType, LabelList, LabelSet,
+        Nat64Prefix, Protocol, ServerBinding,
     },
-    layer::{ClientLabelsLayer, ClientLabelsService},
+    layer::{ClientLabelsLayer, ClientLabelsService, LabelsLayer},
     recorder::{ScopedRecorder, ScopedRecorderLayer},
     scope::{
         ClientScopes, ClientScopesBuilder, EnteredScope, MAX_LABEL_SETS, Scope, Scoped, TooManyLabelSets,

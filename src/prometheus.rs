@@ -15,9 +15,9 @@
 //! # Ok::<(), dualstack_metrics::prometheus::InstallError>(())
 //! ```
 //!
-//! There is no listener and no port: serve [`PrometheusHandle::render`] where the program serves the rest. (Features
-//! `http-listener` and `push-gateway` add `Install::install_exporter`, which runs the exporter's own.) Upkeep, which
-//! keeps histograms from growing between scrapes, runs on a thread of its own.
+//! [`install`] opens no port: serve [`PrometheusHandle::render`] from the program's own HTTP server. The features
+//! `http-listener` and `push-gateway` add `Install::install_exporter`, which runs the exporter's own server or client.
+//! Upkeep, which keeps histograms from growing between scrapes, runs on a separate thread.
 
 use std::{
     fmt, io, mem,
@@ -34,14 +34,14 @@ use metrics_util::{MetricKind, layers::Layer as _};
 
 use crate::recorder::{ScopedRecorder, ScopedRecorderLayer};
 
-/// As often as the exporter's own.
+/// The same as the exporter's default.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Installs the recorder of `builder` as the global one, with scoped counters and its upkeep running.
 ///
 /// # Errors
 ///
-/// When a global recorder is installed already, or no thread can be started.
+/// If a global recorder is already installed, or no thread can be started.
 pub fn install(builder: PrometheusBuilder) -> Result<PrometheusHandle, InstallError> {
     Install::new(builder).install()
 }
@@ -71,7 +71,7 @@ pub struct Install {
 }
 
 impl Install {
-    /// What [`install`] does, so far.
+    /// Starts with the defaults, which are those of [`install`].
     pub fn new(builder: PrometheusBuilder) -> Self {
         Self {
             builder,
@@ -81,32 +81,32 @@ impl Install {
         }
     }
 
-    /// What is scoped, and how.
+    /// Sets which metrics are scoped, and how they are cached. The default is `ScopedRecorderLayer::new()`.
     pub fn recorder(mut self, layer: ScopedRecorderLayer) -> Self {
         self.layer = layer;
         self
     }
 
-    /// Makes the exporter forget metrics of these kinds that were idle for `timeout`, in the place of what the
-    /// builder was told: what is cached must know it, and cannot ask the builder.
+    /// Makes the exporter forget metrics of these kinds that were idle for `timeout`. Replaces the builder's own
+    /// setting, which the cache cannot read.
     ///
-    /// A cached handle is then registered again after half of `timeout`, or what
-    /// [`ScopedRecorderLayer::revalidate_after`] says when that is less. With `None`, or a mask that holds nothing that
-    /// is scoped, it never is, which saves the clock read of each increment.
+    /// Cached metrics are then registered again after half of `timeout`, or after
+    /// [`ScopedRecorderLayer::revalidate_after`] if that is less. With `None`, or a mask without any kind that is scoped
+    /// and cached, they are never registered again, which saves a clock read per increment.
     pub fn idle_timeout(mut self, mask: MetricKindMask, timeout: Option<Duration>) -> Self {
         self.idle_timeout = Some((mask, timeout));
         self
     }
 
-    /// How often the recorder's upkeep runs: every 5 s unless set, and each millisecond at the most. The exporter of
-    /// `install_exporter` keeps to the builder's `upkeep_timeout` instead.
+    /// Sets the time between two runs of the recorder's upkeep: at least 1 ms, 5 s by default. Does not apply to
+    /// `install_exporter`, which uses the builder's `upkeep_timeout`.
     pub fn upkeep_interval(mut self, interval: Duration) -> Self {
         self.upkeep_interval = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// The recorder alone, neither installed nor kept up: for a stack of recorder layers, or for
-    /// [`metrics::with_local_recorder`] in a test. `recorder.get_ref().handle()` renders it.
+    /// Builds the recorder without installing it or starting its upkeep: for a stack of recorder layers, or for
+    /// [`metrics::with_local_recorder`] in a test. Render it with `recorder.get_ref().handle().render()`.
     #[must_use]
     pub fn build_recorder(self) -> ScopedRecorder<PrometheusRecorder> {
         let (builder, layer, _) = self.into_parts();
@@ -117,13 +117,13 @@ impl Install {
     ///
     /// # Errors
     ///
-    /// When a global recorder is installed already, or no thread can be started.
+    /// If a global recorder is already installed, or no thread can be started. Nothing is installed then.
     pub fn install(self) -> Result<PrometheusHandle, InstallError> {
         let (builder, layer, upkeep_interval) = self.into_parts();
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
 
-        // Started before anything is installed, which cannot be undone.
+        // Starts first, because an installation cannot be undone.
         let upkeep = handle.clone();
         let (installed, is_installed) = mpsc::channel::<()>();
         thread::Builder::new()
@@ -135,18 +135,18 @@ impl Install {
             })
             .map_err(|error| InstallError(Kind::Thread(error)))?;
         set_global(&layer, recorder)?;
-        // The thread ends when this is dropped: never, as the recorder.
+        // The thread ends when this is dropped. Like the recorder, it never is.
         mem::forget(installed);
         Ok(handle)
     }
 
-    /// Installs the recorder as the global one, and runs the exporter that the builder was told of: its HTTP listener
-    /// or its push gateway client, on the current tokio runtime or else on a thread of its own.
+    /// Installs the recorder as the global one, and runs the builder's exporter: its HTTP listener or its push gateway
+    /// client. The exporter runs on the current tokio runtime if there is one, otherwise on a separate thread.
     ///
     /// # Errors
     ///
-    /// When the builder has no exporter or cannot build it (the address is in use, say), when a global recorder is
-    /// installed already, or no thread can be started.
+    /// If the builder cannot build an exporter (for example because the address is in use), if a global recorder is
+    /// already installed, or if no thread can be started. Nothing is installed then.
     #[cfg(any(feature = "http-listener", feature = "push-gateway"))]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "http-listener", feature = "push-gateway"))))]
     pub fn install_exporter(self) -> Result<PrometheusHandle, InstallError> {
@@ -171,11 +171,23 @@ impl Install {
             .map_err(|error| InstallError(Kind::Thread(error)))?;
         let (recorder, exporter) = build(runtime.handle())?;
         let handle = recorder.handle();
-        set_global(&layer, recorder)?;
-        thread::Builder::new()
+        // Starts first, because an installation cannot be undone.
+        let (installed, is_installed) = mpsc::channel();
+        let thread = thread::Builder::new()
             .name("metrics-exporter".into())
-            .spawn(move || runtime.block_on(exporter))
+            .spawn(move || {
+                if is_installed.recv().is_ok() {
+                    drop(runtime.block_on(exporter));
+                }
+            })
             .map_err(|error| InstallError(Kind::Thread(error)))?;
+        if let Err(error) = set_global(&layer, recorder) {
+            // The thread ends, and the exporter's address is free again.
+            drop(installed);
+            drop(thread.join());
+            return Err(error);
+        }
+        let _ = installed.send(());
         Ok(handle)
     }
 
@@ -188,8 +200,9 @@ impl Install {
         } = self;
         if let Some((mask, timeout)) = idle_timeout {
             builder = builder.idle_timeout(mask, timeout);
-            let forgets_scoped = mask.matches(MetricKind::Counter)
-                || layer.scopes_histograms() && mask.matches(MetricKind::Histogram);
+            let forgets_scoped = [MetricKind::Counter, MetricKind::Histogram]
+                .into_iter()
+                .any(|kind| mask.matches(kind) && layer.scopes_any(kind));
             layer = match timeout {
                 Some(timeout) if forgets_scoped => {
                     let revalidation = layer.revalidation().unwrap_or(Duration::MAX);
@@ -206,12 +219,12 @@ fn set_global(layer: &ScopedRecorderLayer, recorder: PrometheusRecorder) -> Resu
     metrics::set_global_recorder(layer.layer(recorder)).map_err(|_| InstallError(Kind::AlreadyInstalled))
 }
 
-/// Why nothing was installed.
+/// The error of [`install`] and [`Install`]: no recorder was installed.
 #[derive(Debug)]
 pub struct InstallError(Kind);
 
 impl InstallError {
-    /// Whether it is because a global recorder is installed already.
+    /// Whether the reason is that a global recorder was already installed.
     #[must_use]
     pub fn is_already_installed(&self) -> bool {
         matches!(self.0, Kind::AlreadyInstalled)
@@ -230,10 +243,10 @@ impl fmt::Display for InstallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Kind::AlreadyInstalled => f.write_str(
-                "a global metrics recorder is installed already: install once, and put further recorders beside this \
-                 one with `metrics_util::layers::FanoutBuilder`",
+                "a global metrics recorder is already installed: install only one, and combine several recorders \
+                 with `metrics_util::layers::FanoutBuilder`",
             ),
-            Kind::Thread(error) => write!(f, "cannot start the thread that keeps the metrics up: {error}"),
+            Kind::Thread(error) => write!(f, "cannot start the thread for the recorder's upkeep or exporter: {error}"),
             #[cfg(any(feature = "http-listener", feature = "push-gateway"))]
             Kind::Build(error) => write!(f, "cannot build the Prometheus exporter: {error}"),
         }
@@ -241,12 +254,91 @@ impl fmt::Display for InstallError {
 }
 
 impl std::error::Error for InstallError {
+    /// The message includes that of the underlying error, so this is the source of that one.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0 {
             Kind::AlreadyInstalled => None,
-            Kind::Thread(error) => Some(error),
+            Kind::Thread(error) => error.source(),
             #[cfg(any(feature = "http-listener", feature = "push-gateway"))]
-            Kind::Build(error) => Some(error),
+            Kind::Build(error) => error.source(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn cached_metrics_are_registered_again_after_half_of_the_idle_timeout() {
+        let revalidation = |install: Install| install.into_parts().1.revalidation();
+        let install = || Install::new(PrometheusBuilder::new());
+        let millis = Duration::from_millis;
+        let (all, some) = (MetricKindMask::ALL, |time| Some(millis(time)));
+        assert_eq!(revalidation(install()), some(500));
+        for (timeout, expected) in [(400, 200), (1_000, 500), (600_000, 500)] {
+            assert_eq!(
+                revalidation(install().idle_timeout(all, some(timeout))),
+                some(expected)
+            );
+        }
+        let sooner = ScopedRecorderLayer::new().revalidate_after(millis(50));
+        assert_eq!(
+            revalidation(install().recorder(sooner).idle_timeout(all, some(400))),
+            some(50)
+        );
+        let never = ScopedRecorderLayer::new().never_revalidate();
+        assert_eq!(
+            revalidation(install().recorder(never).idle_timeout(all, some(400))),
+            some(200)
+        );
+    }
+
+    #[test]
+    fn nothing_is_registered_again_if_nothing_that_is_cached_is_forgotten() {
+        let histogram = MetricKindMask::HISTOGRAM;
+        let timeout = Some(Duration::from_secs(10));
+        let revalidation = |layer, mask, timeout| {
+            let install = Install::new(PrometheusBuilder::new()).recorder(layer);
+            install.idle_timeout(mask, timeout).into_parts().1.revalidation()
+        };
+        let layer = ScopedRecorderLayer::new;
+        assert_eq!(revalidation(layer(), MetricKindMask::ALL, None), None);
+        assert_eq!(revalidation(layer(), histogram, timeout), None);
+        assert_eq!(
+            revalidation(layer().gauges(), MetricKindMask::GAUGE, timeout),
+            None
+        );
+        let one = layer().include(histogram, "request_seconds");
+        assert!(revalidation(one, histogram, timeout).is_some());
+        assert!(revalidation(layer().histograms(), histogram, timeout).is_some());
+    }
+
+    #[test]
+    fn a_report_of_an_error_shows_each_message_once() {
+        #[derive(Debug)]
+        struct Inner;
+
+        impl fmt::Display for Inner {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("no memory")
+            }
+        }
+
+        impl std::error::Error for Inner {}
+
+        let error = InstallError(Kind::Thread(io::Error::other(Inner)));
+        let mut messages = vec![error.to_string()];
+        let mut source = error.source();
+        while let Some(error) = source {
+            messages.push(error.to_string());
+            source = error.source();
+        }
+        assert_eq!(
+            messages,
+            ["cannot start the thread for the recorder's upkeep or exporter: no memory"]
+        );
     }
 }

@@ -23,36 +23,58 @@
 //!
 //! # When labels are chosen
 //!
-//! | kind | labels are those in force at | by default |
+//! | kind | labels of the scope in force at | scoped by default |
 //! |---|---|---|
-//! | counter | the increment; [`absolute`](metrics::Counter::absolute) sets a total that is not one client's and is never scoped | yes |
-//! | histogram | the record | no: [`histograms`](ScopedRecorderLayer::histograms) |
-//! | gauge | the registration, or an increment in one scope and a decrement in another would skew two series | no: [`gauges`](ScopedRecorderLayer::gauges) |
+//! | counter | the increment | yes |
+//! | histogram | the record | no, see [`histograms`](ScopedRecorderLayer::histograms) |
+//! | gauge | the registration | no, see [`gauges`](ScopedRecorderLayer::gauges) |
 //!
-//! So `counter!("x").increment(1)` and a handle that was registered at start-up give the same series, and a series
-//! appears with its first increment (of 0, too), not with its registration. Outside every scope that is the only
-//! difference to the inner recorder alone. Excluded names go straight through to it.
+//! - `counter!("x").increment(1)` and a handle that was registered at start-up give the same series.
+//! - [`absolute`](metrics::Counter::absolute) is never scoped: it sets a total, which is not one client's.
+//! - A gauge that chose at each use would skew two series: incremented in one scope, decremented in another.
+//! - A series appears with its first increment (an increment of 0 counts), not with its registration. Outside every
+//!   scope, this is the only difference from the inner recorder alone.
+//! - Excluded names go straight through to the inner recorder, at each registration.
 //!
-//! Of labels with the same name, the one written at the call stays, then that of the inner scope, then that of the
-//! outer. Names are compared as the exporter writes them: `client.address` and `client_address` are one name.
+//! If a label name occurs twice, the label written at the call wins, then the inner scope, then the outer scope. Names
+//! are compared as the exporter writes them: `client.address` and `client_address` are one name.
 //!
 //! # What is cached
 //!
-//! Each thread keeps the handles that it registered last, [`CACHED_HANDLES`] counters and as many histograms at the
-//! most, and each handle the inner handles for the scopes it was used in, at most [`CACHED_SCOPES`]; what is beyond
-//! works, at the price of a registration each time. Handles are cached by recorder, name, labels and metadata, and do
-//! not keep a recorder alive. When the recorder is gone, a kept handle counts where it counted before, and nowhere new.
+//! Each thread caches up to 1,024 counters and as many histograms, by recorder, name, labels and metadata. What no
+//! longer fits still works, but is registered at each use. Each handle caches the inner recorder's metric for every
+//! scope that it was used in, in memory that is proportional to their number. Cached handles do not keep a recorder
+//! alive.
 //!
-//! An exporter with an idle timeout forgets metrics, and a handle from before then would increment into nowhere. A
-//! cached handle that was used less than a certain time ago cannot have been forgotten, for using it makes it not
-//! idle; after that time it is registered again. The time is 500 ms, fit for every longer idle timeout, and is set
-//! with [`revalidate_after`](ScopedRecorderLayer::revalidate_after).
+//! After the recorder is dropped, a kept handle still increments the inner metrics that it has cached. Other increments
+//! are lost, and so is what the exporter forgets from then on: it cannot be registered again.
+//!
+//! ## Idle timeouts
+//!
+//! An exporter with an idle timeout forgets metrics that were not used, and increments of a metric that it has
+//! forgotten are lost. So a cached metric that was not used for some time is registered again. The time is 500 ms,
+//! which suits idle timeouts of one second or more; set it with
+//! [`revalidate_after`](ScopedRecorderLayer::revalidate_after).
+//!
+//! A render that is under way can delete a metric that was used, or registered, a moment ago. So a metric is
+//! registered a second time when half of that time has passed since the first, and only then used for as long as it is
+//! not idle. At worst, the increments of that half are lost, and none later. This holds as long as a render does not
+//! pause for longer than that half between reading a metric and deleting it.
+//!
+//! ## Allocators that count
+//!
+//! A global allocator may count its allocations with a kept counter or a macro, if it does not count those that its own
+//! counting makes. This layer allocates when a metric is used in a scope for the first time, and when it is registered
+//! again, but holds no lock and no borrow meanwhile. The inner recorder may: the Prometheus exporter allocates while it
+//! has locked a part of its registry, and a counter that is registered then can wait for that lock forever. A counter
+//! that was [excluded](ScopedRecorderLayer::exclude) and kept registers nothing when it is incremented, so exclude the
+//! counters of an allocator. It must not make scopes either: a new label set is stored under a lock.
 //!
 //! # Composition
 //!
-//! Everything may stand above this layer: `Stack`, `Prefix`, `Filter`, `metrics-tracing-context`, and `Router` or
-//! `Fanout` with each of their targets wrapped. Below it stands what is a function of key and metadata alone and can
-//! be shared between threads: the exporter, `Prefix`, `Filter`. A `Router` below does not compile:
+//! Any layer may stand above this one: `Stack`, `Prefix`, `Filter`, `metrics-tracing-context`, and `Router` or `Fanout`
+//! if each of their targets is wrapped. A recorder below must be `Send + Sync`, and must depend on the key and the
+//! metadata alone, like the exporter, `Prefix` and `Filter`. A `Router` below does not compile:
 //!
 //! ```compile_fail
 //! use dualstack_metrics::ScopedRecorderLayer;
@@ -62,39 +84,51 @@
 //! let recorder = ScopedRecorderLayer::new().layer(router);
 //! ```
 //!
-//! `metrics-tracing-context` below would compile, but a cached handle would keep the fields of the first request's
-//! span. [`without_cache`](ScopedRecorderLayer::without_cache) is there for the rest: with it the inner recorder is
-//! asked at each increment.
+//! `metrics-tracing-context` below would compile, but a cached metric would keep the fields of the first request's
+//! span. For such recorders, use [`without_cache`](ScopedRecorderLayer::without_cache): it registers at each increment.
 
 mod cache;
 mod filter;
 mod handle;
+mod key;
+mod lease;
+mod metadata;
+mod slots;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
-use metrics_util::layers::Layer;
-
-pub use self::{cache::CACHED_HANDLES, handle::CACHED_SCOPES};
-use self::{
-    cache::Cached,
-    filter::NameFilter,
-    handle::{Expiry, Target},
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit, counter,
+    describe_counter,
 };
+use metrics_util::{MetricKind, layers::Layer};
+
+pub use metrics_util::MetricKindMask;
+
+use self::{cache::Cached, filter::NameFilter, handle::Target, lease::Expiry};
 use crate::scope::{self, Scope};
 
-/// How long a cached handle may be idle before it is registered again, unless told otherwise.
+/// How long a cached metric may be idle before it is registered again, by default.
 const REVALIDATE_AFTER: Duration = Duration::from_millis(500);
 
 /// A [`Layer`] that makes a recorder give metrics the labels of the scope in force.
 ///
-/// Names are those that the program uses (before a `Prefix` layer below adds to them), written in any way that the
-/// exporter writes alike. Where something is included, nothing else is scoped; what is excluded never is.
+/// Metric names are those that the program uses, before a `Prefix` layer below changes them. Two names that the exporter
+/// writes the same way are one name. If names are included for a kind of metric, only these are scoped of that kind.
+/// Excluded names are never scoped.
+///
+/// To compare a counter with a histogram in a query, both need the same labels. This scopes one histogram, and all
+/// counters:
+///
+/// ```
+/// use dualstack_metrics::{ScopedRecorderLayer, recorder::MetricKindMask};
+///
+/// let layer = ScopedRecorderLayer::new().include(MetricKindMask::HISTOGRAM, "http_request_duration_seconds");
+/// # let _ = layer;
+/// ```
 #[derive(Clone, Debug)]
 pub struct ScopedRecorderLayer {
     filter: NameFilter,
-    histograms: bool,
-    gauges: bool,
     cache: bool,
     revalidate_after: Option<Duration>,
 }
@@ -104,90 +138,91 @@ impl ScopedRecorderLayer {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            filter: NameFilter::default(),
-            histograms: false,
-            gauges: false,
+            filter: NameFilter::new(),
             cache: true,
             revalidate_after: Some(REVALIDATE_AFTER),
         }
     }
 
-    /// Leaves the metric of this name alone: a global one, say, that is touched inside a request.
+    /// Never scopes the metric of this name. Use it for global metrics that are changed inside a request.
     #[must_use]
     pub fn exclude(mut self, name: &str) -> Self {
         self.filter.exclude(name);
         self
     }
 
-    /// Leaves alone the metrics whose name starts with `prefix`.
+    /// Never scopes metrics whose name starts with `prefix`.
     #[must_use]
     pub fn exclude_prefix(mut self, prefix: &str) -> Self {
         self.filter.exclude_prefix(prefix);
         self
     }
 
-    /// Scopes the metric of this name, and no other that is not included as well.
+    /// Scopes the metrics of these kinds that have this name. Other metrics of these kinds are not scoped, unless they
+    /// are included as well. Other kinds stay as they are.
     #[must_use]
-    pub fn include(mut self, name: &str) -> Self {
-        self.filter.include(name);
+    pub fn include(mut self, kinds: MetricKindMask, name: &str) -> Self {
+        self.filter.include(kinds, name);
         self
     }
 
-    /// Scopes the metrics whose name starts with `prefix`, and no other that is not included as well.
+    /// Scopes the metrics of these kinds whose name starts with `prefix`. Otherwise like [`include`](Self::include).
     #[must_use]
-    pub fn include_prefix(mut self, prefix: &str) -> Self {
-        self.filter.include_prefix(prefix);
+    pub fn include_prefix(mut self, kinds: MetricKindMask, prefix: &str) -> Self {
+        self.filter.include_prefix(kinds, prefix);
         self
     }
 
-    /// Scopes histograms as well: the labels are those in force when a value is recorded. Each of a histogram's
-    /// series is multiplied by the number of scopes it is recorded in.
+    /// Scopes histograms as well, by the scope in force when a value is recorded. If histograms are
+    /// [included](Self::include), only those are scoped. Multiplies each series of a histogram (its buckets or quantiles,
+    /// too) by the number of scopes that it is recorded in.
     #[must_use]
     pub fn histograms(mut self) -> Self {
-        self.histograms = true;
+        self.filter.include_all(MetricKindMask::HISTOGRAM);
         self
     }
 
-    /// Scopes gauges as well: the labels are those in force when the gauge is registered.
+    /// Scopes gauges as well, by the scope in force when the gauge is registered. If gauges are
+    /// [included](Self::include), only those are scoped.
     #[must_use]
     pub fn gauges(mut self) -> Self {
-        self.gauges = true;
+        self.filter.include_all(MetricKindMask::GAUGE);
         self
     }
 
-    /// Asks the inner recorder at each increment, for one that does not answer the same each time. Several times
-    /// dearer.
+    /// Registers with the inner recorder at each increment, which costs several times as much. For inner recorders that
+    /// do not always return the same metric for the same key and metadata.
     #[must_use]
     pub fn without_cache(mut self) -> Self {
         self.cache = false;
         self
     }
 
-    /// Registers a cached handle again when it was not used for `idle`: set it below the exporter's idle timeout,
-    /// half of it is a good value. 500 ms unless set. Zero registers at each increment.
+    /// Registers a cached metric again when it was not used for `idle`. The default is 500 ms. Set it to half of the
+    /// exporter's idle timeout or less. Zero registers at each increment.
     #[must_use]
     pub fn revalidate_after(mut self, idle: Duration) -> Self {
         self.revalidate_after = Some(idle);
         self
     }
 
-    /// Never registers a cached handle again, which saves the clock read of each increment: a promise that the inner
-    /// recorder never forgets a metric, that is, has no idle timeout for what is scoped.
+    /// Never registers a cached metric again, which saves a clock read per increment. Only for inner recorders that never
+    /// forget a metric: without an idle timeout for what is scoped.
     #[must_use]
     pub fn never_revalidate(mut self) -> Self {
         self.revalidate_after = None;
         self
     }
 
-    /// What [`revalidate_after`](Self::revalidate_after) is, `None` for never.
+    /// The time set with [`revalidate_after`](Self::revalidate_after), `None` for never.
     #[cfg(feature = "prometheus")]
     pub(crate) fn revalidation(&self) -> Option<Duration> {
         self.revalidate_after
     }
 
     #[cfg(feature = "prometheus")]
-    pub(crate) fn scopes_histograms(&self) -> bool {
-        self.histograms
+    pub(crate) fn scopes_any(&self, kind: MetricKind) -> bool {
+        self.filter.scopes_any(kind)
     }
 }
 
@@ -201,10 +236,10 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
     type Output = ScopedRecorder<R>;
 
     fn layer(&self, inner: R) -> ScopedRecorder<R> {
-        scope::recorder_made();
+        scope::recorder_made(count_overflow);
         let cache = self.cache && self.revalidate_after != Some(Duration::ZERO);
         let inner = Arc::new(inner);
-        // Downgraded from a clone of its own, because an `Arc` of a recorder is turned into one of `dyn Recorder`.
+        // A `Weak<dyn Recorder>` comes from an `Arc<dyn Recorder>`, and `inner` has to keep its type.
         let recorder: Arc<dyn Recorder + Send + Sync> = Arc::<R>::clone(&inner);
         ScopedRecorder {
             inner,
@@ -214,10 +249,21 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
                 cache,
             }),
             filter: self.filter.clone(),
-            histograms: self.histograms,
-            gauges: self.gauges,
         }
     }
+}
+
+fn count_overflow() {
+    const NAME: &str = "label_sets_overflowed_total";
+
+    // Now and then again, because the recorder of this call may be another one.
+    if scope::overflows().is_power_of_two() {
+        describe_counter!(
+            NAME,
+            "Scopes that were replaced by another, because the process has as many label sets as it can. Should stay at 0."
+        );
+    }
+    counter!(NAME).increment(1);
 }
 
 /// The [`Recorder`] that [`ScopedRecorderLayer`] makes. See the [module](self).
@@ -225,8 +271,6 @@ pub struct ScopedRecorder<R> {
     inner: Arc<R>,
     target: Arc<Target>,
     filter: NameFilter,
-    histograms: bool,
-    gauges: bool,
 }
 
 impl<R> ScopedRecorder<R> {
@@ -238,10 +282,11 @@ impl<R> ScopedRecorder<R> {
 }
 
 impl<R: Recorder> ScopedRecorder<R> {
-    /// A handle that chooses at each use, or the inner recorder's own when the name is excluded.
+    /// A handle that chooses its series at each use, or the inner recorder's own metric if the name is not scoped.
     #[inline]
-    fn register<M: Cached>(&self, key: &Key, metadata: &Metadata<'_>) -> M {
-        match cache::find_or_insert(&self.target, key, metadata, || self.filter.scopes(key.name())) {
+    fn register<M: Cached>(&self, kind: MetricKind, key: &Key, metadata: &Metadata<'_>) -> M {
+        let is_scoped = || self.filter.scopes(kind, key.name());
+        match cache::find_or_insert(&self.target, key, metadata, is_scoped) {
             Some(handle) => M::from_handle(handle),
             None => M::register(&*self.inner, key, metadata),
         }
@@ -262,22 +307,21 @@ impl<R: Recorder> Recorder for ScopedRecorder<R> {
     }
 
     fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
-        self.register(key, metadata)
+        self.register(MetricKind::Counter, key, metadata)
     }
 
     fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
         let scope = Scope::current();
-        if self.gauges && scope != Scope::none() && self.filter.scopes(key.name()) {
-            self.inner
-                .register_gauge(&handle::scoped_key(key, scope), metadata)
+        if scope != Scope::none() && self.filter.scopes(MetricKind::Gauge, key.name()) {
+            self.inner.register_gauge(&key::scoped(key, scope), metadata)
         } else {
             self.inner.register_gauge(key, metadata)
         }
     }
 
     fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
-        if self.histograms {
-            self.register(key, metadata)
+        if self.filter.scopes_any(MetricKind::Histogram) {
+            self.register(MetricKind::Histogram, key, metadata)
         } else {
             self.inner.register_histogram(key, metadata)
         }
@@ -289,8 +333,6 @@ impl<R: fmt::Debug> fmt::Debug for ScopedRecorder<R> {
         f.debug_struct("ScopedRecorder")
             .field("inner", &self.inner)
             .field("filter", &self.filter)
-            .field("histograms", &self.histograms)
-            .field("gauges", &self.gauges)
             .finish_non_exhaustive()
     }
 }

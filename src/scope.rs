@@ -50,50 +50,61 @@
 //!
 //! # Cost and limit
 //!
-//! Making a scope takes a lock. The first scope with certain labels also takes memory that is never freed. A process
-//! can have [`MAX_LABEL_SETS`] different label sets. At start-up, the functions whose names begin with `try_` return an
+//! Making a scope for the first time takes a lock, and memory that is never freed. Making the same scope again takes a
+//! few nanoseconds, without a lock or an allocation. A process can have [`MAX_LABEL_SETS`] different label sets, or fewer
+//! if [`limit_label_sets`] says so. At start-up, the functions whose names begin with `try_` return an
 //! error when there would be more. The others never fail, because they are also called in requests. They use another
 //! scope instead: [`nest`](Scope::nest) returns the outer scope, and the rest the scope that is in force. The first time
-//! this is logged as a warning, and [`overflows`] returns how often it happened.
+//! this is logged as a warning. A scoped recorder counts them in `label_sets_overflowed_total`, which has no labels, and
+//! [`overflows`] returns how often it happened in the process.
 
 mod client;
+mod compose;
 mod intern;
+mod pairs;
 mod scoped;
+mod vocabulary;
 
 use std::{
     cell::Cell,
     fmt,
     marker::PhantomData,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use self::intern::LabelSetData;
 pub use self::{
     client::{ClientScopes, ClientScopesBuilder, ClientScopesError},
-    intern::{MAX_LABEL_SETS, TooManyLabelSets, overflows},
+    intern::{MAX_LABEL_SETS, TooManyLabelSets, label_set_limit, label_sets, limit_label_sets, overflows},
     scoped::{Scoped, WithScope},
 };
-use crate::labels::{LabelList, LabelSet, ServerBinding, written};
+use self::{
+    intern::LabelSetData,
+    pairs::{Pairs, pairs_of_list, pairs_of_server},
+};
+use crate::labels::{
+    LabelList, LabelSet, ServerBinding,
+    set::{Part, list_of},
+    written,
+};
 
 thread_local! {
     // Has no destructor, so that it can be read while other thread-locals are destroyed.
     static CURRENT: Cell<Scope> = const { Cell::new(Scope::none()) };
-    static NESTED: [Cell<(Scope, Scope, Scope)>; NEST_CACHE] =
-        const { [const { Cell::new((Scope::none(), Scope::none(), Scope::none())) }; NEST_CACHE] };
 }
 
-const NEST_CACHE: usize = 64;
+static COUNT_OVERFLOW: OnceLock<fn()> = OnceLock::new();
 
-static HAS_RECORDER: AtomicBool = AtomicBool::new(false);
-
-/// Notes that a recorder that reads scopes was made in this process.
-pub(crate) fn recorder_made() {
-    HAS_RECORDER.store(true, Ordering::Relaxed);
+/// Notes that a recorder that reads scopes was made in this process. It counts overflows by `count_overflow`.
+pub(crate) fn recorder_made(count_overflow: fn()) {
+    COUNT_OVERFLOW.get_or_init(|| count_overflow);
 }
 
 /// Whether a recorder that reads scopes was ever made in this process.
 pub(crate) fn has_recorder() -> bool {
-    HAS_RECORDER.load(Ordering::Relaxed)
+    COUNT_OVERFLOW.get().is_some()
 }
 
 /// A handle to a list of labels that can be put in force. It is `Copy`, and as small as a pointer.
@@ -140,7 +151,9 @@ impl Scope {
     /// [`overflows`]. [`try_new`](Self::try_new) returns an error instead.
     #[must_use]
     pub fn new<L: LabelSet>(labels: &L) -> Self {
-        Self::store(list_of(labels), Self::none()).unwrap_or_else(|_| Self::overflow(Self::current()))
+        Self::none()
+            .store_with(labels)
+            .unwrap_or_else(|_| Self::overflow(Self::current()))
     }
 
     /// A scope with these labels. Make it once and keep it.
@@ -149,7 +162,7 @@ impl Scope {
     ///
     /// If the process already has [`MAX_LABEL_SETS`] other label sets.
     pub fn try_new<L: LabelSet>(labels: &L) -> Result<Self, TooManyLabelSets> {
-        Self::store(list_of(labels), Self::none())?.with_place()
+        Self::none().store_with(labels)?.with_place()
     }
 
     /// A scope with the five labels of a server binding, for counters that belong to the socket and not to a client.
@@ -158,7 +171,8 @@ impl Scope {
     /// [`overflows`]. [`try_for_server`](Self::try_for_server) returns an error instead.
     #[must_use]
     pub fn for_server(binding: &ServerBinding) -> Self {
-        Self::store(list_of_server(binding), Self::none()).unwrap_or_else(|_| Self::overflow(Self::current()))
+        Self::store(pairs_of_server(binding), Self::none())
+            .unwrap_or_else(|_| Self::overflow(Self::current()))
     }
 
     /// A scope with the five labels of a server binding, for counters that belong to the socket and not to a client.
@@ -167,13 +181,12 @@ impl Scope {
     ///
     /// If the process already has [`MAX_LABEL_SETS`] other label sets.
     pub fn try_for_server(binding: &ServerBinding) -> Result<Self, TooManyLabelSets> {
-        Self::store(list_of_server(binding), Self::none())?.with_place()
+        Self::store(pairs_of_server(binding), Self::none())?.with_place()
     }
 
     /// This scope with the labels of `inner` added. If both have a label of the same name, the label of `inner` is used.
     ///
-    /// The result is cached per thread. Nesting the same pair again is cheap enough for a request; otherwise this takes
-    /// a lock. In a chain such as `a.nest(b).nest(c)`, only the scope that is entered takes a place under
+    /// The result is cached. Nesting the same pair again takes a few nanoseconds; otherwise this takes a lock. In a chain such as `a.nest(b).nest(c)`, only the scope that is entered takes a place under
     /// [`MAX_LABEL_SETS`].
     ///
     /// If the process already has [`MAX_LABEL_SETS`] other label sets, it returns this scope, without the labels of
@@ -192,27 +205,122 @@ impl Scope {
         self.store_nested(inner)?.with_place()
     }
 
+    /// Adds labels to the scope in force on this thread, for the rest of the request. Use it for a label that is known
+    /// only late, for example after authentication.
+    ///
+    /// ```
+    /// # use dualstack_metrics::{BoundedLabel, ClientScopes, Protocol, Scope, ServerBinding, WithScope};
+    /// # #[derive(Clone, Copy)] enum Plan { Paid }
+    /// # impl BoundedLabel for Plan {
+    /// #     const NAME: &'static str = "plan"; const VALUES: &'static [&'static str] = &["paid"];
+    /// #     fn index(self) -> usize { self as usize }
+    /// # }
+    /// # async fn authenticate() -> Plan { Plan::Paid }
+    /// async fn handler() {
+    ///     metrics::counter!("requests_total").increment(1); // without a plan
+    ///     Scope::add(&authenticate().await);
+    ///     metrics::counter!("purchases_total").increment(1); // with it
+    /// #   tokio::task::yield_now().await;
+    /// #   assert_eq!(Scope::current().value_of("plan"), Some("paid"));
+    /// }
+    /// # let scopes = ClientScopes::new(ServerBinding::unix(Protocol::Http));
+    /// # let request = handler().with_scope(scopes.server());
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(request);
+    /// # assert_eq!(Scope::current(), Scope::none());
+    /// ```
+    ///
+    /// The labels stay until the scope is left: in a request, that is when the response body of the innermost of its
+    /// layers ([`ClientLabelsLayer`](crate::ClientLabelsLayer), [`LabelsLayer`](crate::LabelsLayer)) is done. Likewise,
+    /// they stay in a future, stream or body that was put into a scope with [`WithScope`] until it is dropped, and within
+    /// [`run`](Self::run) until that returns. They do not reach tasks that were spawned before, other requests, and
+    /// counters outside of that layer.
+    ///
+    /// Outside every scope there is no request to add them to. Then it does nothing, and the first time this is logged as
+    /// a warning. If the process already has its limit of label sets, the scope stays as it is: see [`overflows`].
+    pub fn add<L: LabelSet>(labels: &L) {
+        let current = Self::current();
+        if current == Self::none() {
+            return warn_nothing_in_force();
+        }
+        CURRENT.set(current.with(labels).enterable());
+    }
+
+    /// This scope with more labels, or this scope alone if the process has too many label sets.
+    #[inline]
+    pub(crate) fn with<L: LabelSet>(self, labels: &L) -> Self {
+        self.store_with(labels).unwrap_or_else(|_| Self::overflow(self))
+    }
+
+    /// Finds in a few nanoseconds what was composed before.
+    #[inline]
+    fn store_with<L: LabelSet>(self, labels: &L) -> Result<Self, TooManyLabelSets> {
+        let list = list_of(labels);
+        match compose::composed(self.set, &list) {
+            Some(set) => Ok(Self { set: Some(set) }),
+            None => self.store_composed(&list),
+        }
+    }
+
+    #[cold]
+    fn store_composed(self, list: &LabelList) -> Result<Self, TooManyLabelSets> {
+        list.parts()
+            .try_fold(self, |scope, part| scope.store_nested(Self::of_part(*part)?))
+            .or_else(|_| self.store_at_once(list))
+    }
+
+    /// At the limit, the steps on the way to a set may be missing although the set is there.
+    #[cold]
+    fn store_at_once(self, list: &LabelList) -> Result<Self, TooManyLabelSets> {
+        let pairs: Pairs = pairs::borrowed(self.pairs().iter().copied()).collect();
+        Self::store(pairs.with(pairs_of_list(list)), self)
+    }
+
+    #[inline]
+    fn of_part(part: Part) -> Result<Self, TooManyLabelSets> {
+        match compose::of_part(&part) {
+            Some(set) => Ok(Self { set: Some(set) }),
+            None => Self::store_part(part),
+        }
+    }
+
+    #[cold]
+    fn store_part(part: Part) -> Result<Self, TooManyLabelSets> {
+        let scope = Self::store(pairs::borrowed(part.pairs()).collect(), Self::none())?;
+        if let Some(set) = scope.set {
+            compose::remember_part(part, set);
+        }
+        Ok(scope)
+    }
+
+    #[inline]
     fn store_nested(self, inner: Self) -> Result<Self, TooManyLabelSets> {
         let (Some(outer_set), Some(inner_set)) = (self.set, inner.set) else {
             return Ok(if self.set.is_some() { self } else { inner });
         };
-        let at = (outer_set.index().wrapping_mul(31) ^ inner_set.index()) % NEST_CACHE;
-        let known = NESTED.with(|cache| cache[at].get());
-        if (known.0, known.1) == (self, inner) {
-            return Ok(known.2);
+        match compose::nested(outer_set, inner_set) {
+            Some(set) => Ok(Self { set: Some(set) }),
+            None => self.store_new_nested(inner),
         }
+    }
 
-        let nested = Self::store(list_of(&(self, inner)), self)?;
-        NESTED.with(|cache| cache[at].set((self, inner, nested)));
+    #[cold]
+    fn store_new_nested(self, inner: Self) -> Result<Self, TooManyLabelSets> {
+        let both = [self, inner]
+            .into_iter()
+            .flat_map(|scope| scope.pairs().iter().copied());
+        let nested = Self::store(pairs::borrowed(both).collect(), self)?;
+        if let (Some(outer), Some(inner), Some(both)) = (self.set, inner.set, nested.set) {
+            compose::remember_nested(outer, inner, both);
+        }
         Ok(nested)
     }
 
     /// A scope that has no place yet, and is replaced by `outer` if it cannot have one when it is entered.
-    fn store(list: LabelList, outer: Self) -> Result<Self, TooManyLabelSets> {
-        if list.pairs().is_empty() {
+    fn store(pairs: Pairs, outer: Self) -> Result<Self, TooManyLabelSets> {
+        if pairs.as_slice().is_empty() {
             return Ok(Self::none());
         }
-        intern::intern(list, outer.set).map(|set| Self { set: Some(set) })
+        intern::intern(pairs, outer.set).map(|set| Self { set: Some(set) })
     }
 
     fn with_place(self) -> Result<Self, TooManyLabelSets> {
@@ -239,8 +347,28 @@ impl Scope {
         Self::overflow(set.map_or_else(Self::current, |set| Self { set: Some(set) }))
     }
 
+    #[cold]
     fn overflow(instead: Self) -> Self {
+        thread_local! {
+            static IS_COUNTING: Cell<bool> = const { Cell::new(false) };
+        }
+
+        struct Counted;
+
+        impl Drop for Counted {
+            fn drop(&mut self) {
+                IS_COUNTING.set(false);
+            }
+        }
+
         intern::count_overflow();
+        // A recorder that itself makes scopes can overflow again while it counts.
+        if let Some(count) = COUNT_OVERFLOW.get()
+            && !IS_COUNTING.replace(true)
+        {
+            let _counted = Counted;
+            Self::none().run(count);
+        }
         instead
     }
 
@@ -256,7 +384,6 @@ impl Scope {
     #[inline]
     fn enter_unchecked(self) -> EnteredScope {
         EnteredScope {
-            entered: self,
             previous: CURRENT.replace(self),
             not_send: PhantomData,
         }
@@ -375,22 +502,21 @@ impl fmt::Debug for Scope {
 /// The labels of the scope. They are bounded, because the number of scopes is.
 impl LabelSet for Scope {
     fn append_to(&self, list: &mut LabelList) {
-        list.extend(self.pairs());
+        list.push_part(Part::Pairs(self.pairs()));
     }
 }
 
-fn list_of<L: LabelSet>(labels: &L) -> LabelList {
-    let mut list = LabelList::default();
-    labels.append_to(&mut list);
-    list
-}
+#[cold]
+fn warn_nothing_in_force() {
+    static HAS_WARNED: AtomicBool = AtomicBool::new(false);
 
-fn list_of_server(binding: &ServerBinding) -> LabelList {
-    let mut list = LabelList::default();
-    for (name, value) in binding.pairs() {
-        list.insert(name.into(), value);
+    if !HAS_WARNED.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            "`Scope::add` was called outside every scope, so its labels are left out: call it in a request below \
+             `ClientLabelsLayer`, `LabelsLayer` or `UdpServer`, or in a future that was put into a scope with \
+             `with_scope`"
+        );
     }
-    list
 }
 
 /// Logs a warning if the first client of the process is served and no scoped recorder was made.
@@ -418,7 +544,6 @@ pub(crate) fn warn_without_recorder() {
 #[derive(Debug)]
 #[must_use = "the scope is left when the guard is dropped"]
 pub struct EnteredScope {
-    entered: Scope,
     previous: Scope,
     not_send: PhantomData<*const ()>,
 }
@@ -426,8 +551,10 @@ pub struct EnteredScope {
 impl EnteredScope {
     /// Wraps a value, so that it is polled and dropped in the scope that this guard has entered.
     #[inline]
+    #[expect(clippy::unused_self, reason = "the scope is in force because of the guard")]
     pub(crate) fn wrap<T>(&self, value: T) -> Scoped<T> {
-        Scoped::new_unchecked(value, self.entered)
+        // What was entered, and what was added to it since.
+        Scoped::new_unchecked(value, CURRENT.get())
     }
 }
 
@@ -548,9 +675,9 @@ mod tests {
 
     #[test]
     fn nesting_into_many_scopes_keeps_the_labels_of_each() {
-        // More scopes than the cache has slots, so that some share a slot.
+        // Enough that some share a bucket of the cache.
         let inner = Scope::new(&Kind::A);
-        let outers: Vec<_> = (1..=3 * NEST_CACHE)
+        let outers: Vec<_> = (1..=192)
             .map(|port| {
                 let address = std::net::SocketAddr::from(([192, 0, 2, 1], port.try_into().unwrap()));
                 (

@@ -24,47 +24,90 @@
 //!
 //! # One outcome for each datagram
 //!
-//! Counted in the scope of its client, under a [prefix](UdpServer::metrics_prefix) of one's own:
+//! These counters have the labels of the client, and a [prefix](UdpServer::metrics_prefix) that you choose:
 //!
 //! | counter | counts |
 //! |---|---|
 //! | `…_requests_received_total` | datagrams taken from the socket |
 //! | `…_responses_sent_total` | answers that the socket took |
-//! | `…_requests_unanswered_total` | datagrams that the service wished to leave without an answer (`None`) |
+//! | `…_requests_unanswered_total` | datagrams that the service chose not to answer (`None`), or that cannot be answered |
 //! | `…_requests_aborted_total` | handlers that were dropped before they were done, and datagrams refused past the limit |
-//! | `…_requests_failed_total{reason}` | `handler_error`, `handler_panic`, or `send`: the socket did not take the answer |
+//! | `…_requests_failed_total{reason}` | `handler_error`, `handler_panic`, `send` (an error of the socket), or `send_blocked` ([no room](#a-socket-that-takes-no-answers)) |
 //!
-//! The first is the sum of the others and of what is in flight, for each class of client, always. What goes wrong with
-//! the socket itself is counted in `…_socket_errors_total{operation="receive"}`, with the labels of the binding and no
-//! client's. What the kernel dropped before that, because the receive buffer was full, it says when it is asked, for
-//! `…_socket_drops_total`: see [`Serve::socket_drops`]. The other counters are registered with the
-//! first datagram; a recorder must be installed by then.
+//! For each class of client, at any time, the first is the sum of the others and of the datagrams in flight.
+//!
+//! A datagram from port 0 or from the unspecified address cannot be answered: its sender asks for no answer ([RFC 768]),
+//! and an answer to `[::]` would reach this host. The service sees it, and its answer is dropped.
+//!
+//! `…_responses_sent_total` includes answers that are lost after the socket took them, for example by a full queueing
+//! discipline (`tc -s qdisc`) or by a neighbour that cannot be resolved.
+//!
+//! Two counters have the labels of the binding, and none of a client. `…_socket_errors_total{operation}` counts errors
+//! of the socket itself: `receive`, or `send` for each second in which it took no answer. `…_socket_drops_total` counts
+//! what the kernel dropped because the receive buffer was full; it is read on demand, see [`Serve::socket_drops`].
+//!
+//! All counters but the last are registered with the first datagram. Install a recorder before that.
 //!
 //! # Handlers
 //!
-//! All handlers run on the task that polls the server: nothing is spawned and nothing needs to be `Send`. A handler
-//! that is ready when it is first polled costs no allocation. Others run concurrently, [1,024](UdpServer::max_in_flight)
-//! at a time; past that the server [makes room](Overload). The payload of a waiting handler is a copy, so that it
-//! holds no receive buffer: it shares a chunk of 4 KiB with its neighbours at the most. A handler that panics is
-//! counted, and the loop goes on; so is a service that says it cannot be called any more, once for each datagram.
+//! All handlers run on the task that polls the server: nothing is spawned, and nothing needs to be `Send`. A handler
+//! that is ready when it is first polled takes no allocation. Handlers that wait run concurrently, at most
+//! [1,024](UdpServer::max_in_flight) at a time; past that the server [makes room](Overload). The payload of a waiting
+//! handler is a copy, so it holds no receive buffer. It keeps at most 4 KiB alive, which it shares with its neighbours.
+//!
+//! A handler that panics is counted, and the server goes on. The standard panic hook writes a line for each; set your own
+//! with [`std::panic::set_hook`] if clients could cause many. If the service itself fails (`poll_ready` returns an
+//! error), that is counted for each datagram, and the server goes on as well.
+//!
+//! The server uses its own timers, for the shutdown and for a socket that fails. They need no time driver, and ignore
+//! `tokio::time::pause`.
+//!
+//! # A socket that takes no answers
+//!
+//! While the socket's send buffer is full, answers wait, in their order. Handlers go on, and so does receiving:
+//!
+//! - While 1,024 answers wait, nothing is received. Handlers that are in flight go on, and their answers wait as well.
+//! - If the socket takes no answer for a second, it is stalled. This is logged as a warning and counted as
+//!   `…_socket_errors_total{operation="send"}`, once for each second. Receiving goes on until the socket takes an answer
+//!   again: each new answer that finds 1,024 waiting replaces the oldest, which is counted as failed, `send_blocked`. So
+//!   are the answers that still wait when the server ends.
+//!
+//! A link that is too slow is one cause. On Linux there is another: an answer stays in the send buffer while the address
+//! of a neighbour is resolved. Datagrams with forged addresses of neighbours that do not exist, in an IPv4 subnet or the
+//! /64 of the server, can fill it, and then nobody gets an answer until the resolution fails, after 3 s. Two settings
+//! help:
+//!
+//! - [`SocketOptions::send_buffer_size`](crate::SocketOptions::send_buffer_size) (`SO_SNDBUF`, up to
+//!   `net.core.wmem_max`). The default of 212,992 bytes is filled by 256 answers of 180 bytes. With 1 MiB, of which
+//!   Linux makes 2, it takes 2,521.
+//! - `net.ipv4.neigh.*.unres_qlen_bytes` and `net.ipv6.neigh.*.unres_qlen_bytes`, 212,992 by default: how much waits
+//!   for one neighbour before the oldest is dropped. With 1, one answer waits for each neighbour, and the kernel limits
+//!   the number of neighbours (`net.ipv6.neigh.default.gc_thresh3`, 1,024 by default).
+//!
+//! With both, 20,000 answers to 2,000 neighbours that do not exist did not block the socket.
 //!
 //! # Addresses
 //!
-//! An answer leaves from the address that the datagram was sent to, which a plain `send_to` on a wildcard socket does
-//! not do on a host with several addresses; only where that address is gone, or was a multicast group, the system
-//! chooses. Answers above the path MTU are fragmented (not on Windows, where `quinn-udp` forbids it). See [`Datagram`]
-//! for what a handler sees.
+//! An answer leaves from the address that the datagram was sent to. A plain `send_to` on a wildcard socket does not do
+//! that on a host with several addresses. The system chooses the address only if the one that was asked is gone, or is a
+//! broadcast address or a multicast group. Answers above the path MTU are fragmented (not on Windows, where `quinn-udp`
+//! forbids it). See [`Datagram`] for what a handler sees.
 //!
-//! [`DatagramSocket`] is that without the rest, for a loop of one's own.
+//! [`DatagramSocket`] does the same for your own loop.
 //!
-//! `quinn-udp` sends and receives. It sets a socket up for QUIC, which forbids fragments and receives several datagrams
-//! as one; here it is shown a socket that is thrown away, and the one that is served gets the one option that is
-//! needed, the destination address of each datagram.
+//! Answers have the traffic class (DSCP) that is set on the socket: `IP_TOS` for IPv4 clients, also for those of a
+//! dual-stack socket, and `IPV6_TCLASS` for IPv6 clients. On systems other than Linux and Android it is always 0.
+//!
+//! `quinn-udp` receives, and sends on systems other than Linux and Android. Its set-up is for QUIC: it forbids
+//! fragments, and receives several datagrams as one. So it runs on a throw-away socket, and the socket that is served
+//! gets the one option that is needed, which reports the destination address of each datagram.
+//!
+//! [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
 //!
 //! # Many cores
 //!
-//! A server is one task. For several, bind as many sockets on the port as there are workers: the system spreads the
-//! clients over them, a client always to the same one. Their counters are the same series.
+//! A server is one task. To use several cores, bind one socket for each worker on the same port. The system spreads the
+//! clients over them, a client always to the same worker. The counters of all workers are the same series.
 //!
 //! ```
 //! # use dualstack_metrics::{Datagram, SocketOptions, UdpServer};
@@ -89,12 +132,21 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+mod address;
+mod batch;
+mod budget;
 mod call;
-mod counters;
 mod datagram;
 mod drops;
-mod packet;
+mod handlers;
+mod inbox;
+mod outbox;
+mod payload;
+mod platform;
+mod report;
+mod send;
 mod serve;
+mod socket;
 
 use std::{fmt::Display, io, net::SocketAddr, time::Duration};
 
@@ -102,12 +154,7 @@ use bytes::Bytes;
 use tokio::net::UdpSocket;
 use tower_service::Service;
 
-pub use self::{
-    datagram::Datagram,
-    drops::SocketDrops,
-    packet::{Batch, DatagramSocket},
-    serve::Serve,
-};
+pub use self::{batch::Batch, datagram::Datagram, drops::SocketDrops, serve::Serve, socket::DatagramSocket};
 use crate::{
     labels::{Protocol, ServerBinding},
     scope::ClientScopes,
@@ -116,14 +163,14 @@ use crate::{
 const MAX_IN_FLIGHT: usize = 1024;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What makes room when as many handlers wait as may.
+/// What the server does with a datagram when as many handlers wait as [may](UdpServer::max_in_flight).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Overload {
-    /// A datagram that arrives is not handed to the service. It is counted as aborted.
+    /// Counts the new datagram as aborted. The service does not see it.
     RefuseNewest,
-    /// A datagram that arrives is handed to the service, and when it does not finish at once, the handler that has
-    /// waited longest is dropped, in its scope, and counted as aborted.
+    /// Hands the new datagram to the service. If its handler has to wait, drops the handler that has waited longest, in
+    /// its scope, and counts that one as aborted.
     #[default]
     AbortOldest,
 }
@@ -145,7 +192,7 @@ impl UdpServer {
     ///
     /// # Errors
     ///
-    /// When the socket cannot be told to report destination addresses, or there would be more label sets than
+    /// If the socket cannot be told to report destination addresses, or there would be more label sets than
     /// [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS).
     pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let binding = ServerBinding::new(Protocol::Udp, socket.local_addr()?);
@@ -159,34 +206,33 @@ impl UdpServer {
         })
     }
 
-    /// What the names of the server's own counters start with: `udp_server` unless set.
+    /// The first part of the names of the server's own counters. Default: `udp_server`.
     pub fn metrics_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// The scopes of the clients, in the place of those of the socket's own binding: with labels of one's own nested in,
-    /// say.
+    /// The scopes of the clients. Default: those of the socket's own binding. Use it to nest in your own labels.
     pub fn scopes(mut self, scopes: ClientScopes) -> Self {
         self.scopes = scopes;
         self
     }
 
-    /// How many handlers may wait at a time, at least 1: 1,024 unless set. Handlers that are ready when they are first
+    /// How many handlers may wait at a time, at least 1. Default: 1,024. Handlers that are ready when they are first
     /// polled do not count.
     pub fn max_in_flight(mut self, handlers: usize) -> Self {
         self.max_in_flight = handlers.max(1);
         self
     }
 
-    /// What makes room when [`max_in_flight`](Self::max_in_flight) handlers wait: [`Overload::AbortOldest`] unless set.
+    /// What to do when [`max_in_flight`](Self::max_in_flight) handlers wait. Default: [`Overload::AbortOldest`].
     pub fn on_overload(mut self, overload: Overload) -> Self {
         self.overload = overload;
         self
     }
 
-    /// How long a graceful shutdown waits for handlers and for the socket to take their answers: 10 s unless set.
-    /// What is left then is aborted.
+    /// How long a graceful shutdown waits for handlers, and for the socket to take their answers. Default: 10 s.
+    /// Handlers that still wait then are aborted.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
         self
@@ -198,7 +244,7 @@ impl UdpServer {
         self.socket.local_addr()
     }
 
-    /// A future that answers each datagram with what `service` makes of it, or not at all where that is `None`. It is
+    /// Returns a future that answers each datagram with the response of `service`, or not at all if that is `None`. It is
     /// done only after a [graceful shutdown](Serve::with_graceful_shutdown).
     pub fn serve<S>(self, service: S) -> Serve<S>
     where

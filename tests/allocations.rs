@@ -5,18 +5,18 @@ use std::{
     future::ready,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use allocation_counter::measure;
 use dualstack_metrics::{
-    ClientLabels, ClientLabelsLayer, ClientScopes, Datagram, Protocol, Scope, ScopedRecorderLayer,
-    ServerBinding, SocketOptions, UdpServer, prometheus::Install, recorder::CACHED_HANDLES,
+    BoundedLabel, ClientLabels, ClientLabelsLayer, ClientScopes, Datagram, Protocol, Scope,
+    ScopedRecorderLayer, ServerBinding, SocketOptions, UdpServer, prometheus::Install,
 };
 use futures_util::FutureExt as _;
 use metrics::{Key, Level, Metadata, NoopRecorder, Recorder as _, counter, histogram, with_local_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use metrics_util::layers::Layer as _;
+use metrics_util::{MetricKindMask, layers::Layer as _};
 use tokio::sync::oneshot;
 use tower::{Layer as _, Service as _, service_fn};
 
@@ -46,11 +46,25 @@ fn an_increment_allocates_nothing() {
     with_local_recorder(&recorder, || {
         let kept = counter!("kept_total");
         let (kept_histogram, inner) = (histogram!("h"), Scope::new(&ClientLabels::UNKNOWN));
-        for scope in ClientLabels::ALL
+        let all: Vec<_> = ClientLabels::ALL
             .iter()
-            .map(|client| scopes.for_client(client))
+            .map(|client| scopes.for_client(*client))
             .chain([Scope::none()])
-        {
+            .collect();
+        // A metric is registered again once, 250 ms after its first use.
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(300) {
+            for scope in &all {
+                scope.run(|| {
+                    counter!("macro_total").increment(1);
+                    counter!("macro_total", "kind" => "a").increment(1);
+                    kept.increment(1);
+                });
+                scope.nest(inner).run(|| kept.increment(1));
+            }
+            scopes.server().run(|| kept_histogram.record(1.0));
+        }
+        for scope in all {
             scope.run(|| {
                 assert_eq!(allocations(|| counter!("macro_total").increment(1)), 0);
                 assert_eq!(
@@ -66,7 +80,7 @@ fn an_increment_allocates_nothing() {
         assert!(scopes.server().run(|| allocations(|| kept_histogram.record(1.0))) < 20);
     });
 
-    // The exporter allocates a handle at each registration, and an excluded name is its own affair.
+    // The exporter allocates at each registration. An excluded name allocates nothing on top.
     let bare = PrometheusBuilder::new().build_recorder();
     let excluded = || counter!("excluded_total").increment(1);
     assert_eq!(
@@ -94,7 +108,10 @@ fn a_request_allocates_nothing() {
 
 /// Allocations of a server's thread while it answers so many datagrams.
 fn allocations_for(datagrams: u32) -> u64 {
-    let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
+    // Without an idle timeout, nothing is registered again after some time.
+    let recorder = Install::new(PrometheusBuilder::new())
+        .idle_timeout(MetricKindMask::ALL, None)
+        .build_recorder();
     let _recorder = metrics::set_default_local_recorder(&recorder);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -138,27 +155,75 @@ fn a_datagram_whose_handler_is_ready_allocates_nothing() {
     assert!(many < few + 10, "{few}, then {many}");
 }
 
-#[test]
-fn dynamic_names_do_not_make_the_cache_grow() {
-    static METADATA: Metadata<'static> = Metadata::new("", Level::INFO, None);
+/// Bytes that are allocated during `f` and not freed.
+fn bytes(f: impl FnOnce()) -> u64 {
+    measure(f).bytes_current.try_into().unwrap_or(0)
+}
 
+#[test]
+fn dynamic_names_and_modules_do_not_make_the_cache_grow() {
     let recorder = ScopedRecorderLayer::new().layer(NoopRecorder);
     let scope = ClientScopes::new(binding()).for_client(ClientLabels::UNKNOWN);
     let use_names = |names: std::ops::Range<u32>| {
-        measure(|| {
+        bytes(|| {
             for name in names {
                 let key = Key::from_name(format!("dynamic_{name:06}_total"));
-                scope.run(|| recorder.register_counter(&key, &METADATA).increment(1));
+                let module = format!("module_{name:06}");
+                let metadata = Metadata::new(&module, Level::INFO, None);
+                scope.run(|| recorder.register_counter(&key, &metadata).increment(1));
             }
         })
-        .bytes_current
     };
     let filled = use_names(0..20_000);
     assert!(filled > 0);
+    // Every place is taken, and each handle has the same size.
     let more = use_names(20_000..100_000);
-    // Every place is taken, and a handle is as large as any other.
-    assert!(
-        more.unsigned_abs() < 1_000,
-        "{more} bytes more than the {filled} of {CACHED_HANDLES} handles"
-    );
+    assert!(more < 1_000, "{more} bytes more than {filled}");
+}
+
+#[derive(Clone, Copy)]
+struct Digit<const PLACE: usize>(usize);
+
+impl<const PLACE: usize> BoundedLabel for Digit<PLACE> {
+    const NAME: &'static str = ["ones", "tens", "hundreds"][PLACE];
+    const VALUES: &'static [&'static str] = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+
+    fn index(self) -> usize {
+        self.0
+    }
+}
+
+#[test]
+fn the_memory_of_a_handle_is_proportional_to_the_scopes_it_is_used_in() {
+    static METADATA: Metadata<'static> = Metadata::new("", Level::INFO, None);
+
+    let scopes: Vec<_> = (0..1_000)
+        .map(|at| {
+            Scope::new(&(
+                Digit::<0>(at % 10),
+                Digit::<1>(at / 10 % 10),
+                Digit::<2>(at / 100),
+            ))
+        })
+        .collect();
+    let recorder = ScopedRecorderLayer::new().never_revalidate().layer(NoopRecorder);
+    // The cache itself.
+    let _ = recorder.register_counter(&Key::from_static_name("first_total"), &METADATA);
+    let of = |name, scopes: &[Scope]| {
+        bytes(|| {
+            let kept = recorder.register_counter(&Key::from_static_name(name), &METADATA);
+            for scope in scopes {
+                scope.run(|| kept.increment(1));
+            }
+        })
+    };
+    for (name, count, limit) in [
+        ("one_total", 1, 1_200),
+        ("five_total", 5, 1_600),
+        ("hundred_total", 100, 8_000),
+        ("thousand_total", 1_000, 60_000),
+    ] {
+        let bytes = of(name, &scopes[..count]);
+        assert!((1..limit).contains(&bytes), "{bytes} bytes for {count} scopes");
+    }
 }

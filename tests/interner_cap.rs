@@ -17,7 +17,7 @@ use futures_util::FutureExt;
 use http::{Request, Response};
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use test_support::{INET, Log, assert_samples, sample, samples, seven};
+use test_support::{INET, Labels, Log, UNKNOWN, assert_samples, sample, samples, seven};
 use tower::{Layer, Service, service_fn};
 
 /// A label with 99 values. The names differ, so that two of them can be in one scope.
@@ -215,6 +215,7 @@ fn the_limit() {
         }
     });
     let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
+    let before = overflows();
     metrics::with_local_recorder(&recorder, || {
         let kept = counter!("kept_total");
         for scope in &sets {
@@ -227,7 +228,7 @@ fn the_limit() {
                 counter!("macro_total").increment(1);
             });
         }
-        // A layer for a binding that does not fit serves.
+        // A layer for a binding that does not fit serves, with the labels that are in force.
         let mut service = ClientLabelsLayer::new(fresh).layer(service_fn(|_: Request<()>| async {
             counter!("served_total").increment(1);
             Ok::<_, std::convert::Infallible>(Response::new(()))
@@ -236,21 +237,20 @@ fn the_limit() {
         first.for_client(ClientLabels::UNKNOWN).run(call);
     });
     let lines = samples(&recorder.get_ref().handle().render());
-    assert_eq!(lines.len(), MAX_LABEL_SETS + 2);
+    assert_eq!(lines.len(), MAX_LABEL_SETS + 3);
+    let overflowed = overflows() - before;
+    assert!(overflowed > 0);
     let of = |seen| seven("http", SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), seen);
     let (first, rest): (Vec<_>, Vec<_>) = lines
         .into_iter()
         .partition(|line| !line.starts_with("kept_total") || !line.ends_with(" 1"));
-    let no_binding = [
-        ("client_address_ip_family", "unknown".into()),
-        ("client_address_ip_type", "unknown".into()),
-    ];
     assert_samples(
         first,
         [
             sample("kept_total", &of(INET), 4),
+            sample("label_sets_overflowed_total", &Labels::new(), overflowed),
             sample("macro_total", &of(INET), 3),
-            sample("served_total", &no_binding.into(), 1),
+            sample("served_total", &of(UNKNOWN), 1),
         ],
     );
     assert!(rest.iter().all(|line| line.starts_with("kept_total{")));

@@ -24,11 +24,11 @@ use tower::service_fn;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const WORKERS: u8 = 4;
-/// So many that each worker has some: that one has none is less likely than one in ten million.
+/// Each worker gets some: one without a client is less likely than one in ten million.
 const CLIENTS: u64 = 64;
 const REQUESTS: u8 = 25;
 
-/// Asks again and again, from one port. Returns the worker that answers.
+/// Asks several times from one port. Returns the worker that answers.
 async fn client(ip: IpAddr, port: u16) -> u8 {
     let socket = UdpSocket::bind((ip, 0)).await.unwrap();
     socket.connect((ip, port)).await.unwrap();
@@ -50,7 +50,7 @@ async fn client(ip: IpAddr, port: u16) -> u8 {
     workers.pop_first().unwrap()
 }
 
-/// How many clients each worker had.
+/// The number of clients of each worker.
 async fn clients(ip: IpAddr, port: u16) -> BTreeMap<u8, u64> {
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
@@ -124,19 +124,19 @@ async fn the_load_spreads_and_the_counts_stay_exact() {
     counted.retain(|line| line.starts_with("s_") || line.starts_with("handled_"));
     assert_samples(counted, expected);
 
-    // The port is free: also for one who does not share.
+    // The port is free, also for a socket that does not share it.
     close(());
     drop(SocketOptions::dual_stack().bind_udp(address).unwrap());
 }
 
 #[tokio::test]
-async fn the_sockets_share_the_port_with_nobody_who_did_not_ask() {
+async fn the_sockets_share_the_port_only_with_sockets_that_ask_for_it() {
     let any = "[::]:0".parse().unwrap();
     let sockets = SocketOptions::dual_stack().bind_udp_many(any, 2).unwrap();
     let address = sockets[0].local_addr().unwrap();
     let error = SocketOptions::dual_stack().bind_udp(address).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
-    // Who asks gets it: a program may be replaced without a gap.
+    // Sockets that ask for it get it, so a program may be replaced without a gap.
     let more = SocketOptions::dual_stack().bind_udp_many(address, 2).unwrap();
     assert_eq!(more[1].local_addr().unwrap(), address);
 
@@ -149,7 +149,7 @@ async fn the_sockets_share_the_port_with_nobody_who_did_not_ask() {
 }
 
 #[test]
-fn a_port_of_the_systems_choice_is_nobody_elses() {
+fn a_port_that_the_system_chooses_has_no_other_user() {
     in_namespace(
         "echo 40000 40001 > /proc/sys/net/ipv4/ip_local_port_range",
         || {
@@ -162,10 +162,10 @@ fn a_port_of_the_systems_choice_is_nobody_elses() {
                     BTreeSet::from([port(&first), port(&second)]),
                     [40_000, 40_001].into()
                 );
-                // There is none left, although each could be shared.
+                // No port is left, although each could be shared.
                 assert_eq!(many().unwrap_err().kind(), ErrorKind::AddrInUse);
 
-                // What the kernel does with the option set before.
+                // If the option is set before binding, the kernel chooses a port that is in use.
                 let shares = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
                 shares.set_reuse_port(true).unwrap();
                 shares.bind(&any.into()).unwrap();

@@ -13,7 +13,7 @@ use std::{
 
 use dualstack_metrics::{
     BoundedLabel, ClientLabels, ClientScopes, Protocol, Scope, ScopedRecorder, ScopedRecorderLayer,
-    ServerBinding, prometheus::Install, recorder::CACHED_SCOPES,
+    ServerBinding, prometheus::Install,
 };
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Level, Metadata, Recorder, SharedString, Unit, counter, gauge,
@@ -51,7 +51,7 @@ fn scoped(layer: ScopedRecorderLayer) -> (ScopedRecorder<PrometheusRecorder>, Pr
     (recorder, handle)
 }
 
-/// Labels of one's own, as many as a test needs.
+/// Custom labels, enough for a hundred scopes together with [`Unit10`].
 #[derive(Clone, Copy)]
 struct Tenth(usize);
 
@@ -64,11 +64,30 @@ impl BoundedLabel for Tenth {
     }
 }
 
+fn hundred_scopes() -> Vec<Scope> {
+    (0..100)
+        .map(|at| Scope::new(&(Tenth(at / 10), Unit10(at % 10))))
+        .chain([Scope::none()])
+        .collect()
+}
+
 #[derive(Clone, Copy)]
 struct Unit10(usize);
 
 impl BoundedLabel for Unit10 {
     const NAME: &'static str = "unit";
+    const VALUES: &'static [&'static str] = Tenth::VALUES;
+
+    fn index(self) -> usize {
+        self.0
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Hundred(usize);
+
+impl BoundedLabel for Hundred {
+    const NAME: &'static str = "hundred";
     const VALUES: &'static [&'static str] = Tenth::VALUES;
 
     fn index(self) -> usize {
@@ -149,7 +168,7 @@ fn outside_every_scope_the_samples_are_those_of_the_inner_recorder() {
 }
 
 #[test]
-fn the_label_at_the_call_stays_then_the_inner_scopes_then_the_outers() {
+fn the_label_at_the_call_wins_then_the_inner_scope_then_the_outer() {
     let (recorder, handle) = scoped(ScopedRecorderLayer::new());
     let outer = Scope::new(&(Tenth(1), Unit10(1)));
     let scope = outer.nest(Scope::new(&Unit10(2)));
@@ -179,7 +198,7 @@ fn the_label_at_the_call_stays_then_the_inner_scopes_then_the_outers() {
 }
 
 #[test]
-fn excluded_names_go_straight_through() {
+fn excluded_names_go_straight_through_to_the_inner_recorder() {
     let (recorder, handle) = scoped(
         ScopedRecorderLayer::new()
             .exclude_prefix("swarm_coordination_registry_")
@@ -205,11 +224,11 @@ fn excluded_names_go_straight_through() {
 }
 
 #[test]
-fn included_names_are_the_only_ones() {
+fn if_names_are_included_only_they_are_scoped() {
     let (recorder, handle) = scoped(
         ScopedRecorderLayer::new()
-            .include_prefix("udp_")
-            .include("http_requests_total")
+            .include_prefix(MetricKindMask::ALL, "udp_")
+            .include(MetricKindMask::ALL, "http_requests_total")
             .histograms()
             .gauges(),
     );
@@ -235,7 +254,34 @@ fn included_names_are_the_only_ones() {
 }
 
 #[test]
-fn histograms_choose_at_the_record_and_gauges_at_the_registration() {
+fn one_histogram_is_scoped_beside_all_counters_with_the_same_labels() {
+    let (recorder, handle) =
+        scoped(ScopedRecorderLayer::new().include(MetricKindMask::HISTOGRAM, "request_seconds"));
+    with_local_recorder(&recorder, || {
+        mapped().run(|| {
+            counter!("requests_total").increment(1);
+            histogram!("request_seconds").record(2.0);
+            histogram!("response_seconds").record(3.0);
+            gauge!("sockets").set(4.0);
+        });
+    });
+    let mut lines = samples(&handle.render());
+    lines.retain(|line| !line.contains("quantile"));
+    assert_eq!(
+        lines,
+        [
+            format!("request_seconds_count{{{MAPPED},{SERVER}}} 1"),
+            format!("request_seconds_sum{{{MAPPED},{SERVER}}} 2"),
+            format!("requests_total{{{MAPPED},{SERVER}}} 1"),
+            "response_seconds_count 1".to_owned(),
+            "response_seconds_sum 3".to_owned(),
+            "sockets 4".to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn histograms_are_scoped_at_the_record_and_gauges_at_the_registration() {
     let program = |handle: &PrometheusHandle| {
         let (kept_histogram, kept_gauge) = (histogram!("h"), gauge!("g"));
         Scope::new(&Tenth(1)).run(|| {
@@ -336,7 +382,7 @@ fn router_and_fanout_stand_above_with_each_target_wrapped() {
 }
 
 #[test]
-fn the_fields_of_a_span_come_from_above() {
+fn metrics_tracing_context_stands_above_or_without_cache_below() {
     use metrics_tracing_context::{MetricsLayer, TracingContextLayer};
     use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -361,7 +407,7 @@ fn the_fields_of_a_span_come_from_above() {
     program(&TracingContextLayer::all().layer(recorder));
     assert_eq!(samples(&handle.render()), expected);
 
-    // Below, only without the cache: and there the label of the scope is the one that was written at the call.
+    // Below, it needs `without_cache`, and the label of the scope counts as written at the call.
     let prometheus = PrometheusBuilder::new().build_recorder();
     let handle = prometheus.handle();
     program(
@@ -394,13 +440,9 @@ fn two_recorders_in_turn_on_one_thread_stay_apart() {
 }
 
 #[test]
-fn more_counters_and_scopes_than_are_cached() {
+fn more_counters_than_are_cached_in_a_hundred_scopes() {
     let (recorder, handle) = scoped(ScopedRecorderLayer::new());
-    let scopes: Vec<_> = (0..100)
-        .map(|at| Scope::new(&(Tenth(at / 10), Unit10(at % 10))))
-        .chain([Scope::none()])
-        .collect();
-    assert!(scopes.len() > CACHED_SCOPES);
+    let scopes = hundred_scopes();
     with_local_recorder(&recorder, || {
         let kept = counter!("kept_total");
         for _ in 0..3 {
@@ -458,7 +500,7 @@ fn threads_share_a_kept_handle() {
 }
 
 #[test]
-fn what_the_exporter_has_forgotten_counts_again_from_zero() {
+fn a_metric_that_the_exporter_forgot_counts_again_from_zero() {
     let idle = Duration::from_secs(1);
     for (histograms, timeout_by_builder) in [(false, false), (true, true)] {
         let mut builder = PrometheusBuilder::new();
@@ -488,7 +530,7 @@ fn what_the_exporter_has_forgotten_counts_again_from_zero() {
                 lines.push(format!("{name} {count}"));
                 lines.push(format!(r#"{name}{{tenth="6"}} {count}"#));
             }
-            // One that is not scoped is the exporter's own, and gone for good.
+            // A histogram that is not scoped is the exporter's own, which does not count again.
             lines.retain(|line| histograms || !line.starts_with("h_"));
             lines
         };
@@ -499,7 +541,7 @@ fn what_the_exporter_has_forgotten_counts_again_from_zero() {
         };
 
         for round in 0..3 {
-            // On this thread, then on another, which has caches of its own.
+            // On this thread, then on another, which has its own cache.
             increment();
             Scope::new(&Tenth(6)).run(increment);
             assert_eq!(counts(), expected(1), "round {round}");
@@ -516,7 +558,7 @@ fn what_the_exporter_has_forgotten_counts_again_from_zero() {
 }
 
 #[test]
-fn what_is_in_use_is_not_forgotten() {
+fn a_metric_in_use_is_not_forgotten() {
     let recorder = Install::new(PrometheusBuilder::new())
         .idle_timeout(MetricKindMask::ALL, Some(Duration::from_millis(400)))
         .build_recorder();
@@ -538,7 +580,7 @@ fn what_is_in_use_is_not_forgotten() {
 /// Name, target, level and module path.
 type Registration = (String, String, Level, Option<String>);
 
-/// A recorder that shows what it is asked, and that it was dropped.
+/// A recorder that records the registrations, and whether it was dropped.
 #[derive(Clone, Default)]
 struct Witness {
     registered: Arc<Mutex<Vec<Registration>>>,
@@ -581,7 +623,7 @@ impl Recorder for Witness {
     }
 }
 
-/// A recorder that forgets what it registered first, just before it is used.
+/// A recorder that forgets its first metric before that is used.
 #[derive(Default)]
 struct ForgetsTheFirst {
     registrations: AtomicUsize,
@@ -610,7 +652,7 @@ impl Recorder for ForgetsTheFirst {
 }
 
 #[test]
-fn what_is_forgotten_before_its_first_use_is_lost_once() {
+fn a_metric_that_is_forgotten_before_its_first_use_loses_one_increment() {
     for scope in [mapped(), Scope::none()] {
         let inner = ForgetsTheFirst::default();
         let kept = Arc::clone(&inner.kept);
@@ -641,7 +683,7 @@ fn a_recorder_that_is_dropped_is_dropped() {
 }
 
 #[test]
-fn a_kept_handle_still_counts_where_it_counted_when_the_recorder_is_gone() {
+fn after_its_recorder_is_dropped_a_kept_handle_increments_what_it_has() {
     let (recorder, handle) = scoped(ScopedRecorderLayer::new().revalidate_after(Duration::from_nanos(1)));
     let kept = with_local_recorder(&recorder, || counter!("c_total"));
     mapped().run(|| kept.increment(1));
@@ -710,7 +752,28 @@ fn call_sites_that_differ_only_in_metadata_keep_their_own() {
 }
 
 #[test]
-fn the_inner_recorder_is_asked_once_or_each_time() {
+fn a_module_path_is_compared_even_if_it_is_the_target() {
+    const SAME: &str = "module";
+
+    let witness = Witness::default();
+    let registered = Arc::clone(&witness.registered);
+    let recorder = ScopedRecorderLayer::new().never_revalidate().layer(witness);
+    let key = Key::from_static_name("registrations_total");
+    for module_path in ["another", SAME] {
+        let metadata = Metadata::new(SAME, Level::INFO, Some(module_path));
+        recorder.register_counter(&key, &metadata).increment(1);
+    }
+    let module_paths: Vec<_> = registered
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(.., module_path)| module_path.clone().unwrap())
+        .collect();
+    assert_eq!(module_paths, ["another", SAME]);
+}
+
+#[test]
+fn the_inner_recorder_registers_once_or_at_each_use() {
     let asked = |layer: ScopedRecorderLayer| {
         let witness = Witness::default();
         let registrations = Arc::clone(&witness.registrations);
@@ -732,6 +795,91 @@ fn the_inner_recorder_is_asked_once_or_each_time() {
     );
 }
 
+/// A recorder whose counters are different at each registration, and kept.
+#[derive(Clone, Default)]
+struct AlwaysNew(Arc<Mutex<Vec<Arc<AtomicU64>>>>);
+
+impl AlwaysNew {
+    fn values(&self) -> Vec<u64> {
+        let counters = self.0.lock().unwrap();
+        counters
+            .iter()
+            .map(|counter| counter.load(Ordering::Relaxed))
+            .collect()
+    }
+}
+
+impl Recorder for AlwaysNew {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        let counter = Arc::new(AtomicU64::new(0));
+        self.0.lock().unwrap().push(Arc::clone(&counter));
+        Counter::from_arc(counter)
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+#[test]
+fn after_its_recorder_is_dropped_a_kept_handle_increments_what_was_registered_last() {
+    for scope in [mapped(), Scope::none()] {
+        let inner = AlwaysNew::default();
+        let recorder = ScopedRecorderLayer::new()
+            .revalidate_after(Duration::from_nanos(1))
+            .layer(inner.clone());
+        let kept = with_local_recorder(&recorder, || counter!("c_total"));
+        scope.run(|| (0..3).for_each(|_| kept.increment(1)));
+        drop(recorder);
+        scope.run(|| (0..10).for_each(|_| kept.increment(1)));
+        let values = inner.values();
+        let (last, earlier) = values.split_last().unwrap();
+        assert_eq!((*last, earlier.iter().sum()), (10, 3), "{values:?}");
+    }
+}
+
+#[test]
+fn a_handle_registers_once_in_each_of_a_thousand_scopes_on_eight_threads() {
+    let all: Vec<_> = (0..10)
+        .flat_map(|hundred| {
+            hundred_scopes()
+                .into_iter()
+                .map(move |scope| scope.nest(Scope::new(&Hundred(hundred))))
+        })
+        .collect();
+    let distinct: std::collections::HashSet<_> = all.iter().collect();
+    assert_eq!(distinct.len(), 1_010);
+    let inner = AlwaysNew::default();
+    let recorder = ScopedRecorderLayer::new().never_revalidate().layer(inner.clone());
+    let kept = with_local_recorder(&recorder, || counter!("c_total"));
+    let use_all = || {
+        std::thread::scope(|threads| {
+            for at in 0..8 {
+                let (kept, all) = (&kept, &all);
+                threads.spawn(move || {
+                    for round in 0..all.len() {
+                        all[(at * 3 + round) % all.len()].run(|| kept.increment(1));
+                    }
+                });
+            }
+        });
+        inner.values().len()
+    };
+    // Two threads may be the first in a scope at the same time.
+    let registrations = use_all();
+    assert!(registrations >= 1_010);
+    assert_eq!(use_all(), registrations);
+    assert_eq!(inner.values().iter().sum::<u64>(), 2 * 8 * 1_010);
+}
+
 #[test]
 fn a_counter_may_be_emitted_while_a_threads_locals_are_destroyed() {
     struct CountsItsDrop(
@@ -744,7 +892,7 @@ fn a_counter_may_be_emitted_while_a_threads_locals_are_destroyed() {
             let (scope, kept) = self.0.take().unwrap();
             scope.run(|| {
                 kept.increment(1);
-                // The thread's local recorder is a local as well, and may be gone.
+                // The thread's local recorder is a thread local as well, and may be destroyed already.
                 let metadata = Metadata::new("", Level::INFO, None);
                 let key = Key::from_static_name("macro_total");
                 self.1.register_counter(&key, &metadata).increment(1);
@@ -759,13 +907,13 @@ fn a_counter_may_be_emitted_while_a_threads_locals_are_destroyed() {
 
     let (recorder, handle) = scoped(ScopedRecorderLayer::new());
     let recorder = Arc::new(recorder);
-    // Not a scoped thread: the scope ends before the locals are destroyed.
+    // Not a scoped thread, because `thread::scope` returns before the locals are destroyed.
     let thread = std::thread::spawn(move || {
         let new = || {
             let kept = with_local_recorder(&*recorder, || counter!("kept_total"));
             CountsItsDrop(RefCell::new(Some((mapped(), kept))), Arc::clone(&recorder))
         };
-        // Locals are destroyed in some order: one of these two is gone after the caches.
+        // The order of destruction is not specified: one of these two is destroyed after the caches.
         EARLY.with(|local| local.replace(Some(new())));
         with_local_recorder(&*recorder, || counter!("kept_total").increment(1));
         LATE.with(|local| local.replace(Some(new())));

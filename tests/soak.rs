@@ -529,7 +529,7 @@ async fn every_count_is_exact() {
     assert!(of(&ENDED).iter().sum::<u64>() + 500 < of(&BEGUN).iter().sum());
 }
 
-/// More scopes than a handle can cache, and handles that expire continuously, on several threads.
+/// Many scopes, and handles that expire all the time, on several threads.
 #[test]
 fn kept_handles_in_many_scopes() {
     const THREADS: u64 = 4;
@@ -546,7 +546,6 @@ fn kept_handles_in_many_scopes() {
         })
         .chain([(Scope::none(), Labels::new())])
         .collect();
-    assert!(all.len() > dualstack_metrics::recorder::CACHED_SCOPES);
 
     for layer in [
         ScopedRecorderLayer::new(),

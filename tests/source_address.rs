@@ -1,4 +1,4 @@
-//! Two hosts on one link of 1,500 bytes: an answer comes from the address that was asked, whole.
+//! Where answers come from, on a link of 1,500 bytes between two hosts, and what becomes of those that cannot be sent.
 
 #![cfg(target_os = "linux")]
 
@@ -7,7 +7,9 @@ use std::{
     collections::BTreeSet,
     convert::Infallible,
     future::ready,
+    io::{ErrorKind, IoSliceMut},
     net::{self, IpAddr, SocketAddr, SocketAddrV6},
+    os::fd::AsRawFd,
     rc::Rc,
     sync::mpsc,
     thread,
@@ -16,33 +18,35 @@ use std::{
 
 use bytes::Bytes;
 use dualstack_metrics::{
-    ClientScopes, Datagram, DatagramSocket, Protocol, ServerBinding, SocketOptions, UdpServer, WithScope,
-    prometheus::Install, udp_adapter::Batch,
+    Batch, ClientScopes, Datagram, DatagramSocket, Protocol, ServerBinding, SocketOptions, UdpServer,
+    WithScope, prometheus::Install,
 };
 use metrics::counter;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use nix::{
     sched::{CloneFlags, unshare},
+    sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
     unistd::gettid,
 };
+use socket2::{Domain, SockRef, Socket, Type};
 use test_support::{
-    INET, INET6, MAPPED, Seen, assert_samples, eventually, in_namespace, ip, ipv6_or_say, link_number,
-    sample, samples, seven,
+    INET, INET6, Labels, Log, MAPPED, Seen, and, assert_samples, close, eventually, in_namespace, ip,
+    ipv6_or_say, link_number, sample, samples, series, seven, soon,
 };
 use tokio::{
     net::UdpSocket,
-    sync::oneshot,
-    task::{LocalSet, spawn_local},
+    sync::{Notify, oneshot},
+    task::{LocalSet, spawn_blocking, spawn_local},
     time::timeout,
 };
-use tower::service_fn;
+use tower::{Service, service_fn};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// 200 peers of a tracker, over IPv6.
 const LARGE: usize = 3_620;
 
-/// Each wildcard, a host's two addresses of one kind, and how the client that asks them is seen.
+/// A wildcard, two addresses of the host, and how the server sees a client that asks them.
 const CASES: [(&str, [&str; 2], Seen); 4] = [
     ("0.0.0.0:0", ["192.0.2.1", "192.0.2.2"], INET),
     ("[::]:0", ["192.0.2.1", "192.0.2.2"], MAPPED),
@@ -67,16 +71,16 @@ fn number(link: &str) -> u32 {
     link_number(link)
 }
 
-/// The other host: a thread in a namespace of its own, which opens sockets there.
+/// The other host: a thread in its own network namespace, which opens sockets there.
 struct Client {
     requests: mpsc::Sender<(SocketAddr, mpsc::Sender<net::UdpSocket>)>,
     link: u32,
-    /// Of the server's end.
+    /// The number of the server's end of the link.
     server_link: u32,
 }
 
 impl Client {
-    /// Joins the two hosts. Called on the server's.
+    /// Joins the two hosts. To be called on the server's.
     fn new() -> Self {
         let (requests, inbox) = mpsc::channel::<(SocketAddr, mpsc::Sender<net::UdpSocket>)>();
         let (says_thread, thread) = mpsc::channel();
@@ -115,21 +119,26 @@ impl Client {
         }
     }
 
-    /// A socket of the client, and the address of the server's that it is to ask.
+    /// A socket of the client, and the server's address that it should ask.
     fn socket(&self, server: &str, port: u16) -> (UdpSocket, SocketAddr) {
         let server = at(server, port, self.link);
         let any = match server {
             SocketAddr::V4(_) => "0.0.0.0:0",
             SocketAddr::V6(_) => "[::]:0",
         };
+        self.socket_at(any, server)
+    }
+
+    /// A socket of the client at `own`, and the server's address.
+    fn socket_at(&self, own: &str, server: SocketAddr) -> (UdpSocket, SocketAddr) {
         let (reply, socket) = mpsc::channel();
-        self.requests.send((any.parse().unwrap(), reply)).unwrap();
+        self.requests.send((own.parse().unwrap(), reply)).unwrap();
         let socket = socket.recv().unwrap();
         socket.set_nonblocking(true).unwrap();
         (UdpSocket::from_std(socket).unwrap(), server)
     }
 
-    /// Asks one address, and takes no answer from any other.
+    /// Asks one address. Answers from other addresses are not received.
     async fn ask(&self, server: &str, port: u16, payload: &[u8]) -> Vec<u8> {
         let (socket, server) = self.socket(server, port);
         socket.connect(server).await.unwrap();
@@ -143,7 +152,7 @@ impl Client {
         buffer
     }
 
-    /// What a handler is told of a request to `server`: the address that was asked, and who asked.
+    /// What a handler sees of a request to `server`: the address that was asked, and who asked.
     fn told(&self, server: &str, port: u16) -> (SocketAddr, IpAddr) {
         let own = match server.split_once("::") {
             None => "192.0.2.99",
@@ -154,7 +163,7 @@ impl Client {
     }
 }
 
-/// A link-local address is one only together with its link.
+/// A link-local address is complete only with its link.
 fn at(ip: &str, port: u16, link: u32) -> SocketAddr {
     match ip.parse().unwrap() {
         IpAddr::V6(ip) if ip.is_unicast_link_local() => SocketAddrV6::new(ip, port, 0, link).into(),
@@ -163,6 +172,11 @@ fn at(ip: &str, port: u16, link: u32) -> SocketAddr {
 }
 
 fn run<F: Future>(test: impl FnOnce(PrometheusHandle, Client) -> F) -> F::Output {
+    run_alone(|handle| test(handle, Client::new()))
+}
+
+/// Without the other host.
+fn run_alone<F: Future>(test: impl FnOnce(PrometheusHandle) -> F) -> F::Output {
     let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
     let handle = recorder.get_ref().handle();
     let _recorder = metrics::set_default_local_recorder(&recorder);
@@ -170,9 +184,10 @@ fn run<F: Future>(test: impl FnOnce(PrometheusHandle, Client) -> F) -> F::Output
         .enable_all()
         .build()
         .unwrap();
-    LocalSet::new().block_on(&runtime, test(handle, Client::new()))
+    LocalSet::new().block_on(&runtime, async { test(handle).await })
 }
 
+/// Runs `test` on a thread that has a network namespace of its own.
 fn bind(address: &str) -> UdpSocket {
     SocketOptions::dual_stack()
         .bind_udp(address.parse().unwrap())
@@ -239,8 +254,29 @@ fn a_server_answers_from_the_address_that_was_asked() {
     });
 }
 
+/// The system would choose a source from the global address of the client alone.
 #[test]
-fn a_loop_of_ones_own_answers_from_the_address_that_was_asked() {
+fn a_client_with_a_global_address_is_answered_from_the_link_local_address_that_it_asked() {
+    if !ipv6_or_say() {
+        return;
+    }
+    in_namespace("", || {
+        run(async |_, client| {
+            let socket = DatagramSocket::new(bind("[::]:0")).unwrap();
+            let server = at("fe80::2", socket.local_addr().port(), client.link);
+            let (asking, server) = client.socket_at("[2001:db8::99]:0", server);
+            asking.send_to(b"x", server).await.unwrap();
+            let datagram = socket.recv(&mut Batch::new()).await.unwrap();
+            assert_eq!(datagram.peer().ip().to_string(), "2001:db8::99");
+            socket.reply(&datagram, b"y").await.unwrap();
+            let answered = timeout(PATIENCE, asking.recv_from(&mut [0; 8])).await;
+            assert_eq!(answered.expect("an answer").unwrap(), (1, server));
+        });
+    });
+}
+
+#[test]
+fn a_datagram_socket_answers_from_the_address_that_was_asked() {
     if !ipv6_or_say() {
         return;
     }
@@ -302,14 +338,14 @@ fn an_address_may_be_chosen_without_a_datagram() {
                         from
                     };
                     assert_eq!(send(server.ip(), own).await, server);
-                    // As some programs keep an IPv4 address.
+                    // Some programs keep IPv4 addresses in this form.
                     assert_eq!(send(mapped(server.ip()), own).await, server);
                     let mapped_own = match own {
                         SocketAddr::V4(own) => (own.ip().to_ipv6_mapped(), own_port).into(),
                         SocketAddr::V6(_) => own,
                     };
                     assert_eq!(send(server.ip(), mapped_own).await, server);
-                    // None of this host's: the system chooses.
+                    // The system chooses, because these are not addresses of this host.
                     for from in ["::", "0.0.0.0", "203.0.113.1", "239.1.2.3", "2001:db8::dead"] {
                         let chosen = send(from.parse().unwrap(), own).await;
                         assert_eq!(chosen.is_ipv4(), own.is_ipv4(), "{from} {own}");
@@ -327,7 +363,7 @@ fn mapped(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Why the tests above can fail.
+/// Shows that the tests above can fail.
 #[test]
 fn a_plain_send_to_answers_from_one_address_whichever_was_asked() {
     if !ipv6_or_say() {
@@ -355,6 +391,364 @@ fn a_plain_send_to_answers_from_one_address_whichever_was_asked() {
                     answered_from.insert(from.ip());
                 }
                 assert_eq!(answered_from.len(), 1, "{address}: {answered_from:?} for {ips:?}");
+            }
+        });
+    });
+}
+
+#[test]
+fn the_drops_of_a_socket_are_counted_in_the_network_namespace_of_a_thread() {
+    const SENT: u64 = 500;
+
+    in_namespace("", || {
+        run_alone(async |metrics| {
+            for (address, client, seen) in [
+                ("0.0.0.0:0", "127.0.0.1", "inet"),
+                ("[::]:0", "127.0.0.1", "inet6"),
+                ("[::]:0", "::1", "inet6"),
+            ] {
+                let socket = SocketOptions::dual_stack().recv_buffer_size(4_096);
+                let socket = DatagramSocket::new(socket.bind_udp(address.parse().unwrap()).unwrap()).unwrap();
+                let bound = socket.local_addr();
+                let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, bound));
+                let drops = socket.socket_drops("s", scopes.server());
+                drops.update().unwrap();
+
+                let client: IpAddr = client.parse().unwrap();
+                let sender = net::UdpSocket::bind((client, 0)).unwrap();
+                for _ in 0..SENT {
+                    sender.send_to(&[0; 100], (client, bound.port())).unwrap();
+                }
+                drops.update().unwrap();
+                // Nothing is counted twice.
+                socket.socket_drops("s", scopes.server()).update().unwrap();
+                let mut batch = Batch::new();
+                let mut received = 0;
+                while timeout(Duration::from_millis(100), socket.recv(&mut batch))
+                    .await
+                    .is_ok()
+                {
+                    received += 1;
+                }
+                assert!(0 < received && received < SENT, "{received}");
+
+                let mut labels = seven("udp", bound, INET);
+                labels.retain(|name, _| name.starts_with("server"));
+                assert_eq!(labels["server_binding_address_ip_family"], seen);
+                let counted = sample("s_socket_drops_total", &labels, SENT - received);
+                assert!(samples(&metrics.render()).contains(&counted), "{counted}");
+
+                // The port is free again: nothing keeps the socket open.
+                close(socket);
+                drop(UdpSocket::bind(bound).await.unwrap());
+                drops.update().unwrap();
+                assert!(samples(&metrics.render()).contains(&counted), "{counted}");
+            }
+        });
+    });
+}
+
+/// The traffic class of the next datagram, and the length of its payload.
+fn receive_class(socket: &net::UdpSocket) -> (u8, usize) {
+    let mut buffer = [0; 64];
+    let mut space = nix::cmsg_space!(u8, i32);
+    let mut payload = [IoSliceMut::new(&mut buffer)];
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut payload,
+        Some(&mut space),
+        MsgFlags::empty(),
+    )
+    .expect("an answer");
+    let class = message.cmsgs().unwrap().find_map(|message| match message {
+        ControlMessageOwned::Ipv4Tos(class) => Some(class),
+        ControlMessageOwned::Ipv6TClass(class) => Some(class.try_into().unwrap()),
+        _ => None,
+    });
+    (class.unwrap(), message.bytes)
+}
+
+#[test]
+fn an_answer_has_the_traffic_class_that_was_set_on_the_socket() {
+    // Expedited forwarding (RFC 3246) and AF21 (RFC 2597).
+    const INET_CLASS: u8 = 0xb8;
+    const INET6_CLASS: u8 = 0x48;
+
+    run_alone(async |_| {
+        for bound in ["0.0.0.0:0", "127.0.0.1:0", "[::]:0", "[::1]:0"] {
+            if bound.starts_with('[') && !ipv6_or_say() {
+                continue;
+            }
+            let socket = bind(bound);
+            let address = socket.local_addr().unwrap();
+            let option = SockRef::from(&socket);
+            option.set_tos_v4(INET_CLASS.into()).unwrap();
+            if address.is_ipv6() {
+                option.set_tclass_v6(INET6_CLASS.into()).unwrap();
+            }
+            let server = UdpServer::new(socket).unwrap();
+            let server = spawn_local(server.serve(service_fn(|datagram: Datagram| {
+                ready(Ok::<_, Infallible>(Some(datagram.into_payload())))
+            })));
+
+            for (own, class) in [("127.0.0.1", INET_CLASS), ("::1", INET6_CLASS)] {
+                let own: IpAddr = own.parse().unwrap();
+                let is_asked = address.ip().is_unspecified() && (own.is_ipv4() || address.is_ipv6());
+                if !is_asked && address.ip() != own {
+                    continue;
+                }
+                let client = net::UdpSocket::bind((own, 0)).unwrap();
+                client.set_read_timeout(Some(PATIENCE)).unwrap();
+                if own.is_ipv4() {
+                    SockRef::from(&client).set_recv_tos_v4(true).unwrap();
+                } else {
+                    SockRef::from(&client).set_recv_tclass_v6(true).unwrap();
+                }
+                client.send_to(b"x", (own, address.port())).unwrap();
+                let received = spawn_blocking(move || receive_class(&client)).await.unwrap();
+                assert_eq!(received, (class, 1), "{bound} {own}");
+            }
+            server.abort();
+        }
+    });
+}
+
+#[test]
+fn a_datagram_from_port_0_is_served_and_not_answered() {
+    in_namespace("", || {
+        run_alone(async |metrics| {
+            let server = UdpServer::new(bind("[::]:0")).unwrap().metrics_prefix("s");
+            let address = server.local_addr();
+            spawn_local(server.serve(service_fn(|datagram: Datagram| {
+                counter!("handled_total").increment(1);
+                ready(Ok::<_, Infallible>(Some(datagram.into_payload())))
+            })));
+
+            let raw = Socket::new(Domain::IPV4, Type::RAW, Some(socket2::Protocol::UDP)).unwrap();
+            // A UDP header: source, destination, length, no checksum.
+            let mut packet = [0; 9];
+            packet[2..4].copy_from_slice(&address.port().to_be_bytes());
+            packet[5] = 9;
+            let to = SocketAddr::from(([127, 0, 0, 1], 0));
+            raw.send_to(&packet, &to.into()).unwrap();
+
+            let labels = seven("udp", address, MAPPED);
+            let unanswered = sample("s_requests_unanswered_total", &labels, 1);
+            soon("it has its outcome", || {
+                samples(&metrics.render()).contains(&unanswered)
+            })
+            .await;
+            assert_samples(
+                samples(&metrics.render()),
+                [
+                    sample("handled_total", &labels, 1),
+                    sample("s_requests_received_total", &labels, 1),
+                    unanswered,
+                ],
+            );
+
+            let socket = DatagramSocket::new(bind("[::]:0")).unwrap();
+            for nobody in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:5", "[::]:5"] {
+                let from = IpAddr::from([127, 0, 0, 1]);
+                let error = socket.send_from(from, b"x", nobody.parse().unwrap()).await;
+                assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidInput, "{nobody}");
+            }
+        });
+    });
+}
+
+/// A link whose neighbours do not exist: what is sent to them stays in the send buffer of the socket.
+struct NoNeighbours {
+    clients: [net::UdpSocket; 2],
+}
+
+impl NoNeighbours {
+    const INET: &str = "192.0.2.50";
+    const INET6: &str = "2001:db8::50";
+
+    fn new() -> Self {
+        ip("link add server type veth peer name nobody");
+        ip("link set nobody up");
+        configure("server", &["192.0.2.1/24", "2001:db8::1/64"]);
+        number("server");
+        // Until then, what is sent to it waits for a neighbour of this address.
+        eventually("the address is this host's", || {
+            ip("route get 2001:db8::1").starts_with("local ")
+        });
+        for family in ["ipv4", "ipv6"] {
+            // A solicitation each second, for longer than the test takes.
+            let solicitations = format!("/proc/sys/net/{family}/neigh/server/mcast_solicit");
+            std::fs::write(solicitations, "1000").unwrap();
+        }
+        let socket = |domain, address: &str| {
+            let socket = Socket::new(domain, Type::DGRAM, None).unwrap();
+            // Addresses that are not this host's.
+            if domain == Domain::IPV4 {
+                socket.set_ip_transparent_v4(true).unwrap();
+            } else {
+                socket.set_freebind_v6(true).unwrap();
+            }
+            let address = SocketAddr::new(address.parse().unwrap(), 0);
+            socket.bind(&address.into()).unwrap();
+            net::UdpSocket::from(socket)
+        };
+        Self {
+            clients: [
+                socket(Domain::IPV4, Self::INET),
+                socket(Domain::IPV6, Self::INET6),
+            ],
+        }
+    }
+
+    /// Asks over both families in turn.
+    fn ask(&self, port: u16, at: usize, payload: &[u8]) {
+        let server = [at_port("192.0.2.1", port), at_port("2001:db8::1", port)][at % 2];
+        self.clients[at % 2].send_to(payload, server).unwrap();
+    }
+
+    /// From now on they exist.
+    fn appear() {
+        for address in [Self::INET, Self::INET6] {
+            ip(&format!(
+                "neigh replace {address} dev server lladdr 02:00:00:00:00:01 nud permanent"
+            ));
+        }
+    }
+
+    /// A server that answers `slow` when it is told to.
+    fn server(
+        gate: &Rc<Notify>,
+    ) -> (
+        UdpServer,
+        impl Service<Datagram, Response = Option<Bytes>, Error = Infallible, Future: 'static> + 'static,
+    ) {
+        let gate = Rc::clone(gate);
+        let socket = SocketOptions::dual_stack().send_buffer_size(1);
+        let socket = socket.bind_udp("[::]:0".parse().unwrap()).unwrap();
+        let service = service_fn(move |datagram: Datagram| {
+            let gate = Rc::clone(&gate);
+            async move {
+                if datagram.payload() == "slow" {
+                    gate.notified().await;
+                    counter!("slow_total").increment(1);
+                }
+                Ok(Some(datagram.into_payload()))
+            }
+        });
+        (UdpServer::new(socket).unwrap().metrics_prefix("s"), service)
+    }
+}
+
+fn at_port(ip: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.parse().unwrap(), port)
+}
+
+/// The sum of a metric's series.
+fn total(metrics: &PrometheusHandle, name: &str) -> u64 {
+    let series = series(&metrics.render(), name);
+    let values = series.iter().map(|line| line.rsplit_once(' ').unwrap().1);
+    values.map(|value| value.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn answers_that_cannot_be_sent_hold_up_neither_handlers_nor_datagrams() {
+    in_namespace("", || {
+        run_alone(async |metrics| {
+            let hosts = NoNeighbours::new();
+            let gate = Rc::new(Notify::new());
+            let (server, service) = NoNeighbours::server(&gate);
+            let server = server.shutdown_timeout(Duration::from_millis(50));
+            let port = server.local_addr().port();
+            let (stop, stopped) = oneshot::channel::<()>();
+            let server = spawn_local(server.serve(service).with_graceful_shutdown(async {
+                stopped.await.unwrap();
+            }));
+            hosts.ask(port, 0, b"slow");
+            for at in 0..100 {
+                hosts.ask(port, at, b"x");
+            }
+            soon("all are received", || {
+                total(&metrics, "s_requests_received_total") == 101
+            })
+            .await;
+            let sent = total(&metrics, "s_responses_sent_total");
+            assert!(sent < 50, "{sent}: the socket is blocked");
+            gate.notify_waiters();
+            soon("a handler goes on", || total(&metrics, "slow_total") == 1).await;
+
+            // What the socket has not taken by the end of a shutdown has failed.
+            stop.send(()).unwrap();
+            timeout(PATIENCE, server).await.unwrap().unwrap().unwrap();
+            assert_eq!(total(&metrics, "s_responses_sent_total"), sent);
+            assert_eq!(total(&metrics, "s_requests_failed_total"), 101 - sent);
+            let failed = series(&metrics.render(), "s_requests_failed_total");
+            assert!(
+                failed.iter().all(|line| line.contains("reason=\"send_blocked\"")),
+                "{failed:?}"
+            );
+        });
+    });
+}
+
+#[test]
+fn a_socket_that_takes_nothing_for_a_second_is_reported_and_datagrams_are_received() {
+    const ASKED: u64 = 1_300;
+    /// As documented.
+    const WAITING: u64 = 1_024;
+
+    in_namespace("", || {
+        let log = Log::of_thread();
+        run_alone(async |metrics| {
+            let hosts = NoNeighbours::new();
+            let (server, service) = NoNeighbours::server(&Rc::default());
+            let address = server.local_addr();
+            spawn_local(server.serve(service));
+            for at in 0..ASKED {
+                hosts.ask(address.port(), usize::try_from(at).unwrap(), b"x");
+                // At most 50 are in the receive buffer.
+                let asked = || total(&metrics, "s_requests_received_total") + 50 > at;
+                soon("datagrams are received", asked).await;
+            }
+            soon("all are received", || {
+                total(&metrics, "s_requests_received_total") == ASKED
+            })
+            .await;
+
+            let sent = total(&metrics, "s_responses_sent_total");
+            let failed = total(&metrics, "s_requests_failed_total");
+            assert_eq!((sent < 50, failed), (true, ASKED - WAITING - sent));
+            let mut labels = seven("udp", address, INET6);
+            labels.retain(|name, _| name.starts_with("server"));
+            let stalls = series(&metrics.render(), "s_socket_errors_total");
+            let seconds: u64 = stalls[0].rsplit_once(' ').unwrap().1.parse().unwrap();
+            assert!(seconds > 0);
+            labels.insert("operation", "send".into());
+            assert_eq!(stalls, [sample("s_socket_errors_total", &labels, seconds)]);
+            let is_warning = |line: &String| line.starts_with("WARN") && line.contains("send_buffer_size");
+            assert!(log.lines().iter().any(is_warning), "{log:?}");
+
+            NoNeighbours::appear();
+            soon("all that waited are sent", || {
+                total(&metrics, "s_responses_sent_total") == WAITING + sent
+            })
+            .await;
+            // One outcome for each, by class.
+            for seen in [MAPPED, INET6] {
+                let labels = seven("udp", address, seen);
+                let value = |name: &str, labels: &Labels| -> u64 {
+                    let series = samples(&metrics.render());
+                    let start = sample(name, labels, 0);
+                    let start = start.strip_suffix('0').unwrap();
+                    series
+                        .iter()
+                        .find_map(|line| line.strip_prefix(start))
+                        .map_or(0, |value| value.parse().unwrap())
+                };
+                let failed = value(
+                    "s_requests_failed_total",
+                    &and(labels.clone(), "reason", "send_blocked"),
+                );
+                assert_eq!(value("s_responses_sent_total", &labels) + failed, ASKED / 2);
             }
         });
     });

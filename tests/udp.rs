@@ -1,13 +1,17 @@
 //! `UdpServer` on real sockets: outcomes, addresses, limits, shutdown.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     convert::Infallible,
     future::Future,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     rc::Rc,
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -15,9 +19,11 @@ use dualstack_metrics::{
     ClientScopes, Datagram, Overload, Protocol, Scope, ServerBinding, SocketOptions, UdpServer,
     prometheus::Install,
 };
-use metrics::counter;
+use metrics::{
+    Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit, counter,
+};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use test_support::{in_namespace, ip, link_number, loopbacks, samples, soon};
+use test_support::{eventually, in_namespace, ip, link_number, loopbacks, samples, soon};
 use tokio::{
     net::UdpSocket,
     sync::{Notify, oneshot},
@@ -28,7 +34,7 @@ use tower::{Service, ServiceBuilder, service_fn};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Runs a test on one thread with a recorder of its own.
+/// Runs a test on one thread, with its own recorder.
 fn run<F: Future>(test: impl FnOnce(PrometheusHandle) -> F) -> F::Output {
     let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
     let handle = recorder.get_ref().handle();
@@ -240,7 +246,7 @@ fn a_handler_sees_canonical_addresses_and_the_address_that_was_asked() {
 #[test]
 fn an_answer_leaves_from_the_address_that_was_asked() {
     run(async |_| {
-        // On Linux the whole of 127.0.0.0/8 is this host.
+        // On Linux every address of 127.0.0.0/8 is this host.
         let second = IpAddr::from([127, 0, 0, 2]);
         if !cfg!(target_os = "linux") {
             return test_support::skip_or_fail("127.0.0.2 is an address of this host on Linux only");
@@ -255,7 +261,7 @@ fn an_answer_leaves_from_the_address_that_was_asked() {
             running.stop().await;
         }
 
-        // What a plain `send_to` does, which is why the test above can fail.
+        // A plain `send_to` does otherwise, so the assertion above can fail.
         let plain = UdpSocket::bind("0.0.0.0:0").await.unwrap();
         let asking = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         asking
@@ -297,7 +303,7 @@ fn datagrams_that_were_sent_as_one_are_separate() {
         let address = running.address;
         let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
         let payload: Vec<u8> = (0..95).collect();
-        // As a sender with segmentation offload does it: one write, ten datagrams.
+        // With segmentation offload, one write sends ten datagrams.
         let sender = quinn_udp::UdpSocketState::new((&socket).into()).unwrap();
         let transmit = quinn_udp::Transmit {
             destination: socket.peer_addr().unwrap(),
@@ -310,7 +316,7 @@ fn datagrams_that_were_sent_as_one_are_separate() {
             return test_support::skip_or_fail("this system has no segmentation offload");
         }
         sender.try_send((&socket).into(), &transmit).unwrap();
-        // The client's own receives are coalesced now: what counts is what the server saw.
+        // Now the client's own receives are coalesced, so this asks the server.
         let name = format!("s_requests_received_total{{{}}} 10", inet(address));
         soon("ten datagrams", || samples(&metrics.render()).contains(&name)).await;
         running.stop().await;
@@ -396,7 +402,7 @@ fn past_the_limit_the_oldest_is_aborted_and_counts_its_drop() {
         for _ in 0..10 {
             socket.send(b"x").await.unwrap();
         }
-        // One that is ready at once needs no room, and makes none.
+        // A handler that is ready at once takes no room.
         ask(&socket, b"").await;
         let expected = |received, aborted| {
             vec![
@@ -407,7 +413,7 @@ fn past_the_limit_the_oldest_is_aborted_and_counts_its_drop() {
             ]
         };
         assert_eq!(samples(&metrics.render()), expected(11, 7));
-        // After the deadline of the shutdown, the rest.
+        // The shutdown aborts the rest at its deadline.
         running.stop().await;
         assert_eq!(samples(&metrics.render()), expected(11, 10));
     });
@@ -497,7 +503,7 @@ fn a_graceful_shutdown_answers_what_was_received() {
         })
         .await;
 
-        // In the system's queue when the signal comes: nothing yields to the server in between.
+        // They are in the system's queue when the signal comes: nothing yields to the server in between.
         for at in 0..50 {
             socket.try_send(&[at]).unwrap();
         }
@@ -516,7 +522,7 @@ fn a_graceful_shutdown_answers_what_was_received() {
                 format!("s_responses_sent_total{{{}}} 51", inet(address)),
             ]
         );
-        // Nobody listens any more, once no child of another test has the socket.
+        // The port is closed, once no child process of another test has the socket.
         test_support::close(());
         socket.send(b"x").await.unwrap();
         assert_eq!(
@@ -560,7 +566,7 @@ fn a_service_that_is_not_ready_holds_datagrams_back() {
     });
 }
 
-/// Handlers by what the first byte says: `g` uses up the task's budget at each poll, for ever; `w` waits for ever.
+/// The first byte chooses the handler: `g` uses up the task's budget at each poll, for ever; `w` waits for ever.
 fn greedy() -> impl Service<Datagram, Response = Option<Bytes>, Error = Infallible, Future: 'static> + 'static
 {
     service_fn(|datagram: Datagram| async move {
@@ -597,35 +603,102 @@ fn a_greedy_handler_holds_up_neither_datagrams_nor_the_shutdown() {
     });
 }
 
+/// Uses so much of the task's budget, of which there are 128 units.
+async fn use_budget(units: u32) {
+    for _ in 0..units {
+        tokio::task::coop::consume_budget().await;
+    }
+}
+
 #[test]
-fn no_handler_waits_because_a_flood_has_used_up_the_budget() {
-    run(async |metrics| {
-        let semaphore = Rc::new(tokio::sync::Semaphore::new(1));
-        let service = service_fn(move |_: Datagram| {
-            let semaphore = Rc::clone(&semaphore);
-            async move {
-                let _permit = semaphore.acquire().await.unwrap();
+fn no_handler_is_aborted_because_a_flood_has_used_up_the_budget() {
+    // For some of these numbers a handler finds the budget used up in the middle, whatever the size of a batch.
+    for (units, overload) in (0..7)
+        .flat_map(|units| [Overload::AbortOldest, Overload::RefuseNewest].map(|overload| (units, overload)))
+    {
+        run(async |metrics| {
+            let service = service_fn(move |_: Datagram| async move {
+                use_budget(units).await;
                 Ok::<_, Infallible>(None)
+            });
+            let running = start(dual_stack().max_in_flight(1).on_overload(overload), service);
+            let labels = inet(running.address);
+            let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
+            socket.writable().await.unwrap();
+            for _ in 0..250 {
+                socket.try_send(b"x").unwrap();
             }
+            let received = format!("s_requests_received_total{{{labels}}} 250");
+            soon("all are received", || {
+                samples(&metrics.render()).contains(&received)
+            })
+            .await;
+            running.stop().await;
+            assert_eq!(
+                samples(&metrics.render()),
+                [received, format!("s_requests_unanswered_total{{{labels}}} 250")],
+                "{units} {overload:?}"
+            );
         });
-        let running = start(dual_stack().max_in_flight(1), service);
-        let labels = inet(running.address);
-        let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
-        socket.writable().await.unwrap();
-        for _ in 0..250 {
-            socket.try_send(b"x").unwrap();
-        }
-        let unanswered = format!("s_requests_unanswered_total{{{labels}}} 250");
-        soon("all are handled", || {
-            samples(&metrics.render()).contains(&unanswered)
-        })
-        .await;
-        running.stop().await;
-        assert_eq!(
-            samples(&metrics.render()),
-            [format!("s_requests_received_total{{{labels}}} 250"), unanswered]
-        );
-    });
+    }
+}
+
+#[test]
+fn a_flood_does_not_starve_a_handler_that_waits() {
+    // At most two batches.
+    const TURN: u32 = 64;
+
+    for units in 0..7 {
+        let handled = run(async |_| {
+            let gate = Rc::new(Notify::new());
+            let floods = Rc::new(Cell::new(0));
+            let (done, is_done) = oneshot::channel();
+            let done = Rc::new(Cell::new(Some(done)));
+            let server = dual_stack();
+            let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            sender.connect(("127.0.0.1", server.local_addr().port())).unwrap();
+            let flood = Rc::new(sender);
+            let service = {
+                let (floods, flood) = (Rc::clone(&floods), Rc::clone(&flood));
+                service_fn(move |datagram: Datagram| {
+                    let (gate, floods, done, flood) = (
+                        Rc::clone(&gate),
+                        Rc::clone(&floods),
+                        Rc::clone(&done),
+                        Rc::clone(&flood),
+                    );
+                    async move {
+                        if datagram.payload() == "waits" {
+                            gate.notified().await;
+                            let notified = floods.get();
+                            use_budget(1).await;
+                            let done = done.take().unwrap();
+                            done.send(floods.get() - notified).unwrap();
+                        } else if floods.get() < 5_000 {
+                            use_budget(units).await;
+                            floods.set(floods.get() + 1);
+                            if floods.get() == 500 {
+                                gate.notify_waiters();
+                            }
+                            // Keeps the number of datagrams, so that the flood does not end.
+                            flood.send(b"flood").unwrap();
+                        }
+                        Ok::<_, Infallible>(None)
+                    }
+                })
+            };
+            flood.send(b"waits").unwrap();
+            for _ in 0..100 {
+                flood.send(b"flood").unwrap();
+            }
+            let running = start(server, service);
+            let handled = timeout(PATIENCE, is_done).await.unwrap().unwrap();
+            floods.set(5_000);
+            running.stop().await;
+            handled
+        });
+        assert!(handled <= TURN, "{handled} datagrams of {units} units");
+    }
 }
 
 #[test]
@@ -707,7 +780,7 @@ fn the_oldest_is_not_aborted_when_another_has_made_room() {
 }
 
 #[test]
-fn labels_of_ones_own_are_nested_in() {
+fn own_labels_are_nested_in() {
     run(async |metrics| {
         let server = dual_stack();
         let address = server.local_addr();
@@ -756,7 +829,7 @@ fn a_server_and_its_service_may_move_between_threads() {
 
 #[test]
 fn answers_above_the_mtu_are_fragmented() {
-    // Loopback hides it, unless it is made as narrow as a link.
+    // The MTU of loopback is 65,536 otherwise.
     in_namespace("ip link set lo mtu 1500", || {
         run(async |metrics| {
             for bind in ["[::]:0", "0.0.0.0:0"] {
@@ -802,7 +875,7 @@ fn answers_above_the_mtu_are_fragmented() {
 #[test]
 fn where_the_address_is_gone_the_system_chooses() {
     in_namespace(
-        // On loopback every address of a prefix is the host's.
+        // A full prefix: on loopback every address of a prefix is the host's.
         "ip addr add 192.0.2.9/32 dev lo\nip addr add 2001:db8::9/128 dev lo nodad",
         || {
             run(async |metrics| {
@@ -855,6 +928,9 @@ fn a_multicast_group_is_no_source() {
         "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad\nip link add v0 type veth peer name v1\n\
          ip link set v0 up\nip link set v1 up\nip addr add 192.0.2.1/24 dev v0\nip addr add fe80::1/64 dev v0 nodad",
         || {
+            eventually("the link is up", || {
+                ip("-oneline link show dev v0").contains("state UP")
+            });
             let link = link_number("v0");
             let own = Ipv4Addr::new(192, 0, 2, 1);
             run(async |metrics| {
@@ -903,7 +979,7 @@ fn a_multicast_group_is_no_source() {
 #[test]
 fn errors_of_the_socket_have_no_client_and_the_loop_goes_on() {
     run(async |metrics| {
-        // A socket that is connected to a port where nobody listens is told so.
+        // A socket that is connected to a closed port gets an error.
         let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let peer = nobody.local_addr().unwrap();
         test_support::close(nobody);
@@ -921,7 +997,7 @@ fn errors_of_the_socket_have_no_client_and_the_loop_goes_on() {
             .to_owned();
         let error = format!("s_socket_errors_total{{operation=\"receive\",server{server}}} 1");
 
-        // It surfaces with the next datagram, which is served all the same.
+        // The error shows with the next datagram, which is served as well.
         let somebody = UdpSocket::bind(peer).await.unwrap();
         somebody.connect(address).await.unwrap();
         assert_eq!(ask(&somebody, b"x").await, b"x");
@@ -932,6 +1008,132 @@ fn errors_of_the_socket_have_no_client_and_the_loop_goes_on() {
                 format!("s_requests_received_total{{{}}} 1", labels("inet/plain", address)),
                 format!("s_responses_sent_total{{{}}} 1", labels("inet/plain", address)),
                 error,
+            ]
+        );
+    });
+}
+
+/// Counts the errors of a socket, and makes the next receive fail as well, a few times.
+struct FailsAgain {
+    /// Connected to a closed port: a receive after a send fails.
+    socket: std::net::UdpSocket,
+    times: u64,
+    errors: AtomicU64,
+}
+
+impl CounterFn for FailsAgain {
+    fn increment(&self, value: u64) {
+        if self.errors.fetch_add(value, Ordering::Relaxed) < self.times {
+            self.socket.send(b"x").unwrap();
+        }
+    }
+
+    fn absolute(&self, _: u64) {
+        unreachable!("the server increments");
+    }
+}
+
+struct FailsAgainRecorder<R> {
+    inner: R,
+    errors: Arc<FailsAgain>,
+}
+
+impl<R: Recorder> Recorder for FailsAgainRecorder<R> {
+    fn describe_counter(&self, name: KeyName, unit: Option<Unit>, description: SharedString) {
+        self.inner.describe_counter(name, unit, description);
+    }
+
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
+        if key.name() == "s_socket_errors_total" {
+            return Counter::from_arc(Arc::clone(&self.errors));
+        }
+        self.inner.register_counter(key, metadata)
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+#[test]
+fn a_server_needs_no_time_driver() {
+    /// [`soon`] without a timer.
+    async fn spin(what: &str, mut is_so: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "30 s are over, and not: {what}");
+            yield_now().await;
+        }
+    }
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .unwrap();
+    let entered = runtime.enter();
+    let socket = SocketOptions::dual_stack()
+        .bind_udp("127.0.0.1:0".parse().unwrap())
+        .unwrap();
+    let address = socket.local_addr().unwrap();
+    let socket = socket.into_std().unwrap();
+    // Sends one datagram, then closes its port.
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let peer = client.local_addr().unwrap();
+    socket.connect(peer).unwrap();
+    client.send_to(b"", address).unwrap();
+    test_support::close(client);
+    // The server pauses after 16.
+    let errors = Arc::new(FailsAgain {
+        socket: socket.try_clone().unwrap(),
+        times: 18,
+        errors: AtomicU64::new(0),
+    });
+    let inner = Install::new(PrometheusBuilder::new()).build_recorder();
+    let metrics = inner.get_ref().handle();
+    let recorder = FailsAgainRecorder {
+        inner,
+        errors: Arc::clone(&errors),
+    };
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    errors.socket.send(b"x").unwrap();
+    let server = UdpServer::new(UdpSocket::from_std(socket).unwrap())
+        .unwrap()
+        .metrics_prefix("s")
+        .shutdown_timeout(Duration::from_millis(50));
+    drop(entered);
+
+    LocalSet::new().block_on(&runtime, async {
+        let running = start(server, never());
+        let labels = labels("inet/plain", address);
+        let sent = format!("s_responses_sent_total{{{labels}}} 1");
+        spin("an answer is sent", || samples(&metrics.render()).contains(&sent)).await;
+        assert!(errors.errors.load(Ordering::Relaxed) > 18);
+
+        // A shutdown has its deadline.
+        let client = UdpSocket::bind(peer).await.unwrap();
+        client.send_to(b"waits", address).await.unwrap();
+        let received = format!("s_requests_received_total{{{labels}}} 2");
+        spin("a handler waits", || {
+            samples(&metrics.render()).contains(&received)
+        })
+        .await;
+        running.stop.send(()).unwrap();
+        running.task.await.unwrap().unwrap();
+        assert_eq!(
+            samples(&metrics.render()),
+            [
+                format!("dropped_total{{{labels}}} 1"),
+                format!("s_requests_aborted_total{{{labels}}} 1"),
+                received,
+                sent,
             ]
         );
     });

@@ -211,7 +211,7 @@ fn the_warning_fits_the_source() {
     let unknown = |advice: &str| (Some(advice.to_owned()), "unknown");
     let of_layer = "the source that was given to `ClientLabelsLayer` returned `None`; add another with `or`, or \
                     `or(ClientLabels::UNKNOWN)` if it is right that the client has no address";
-    let of_request = "serve an axum 0.8 router with `into_make_service_with_connect_info::<SocketAddr>()`; if the \
+    let of_request = "serve an axum router with `into_make_service_with_connect_info::<SocketAddr>()`; if the \
                       address is in another type, such as the `ConnectInfo` of another version of axum or the \
                       `TcpConnectInfo` of tonic, name the type with `ClientLabelsLayer::connect_info`";
 

@@ -112,7 +112,7 @@ pub(crate) fn print() {
         eager(router().layer(layer.without_body())),
     );
     of(
-        "`TraceLayer` in the place of ours",
+        "`TraceLayer` instead of ours",
         "",
         eager(router().layer(TraceLayer::new_for_http())),
     );

@@ -62,9 +62,10 @@ where
     type Output = Result<Response::Scoped, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let scope = this.inner.scope();
-        let response = ready!(this.inner.poll(cx));
+        let mut inner = self.project().inner;
+        let response = ready!(inner.as_mut().poll(cx));
+        // After the poll, because it can add labels.
+        let scope = inner.scope();
         Poll::Ready(response.map(|response| response.scoped(scope)))
     }
 }

@@ -25,7 +25,8 @@ pub trait HasClient {
 }
 
 /// From the extensions: the first of [`ClientLabels`] and, with the feature `axum`, `ConnectInfo<SocketAddr>`,
-/// `MockConnectInfo<SocketAddr>` and `ConnectInfo<`[`ClientConnectInfo`](super::ClientConnectInfo)`>` of axum 0.8.
+/// `MockConnectInfo<SocketAddr>` and `ConnectInfo<`[`ClientConnectInfo`](super::ClientConnectInfo)`>` of axum. That is the
+/// version, 0.8 or 0.7, that Cargo chose for this crate.
 impl<B> HasClient for http::Request<B> {
     fn client(&self) -> Option<Client> {
         let extensions = self.extensions();
@@ -52,12 +53,12 @@ impl<B> HasClient for http::Request<B> {
 
     fn help(&self) -> String {
         let axum = if cfg!(all(feature = "axum", feature = "proxy")) {
-            "serve an axum 0.8 router with `into_make_service_with_connect_info::<SocketAddr>()`, or \
+            "serve an axum router with `into_make_service_with_connect_info::<SocketAddr>()`, or \
              `::<ClientConnectInfo>()` if the listener is on a Unix socket or reads the PROXY protocol"
         } else if cfg!(feature = "axum") {
-            "serve an axum 0.8 router with `into_make_service_with_connect_info::<SocketAddr>()`"
+            "serve an axum router with `into_make_service_with_connect_info::<SocketAddr>()`"
         } else {
-            "for axum 0.8, turn on the feature `axum` of `dualstack-metrics`"
+            "for axum, turn on the feature `axum` of `dualstack-metrics`"
         };
         format!(
             "{axum}; if the address is in another type, such as the `ConnectInfo` of another version of axum or the \
@@ -146,6 +147,7 @@ pub struct FromExtension<T, F> {
 /// [`source`](super::ClientLabelsLayer::source) and [`or`](super::ClientLabelsLayer::or).
 ///
 /// `address` returns [an address](IntoClient) from the `T`.
+#[must_use]
 pub fn connect_info<T, A, F>(address: F) -> FromExtension<T, F>
 where
     T: Send + Sync + 'static,

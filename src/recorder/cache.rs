@@ -1,23 +1,26 @@
-//! The handles that a thread registered last. Of a fixed size, and never borrowed while foreign code runs.
+//! The handles that a thread registered last. The cache has a fixed size and is never borrowed while foreign code runs.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{cell::RefCell, mem, sync::Arc};
 
 use metrics::{Counter, Histogram, Key, Metadata};
 
-use super::handle::{Handle, Metric, OwnedMetadata, Target};
+use super::{
+    handle::{Handle, Metric, Target},
+    metadata::OwnedMetadata,
+};
 
-/// How many handles of a kind (counters, histograms) a thread caches at the most.
-pub const CACHED_HANDLES: usize = SETS * WAYS;
+/// How many handles of a kind (counters, histograms) a thread caches.
+const CACHED_HANDLES: usize = SETS * WAYS;
 
-// Handles compete for a place with those of the same set only: with one way per set, two busy counters that fall
-// together would evict each other at each increment.
+// A handle is stored in one of the `WAYS` places of its set. With one place per set, two busy counters with the same
+// set would evict each other at each increment.
 const SETS: usize = 256;
 const WAYS: usize = 4;
 const SHARED_METADATA: usize = 64;
 
 /// A kind of metric that each thread has a cache for.
 pub(super) trait Cached: Metric {
-    /// `None` where the thread's locals are being destroyed.
+    /// Returns `None` while the thread's locals are being destroyed.
     fn with_cache<T>(f: impl FnOnce(&RefCell<Cache<Self>>) -> T) -> Option<T>;
 }
 
@@ -46,7 +49,7 @@ struct Entry<M> {
 pub(super) struct Cache<M> {
     entries: Vec<Option<Entry<M>>>,
     next_victim: usize,
-    /// Shared by the handles: most of a program's metrics come from few modules.
+    /// Shared by the handles, because most metrics of a program come from few modules.
     metadata: Vec<Arc<OwnedMetadata>>,
 }
 
@@ -83,23 +86,28 @@ impl<M> Cache<M> {
             .map(|entry| &entry.handle)
     }
 
-    fn shared(&mut self, metadata: &Metadata<'_>) -> Arc<OwnedMetadata> {
-        if let Some(known) = self.metadata.iter().find(|known| known.is(metadata)) {
-            return Arc::clone(known);
+    /// An empty cache whose memory is allocated: filling it allocates nothing.
+    fn allocated() -> Self {
+        Self {
+            entries: std::iter::repeat_with(|| None).take(CACHED_HANDLES).collect(),
+            next_victim: 0,
+            metadata: Vec::with_capacity(SHARED_METADATA),
         }
-        let new = Arc::new(OwnedMetadata::new(metadata));
-        if self.metadata.len() < SHARED_METADATA {
-            self.metadata.push(Arc::clone(&new));
-        }
-        new
     }
 
-    /// Puts a handle in the place of the same one, of none, of one whose recorder is gone, or of any; in this order.
-    /// Returns what was there, to be dropped when the cache is not borrowed.
-    fn insert(&mut self, hash: u64, handle: Arc<Handle<M>>) -> Option<Entry<M>> {
-        if self.entries.is_empty() {
-            self.entries.resize_with(CACHED_HANDLES, || None);
+    fn shared(&self, metadata: &Metadata<'_>) -> Option<Arc<OwnedMetadata>> {
+        self.metadata.iter().find(|known| known.is(metadata)).cloned()
+    }
+
+    fn share(&mut self, metadata: &Arc<OwnedMetadata>) {
+        if self.metadata.len() < SHARED_METADATA {
+            self.metadata.push(Arc::clone(metadata));
         }
+    }
+
+    /// Stores a handle. It replaces, in this order: an equal one, nothing, one whose recorder is gone, any other.
+    /// Returns what was replaced, to be dropped when the cache is no longer borrowed.
+    fn insert(&mut self, hash: u64, handle: Arc<Handle<M>>) -> Option<Entry<M>> {
         let at = Self::set_of(hash);
         let set = &mut self.entries[at..at + WAYS];
         let position = |is_it: &dyn Fn(&Entry<M>) -> bool| {
@@ -116,17 +124,9 @@ impl<M> Cache<M> {
     }
 }
 
-/// What this thread knows of a key.
-enum Known<M> {
-    Scoped(Arc<Handle<M>>),
-    Excluded,
-    Nothing,
-}
-
-/// The handle that this thread has for `key`, or a new one, for which `is_scoped` tells whether the name is. `None`
-/// for a name that is not.
+/// The handle that this thread has for `key`, or a new one if the name `is_scoped`. `None` for a name that is not.
 ///
-/// Where the thread's locals are being destroyed there is no cache, and a handle is made each time.
+/// While the thread's locals are being destroyed there is no cache, and a handle is made at each call.
 #[inline]
 pub(super) fn find_or_insert<M: Cached>(
     target: &Arc<Target>,
@@ -134,40 +134,37 @@ pub(super) fn find_or_insert<M: Cached>(
     metadata: &Metadata<'_>,
     is_scoped: impl FnOnce() -> bool,
 ) -> Option<Arc<Handle<M>>> {
-    // Keys of two recorders would fall together.
+    // Two recorders that use the same key get different sets.
     let hash = key.get_hash() ^ (Arc::as_ptr(target) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let known = M::with_cache(|cache| {
-        let Ok(cache) = cache.try_borrow() else {
-            return Known::Nothing;
-        };
-        match cache.find(hash, target, key, metadata) {
-            Some(handle) if !handle.is_scoped() => Known::Excluded,
-            Some(handle) if !handle.is_stale() => Known::Scoped(Arc::clone(handle)),
-            _ => Known::Nothing,
-        }
+        let cache = cache.try_borrow().ok()?;
+        let handle = cache.find(hash, target, key, metadata)?;
+        (!handle.is_stale()).then(|| Arc::clone(handle))
     });
-    match known {
-        Some(Known::Scoped(handle)) => Some(handle),
-        Some(Known::Excluded) => None,
-        Some(Known::Nothing) | None => {
-            let handle = insert(hash, target, key, metadata, is_scoped());
-            handle.is_scoped().then_some(handle)
-        }
-    }
+    known
+        .flatten()
+        .or_else(|| is_scoped().then(|| insert(hash, target, key, metadata)))
 }
 
 #[cold]
-fn insert<M: Cached>(
-    hash: u64,
-    target: &Arc<Target>,
-    key: &Key,
-    metadata: &Metadata<'_>,
-    is_scoped: bool,
-) -> Arc<Handle<M>> {
-    let shared = M::with_cache(|cache| Some(cache.try_borrow_mut().ok()?.shared(metadata))).flatten();
-    let shared = shared.unwrap_or_else(|| Arc::new(OwnedMetadata::new(metadata)));
-    let handle = Arc::new(Handle::new(target, key, shared, is_scoped));
-    let evicted = M::with_cache(|cache| cache.try_borrow_mut().ok()?.insert(hash, Arc::clone(&handle)));
-    drop(evicted);
+fn insert<M: Cached>(hash: u64, target: &Arc<Target>, key: &Key, metadata: &Metadata<'_>) -> Arc<Handle<M>> {
+    // Memory is allocated and freed outside of the borrows: a global allocator may count, and so come back here.
+    let known = M::with_cache(|cache| cache.try_borrow().ok()?.shared(metadata)).flatten();
+    let is_new = known.is_none();
+    let shared = known.unwrap_or_else(|| Arc::new(OwnedMetadata::new(metadata)));
+    let handle = Arc::new(Handle::new(target, key, Arc::clone(&shared)));
+    let is_empty = M::with_cache(|cache| cache.try_borrow().is_ok_and(|cache| cache.entries.is_empty()));
+    let mut allocated = (is_empty == Some(true)).then(Cache::allocated);
+    let replaced = M::with_cache(|cache| {
+        let mut cache = cache.try_borrow_mut().ok()?;
+        if cache.entries.is_empty() {
+            mem::swap(&mut *cache, allocated.as_mut()?);
+        }
+        if is_new {
+            cache.share(&shared);
+        }
+        cache.insert(hash, Arc::clone(&handle))
+    });
+    drop((replaced, allocated));
     handle
 }

@@ -1,81 +1,28 @@
 //! A handle that is registered once and chooses its series at each use.
 
-use std::{
-    sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicIsize, Ordering},
 };
 
-use arc_swap::ArcSwapOption;
-use metrics::{Counter, CounterFn, Histogram, HistogramFn, Key, Label, Level, Metadata, Recorder};
-use quanta::Clock;
+use metrics::{Counter, CounterFn, Histogram, HistogramFn, Key, Metadata, Recorder};
 
-use crate::{
-    labels::written,
-    scope::{MAX_LABEL_SETS, Scope},
+use super::{
+    key,
+    lease::{Expiry, Latest, Lease, Now},
+    metadata::OwnedMetadata,
+    slots::Slots,
 };
+use crate::scope::Scope;
 
-/// For how many scopes a handle caches what the inner recorder gave it.
-pub const CACHED_SCOPES: usize = FIRST_SLOTS + MORE_SLOTS + OVERFLOW_SLOTS;
-
-/// Enough for the clients of one binding, which is all that most counters see.
-const FIRST_SLOTS: usize = 4;
-/// In sets of so many [`WAYS`], by the scope.
-const MORE_SLOTS: usize = 32;
-const WAYS: usize = 4;
-const OVERFLOW_SLOTS: usize = 64;
-
-/// The recorder that handles register with, and what they have to know about it.
+/// The recorder that handles register with, and its settings.
 pub(super) struct Target {
     pub(super) recorder: Weak<dyn Recorder + Send + Sync>,
     pub(super) expiry: Option<Expiry>,
     pub(super) cache: bool,
 }
 
-/// Tells when an inner handle may have been forgotten by the exporter.
-pub(super) struct Expiry {
-    clock: Clock,
-    /// In ticks of the raw clock, as all times here.
-    after: u64,
-    /// The time of last use is written only when it is this much older, so that the increments of several threads do
-    /// not fight for the line that it is on.
-    refresh_after: u64,
-}
-
-impl Expiry {
-    pub(super) fn after(idle: Duration) -> Self {
-        const TICKS: u64 = 1 << 40;
-
-        let clock = Clock::new();
-        let nanos = u128::from(clock.delta_as_nanos(1, 1 + TICKS).max(1));
-        let after =
-            u64::try_from(idle.as_nanos().saturating_mul(u128::from(TICKS)) / nanos).unwrap_or(u64::MAX);
-        Self {
-            clock,
-            after,
-            refresh_after: after / 8,
-        }
-    }
-
-    #[inline]
-    fn now(&self) -> Now<'_> {
-        Now {
-            ticks: self.clock.raw(),
-            expiry: self,
-        }
-    }
-}
-
-/// The time, read once for each increment.
-#[derive(Clone, Copy)]
-struct Now<'a> {
-    ticks: u64,
-    expiry: &'a Expiry,
-}
-
-/// The kinds of metric that choose at their use.
+/// The kinds of metric that are scoped at each use.
 pub(super) trait Metric: Clone + Send + Sync + 'static {
     fn register(recorder: &dyn Recorder, key: &Key, metadata: &Metadata<'_>) -> Self;
 
@@ -99,354 +46,153 @@ macro_rules! impl_metric {
 impl_metric!(Counter, register_counter);
 impl_metric!(Histogram, register_histogram);
 
-/// What the inner recorder gave, for as long as the exporter cannot have forgotten it.
-struct Lease<M> {
-    metric: M,
-    /// When it was used last, or a little before.
-    used: AtomicU64,
-}
-
-impl<M> Lease<M> {
-    fn new(metric: M, now: Option<Now<'_>>) -> Self {
-        Self {
-            metric,
-            used: AtomicU64::new(now.map_or(0, |now| now.ticks)),
-        }
-    }
-
-    #[inline]
-    fn is_fresh(&self, now: Option<Now<'_>>) -> bool {
-        let Some(Now { ticks, expiry }) = now else {
-            return true;
-        };
-        // Clocks of two cores may differ by a little.
-        let idle = ticks.saturating_sub(self.used.load(Ordering::Relaxed));
-        if idle >= expiry.after {
-            return false;
-        }
-        if idle > expiry.refresh_after {
-            self.used.store(ticks, Ordering::Relaxed);
-        }
-        true
-    }
-}
-
-/// What a handle knows of one scope.
-struct Slot<M> {
-    scope: Scope,
-    first: Lease<M>,
-    /// In the place of the first lease, when that has expired: a slot is filled once.
-    renewed: ArcSwapOption<Lease<M>>,
-}
-
-/// Whom a metric says it is from.
-pub(super) struct OwnedMetadata {
-    target: Box<str>,
-    level: Level,
-    module_path: Option<Box<str>>,
-    /// As it is unless a macro says otherwise.
-    target_is_module_path: bool,
-}
-
-impl OwnedMetadata {
-    pub(super) fn new(metadata: &Metadata<'_>) -> Self {
-        Self {
-            target: metadata.target().into(),
-            level: *metadata.level(),
-            module_path: metadata.module_path().map(Into::into),
-            target_is_module_path: metadata.module_path() == Some(metadata.target()),
-        }
-    }
-
-    #[inline]
-    pub(super) fn is(&self, metadata: &Metadata<'_>) -> bool {
-        let (target, module_path) = (metadata.target(), metadata.module_path());
-        if self.level != *metadata.level() || *self.target != *target {
-            return false;
-        }
-        // A macro's two are one string, which need not be compared twice.
-        let are_one = module_path.is_some_and(|path| std::ptr::eq(path, target));
-        are_one && self.target_is_module_path || self.module_path.as_deref() == module_path
-    }
-
-    fn borrowed(&self) -> Metadata<'_> {
-        Metadata::new(&self.target, self.level, self.module_path.as_deref())
-    }
-}
-
-type Slots<M, const N: usize> = [OnceLock<Slot<M>>; N];
-
-/// A metric that is registered with the inner recorder once for each scope it is used in.
-// In this order, so that what each use reads stands together.
+/// A metric that is registered with the inner recorder once for each scope that it is used in.
+///
+/// Nothing is locked or borrowed while it registers, allocates or calls an inner metric, so all of these may use the
+/// same handle again.
+// In this order, so that what each use reads is close together.
 #[repr(C)]
 pub(super) struct Handle<M> {
-    target: Arc<Target>,
     metadata: Arc<OwnedMetadata>,
     key: Key,
-    is_scoped: bool,
-    is_stale: AtomicBool,
-    /// The scopes of the slots, as ids plus one, so that a search does not go through the slots themselves.
-    tags: [AtomicU16; FIRST_SLOTS + MORE_SLOTS],
-    more: OnceLock<Box<Slots<M, MORE_SLOTS>>>,
-    first: Slots<M, FIRST_SLOTS>,
-    overflow: ArcSwapOption<Vec<Arc<Slot<M>>>>,
+    /// Slots in use, minus renewals.
+    credit: AtomicIsize,
+    target: Arc<Target>,
+    slots: Slots<M>,
 }
 
 impl<M: Metric> Handle<M> {
-    pub(super) fn new(
-        target: &Arc<Target>,
-        key: &Key,
-        metadata: Arc<OwnedMetadata>,
-        is_scoped: bool,
-    ) -> Self {
+    pub(super) fn new(target: &Arc<Target>, key: &Key, metadata: Arc<OwnedMetadata>) -> Self {
         Self {
             target: Arc::clone(target),
-            key: key.to_retained(),
             metadata,
-            is_scoped,
-            is_stale: AtomicBool::new(false),
-            tags: [const { AtomicU16::new(0) }; FIRST_SLOTS + MORE_SLOTS],
-            first: [const { OnceLock::new() }; FIRST_SLOTS],
-            more: OnceLock::new(),
-            overflow: ArcSwapOption::empty(),
+            key: key.to_retained(),
+            slots: Slots::new(),
+            credit: AtomicIsize::new(0),
         }
     }
 
-    /// Calls `f` with the inner metric of a scope.
+    /// Calls `f` with the inner metric of a scope. `changes` tells whether the exporter takes the call for a use.
     #[inline]
-    fn with(&self, scope: Scope, f: impl FnOnce(&M)) {
+    fn with(&self, scope: Scope, changes: bool, f: impl FnOnce(&M)) {
         let now = self.target.expiry.as_ref().map(Expiry::now);
-        match self.slot(scope) {
-            Some(slot) if slot.first.is_fresh(now) => f(&slot.first.metric),
-            Some(slot) => self.with_renewed(slot, now, f),
-            None => self.with_overflow(scope, now, f),
-        }
-    }
-
-    #[inline]
-    fn slot(&self, scope: Scope) -> Option<&Slot<M>> {
-        let tag = tag(scope);
-        let is_it = |at: &usize| self.tags[*at].load(Ordering::Acquire) == tag;
-        if let Some(at) = (0..FIRST_SLOTS).find(is_it) {
-            return self.first[at].get();
-        }
-        let set = set_of(scope);
-        let at = (FIRST_SLOTS + set..FIRST_SLOTS + set + WAYS).find(is_it)?;
-        self.more.get()?[at - FIRST_SLOTS].get()
+        let confirmed = self.slots.get(scope).and_then(|slot| slot.confirmed.get());
+        let f = match confirmed {
+            Some(lease) => match lease.with(now, changes, f) {
+                Ok(()) => return,
+                Err(f) => f,
+            },
+            None => f,
+        };
+        self.with_latest(scope, now, changes, f);
     }
 
     #[inline(never)]
-    fn with_renewed(&self, slot: &Slot<M>, now: Option<Now<'_>>, f: impl FnOnce(&M)) {
-        let renewed = slot.renewed.load();
-        if let Some(lease) = &*renewed
-            && lease.is_fresh(now)
-        {
-            if !self.is_stale() {
-                // It is in use again: a macro gets a new handle, which has this in a first lease.
-                self.is_stale.store(true, Ordering::Relaxed);
-            }
-            return f(&lease.metric);
-        }
-        match self.with_registered(slot.scope, f) {
-            Ok(metric) => slot.renewed.store(Some(Arc::new(Lease::new(metric, now)))),
-            // Whoever holds the exporter's handle can still render what was registered before.
-            Err(f) => f(&renewed.as_ref().map_or(&slot.first, |lease| lease).metric),
-        }
-    }
-
-    #[cold]
-    fn with_overflow(&self, scope: Scope, now: Option<Now<'_>>, f: impl FnOnce(&M)) {
+    fn with_latest<F: FnOnce(&M)>(&self, scope: Scope, now: Option<Now<'_>>, changes: bool, f: F) {
         if !self.target.cache {
-            // Without a recorder there is nothing that was kept either.
-            let _ = self.with_registered(scope, f);
+            if let Some(recorder) = self.target.recorder.upgrade() {
+                f(&self.registration(&*recorder, scope)());
+            }
             return;
         }
-        let overflow = self.overflow.load();
-        let slot = overflow
-            .iter()
-            .flat_map(|slots| slots.iter())
-            .find(|slot| slot.scope == scope);
-        match slot {
-            Some(slot) if slot.first.is_fresh(now) => f(&slot.first.metric),
-            Some(slot) => self.with_renewed(slot, now, f),
-            None => {
-                if let Ok(metric) = self.with_registered(scope, f) {
-                    self.remember(Slot {
-                        scope,
-                        first: Lease::new(metric, now),
-                        renewed: ArcSwapOption::empty(),
-                    });
-                }
-            }
-        }
-    }
-
-    /// Calls `f` with a metric that is registered for it, and returns one to keep; or `f`, where the recorder is gone.
-    /// Nothing is locked or borrowed meanwhile.
-    #[cold]
-    fn with_registered<F: FnOnce(&M)>(&self, scope: Scope, f: F) -> Result<M, F> {
+        let slot = self.slots.get_or_allocate(scope);
+        let latest = slot.latest.load();
+        let f = match latest.as_deref() {
+            Some(latest) => match latest.with(now, changes, f) {
+                Ok(()) => return,
+                Err(f) => f,
+            },
+            None => f,
+        };
         let Some(recorder) = self.target.recorder.upgrade() else {
-            return Err(f);
+            // The exporter may still render what was registered last.
+            let last = latest.as_deref().map(Latest::metric);
+            if let Some(metric) = last.or_else(|| Some(&slot.confirmed.get()?.metric)) {
+                f(metric);
+            }
+            return;
         };
-        let (key, metadata) = (scoped_key(&self.key, scope), self.metadata.borrowed());
-        let metric = M::register(&*recorder, &key, &metadata);
+
+        let register = self.registration(&*recorder, scope);
+        let metric = register();
         f(&metric);
-        if self.target.expiry.is_none() {
-            return Ok(metric);
-        }
-        // An exporter that forgot it just before it was used has lost this one use, as it would a macro's. But it has
-        // to be asked again before its answer is kept: what it has now was used just now, or is new.
-        Ok(M::register(&*recorder, &key, &metadata))
-    }
-
-    fn remember(&self, slot: Slot<M>) {
-        let scope = slot.scope;
-        let (first_tags, more_tags) = self.tags.split_at(FIRST_SLOTS);
-        let Err(slot) = fill(&self.first, first_tags, slot) else {
-            return;
-        };
-        let more = self
-            .more
-            .get_or_init(|| Box::new([const { OnceLock::new() }; MORE_SLOTS]));
-        let set = set_of(scope)..set_of(scope) + WAYS;
-        let Err(slot) = fill(&more[set.clone()], &more_tags[set], slot) else {
-            return;
-        };
-        let slot = Arc::new(slot);
-        self.overflow.rcu(|slots| {
-            let mut slots = slots.as_deref().cloned().unwrap_or_default();
-            if slots.len() == OVERFLOW_SLOTS {
-                slots.remove(0);
+        let confirmed = match now {
+            // Without a change, the exporter may forget the metric as if it had not been used.
+            Some(_) if !changes => return,
+            Some(now)
+                if !latest
+                    .as_deref()
+                    .is_some_and(|latest| latest.is_confirmed_by(now)) =>
+            {
+                // Registered again, because the exporter may have forgotten the first metric before `f` used it. Then
+                // only this use is lost, as with a macro without this layer.
+                let trial = Latest::trial(register(), now);
+                slot.latest.store(Some(Arc::new(trial)));
+                return;
             }
-            slots.push(Arc::clone(&slot));
-            Some(Arc::new(slots))
-        });
-    }
-}
-
-/// Never 0, which is the tag of an empty slot.
-#[inline]
-fn tag(scope: Scope) -> u16 {
-    const { assert!(MAX_LABEL_SETS < u16::MAX as usize) };
-    #[expect(clippy::cast_possible_truncation, reason = "asserted above")]
-    let tag = scope.id() as u16 + 1;
-    tag
-}
-
-#[inline]
-fn set_of(scope: Scope) -> usize {
-    scope.id() % (MORE_SLOTS / WAYS) * WAYS
-}
-
-/// Puts a slot in the first free place, unless another thread has put the same there.
-fn fill<M>(places: &[OnceLock<Slot<M>>], tags: &[AtomicU16], mut slot: Slot<M>) -> Result<(), Slot<M>> {
-    let scope = slot.scope;
-    for (place, its_tag) in places.iter().zip(tags) {
-        match place.set(slot) {
-            Ok(()) => {
-                its_tag.store(tag(scope), Ordering::Release);
-                return Ok(());
+            _ => Lease::new(metric, now),
+        };
+        match (slot.confirmed.set(confirmed), slot.confirmed.get()) {
+            (Ok(()), _) => {
+                self.credit.fetch_add(1, Ordering::Relaxed);
+                slot.latest.store(None);
             }
-            Err(_) if place.get().is_some_and(|there| there.scope == scope) => return Ok(()),
-            Err(back) => slot = back,
+            // Another thread was faster.
+            (Err(_), Some(confirmed)) if confirmed.is_valid(now) => {}
+            (Err(renewed), _) => {
+                self.credit.fetch_sub(1, Ordering::Relaxed);
+                slot.latest.store(Some(Arc::new(Latest::Renewed(renewed))));
+            }
         }
     }
-    Err(slot)
+
+    fn registration(&self, recorder: &dyn Recorder, scope: Scope) -> impl Fn() -> M {
+        let key = key::scoped(&self.key, scope);
+        move || M::register(recorder, &key, &self.metadata.borrowed())
+    }
 }
 
 impl<M> Handle<M> {
     #[inline]
     pub(super) fn is_for(&self, target: &Arc<Target>, key: &Key, metadata: &Metadata<'_>) -> bool {
-        Arc::ptr_eq(&self.target, target) && is_same_key(&self.key, key) && self.metadata.is(metadata)
+        Arc::ptr_eq(&self.target, target) && key::is_same(&self.key, key) && self.metadata.is(metadata)
     }
 
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.is_for(&other.target, &other.key, &other.metadata.borrowed())
     }
 
-    /// Whether something in it was renewed and is in use, so that a new handle would be faster.
+    /// Whether a new handle would be faster, because more leases were renewed than there are slots. A new handle costs
+    /// about as many registrations as that took.
     #[inline]
     pub(super) fn is_stale(&self) -> bool {
-        self.is_stale.load(Ordering::Relaxed)
+        self.credit.load(Ordering::Relaxed) < 0
     }
 
     /// Whether its recorder is gone.
     pub(super) fn is_orphan(&self) -> bool {
         self.target.recorder.strong_count() == 0
     }
-
-    /// Whether it stands for a scoped metric, or says that a name is excluded.
-    #[inline]
-    pub(super) fn is_scoped(&self) -> bool {
-        self.is_scoped
-    }
-}
-
-/// Whether two keys are equal: at a glance where both are made of the same statics, as those of a macro are.
-#[inline]
-fn is_same_key(a: &Key, b: &Key) -> bool {
-    let is_same_static =
-        std::ptr::eq(a.name(), b.name()) && std::ptr::eq(a.labels().as_slice(), b.labels().as_slice());
-    is_same_static || a == b
 }
 
 impl CounterFn for Handle<Counter> {
     fn increment(&self, value: u64) {
-        self.with(Scope::current(), |counter| counter.increment(value));
+        self.with(Scope::current(), true, |counter| counter.increment(value));
     }
 
     fn absolute(&self, value: u64) {
-        self.with(Scope::none(), |counter| counter.absolute(value));
+        self.with(Scope::none(), true, |counter| counter.absolute(value));
     }
 }
 
 impl HistogramFn for Handle<Histogram> {
     fn record(&self, value: f64) {
-        self.with(Scope::current(), |histogram| histogram.record(value));
+        self.with(Scope::current(), true, |histogram| histogram.record(value));
     }
 
     fn record_many(&self, value: f64, count: usize) {
-        self.with(Scope::current(), |histogram| {
+        self.with(Scope::current(), count > 0, |histogram| {
             histogram.record_many(value, count);
         });
-    }
-}
-
-/// `key` with the labels of `scope`. Outside every scope it is the key itself, whatever that holds.
-pub(super) fn scoped_key(key: &Key, scope: Scope) -> Key {
-    if scope == Scope::none() {
-        return key.clone();
-    }
-    let is = |label: &Label, name: &str| written(label.key()).eq(written(name));
-
-    let mut labels: Vec<Label> = Vec::new();
-    for label in key.labels() {
-        // The exporter keeps the last of labels that are named twice.
-        labels.retain(|other| !is(other, label.key()));
-        labels.push(label.clone());
-    }
-    for &(name, value) in scope.pairs() {
-        if !labels.iter().any(|label| is(label, name)) {
-            labels.push(Label::from_static_parts(name, value));
-        }
-    }
-    Key::from_parts(key.name_shared(), labels)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ticks_are_as_long_as_they_say() {
-        let idle = Duration::from_millis(500);
-        let expiry = Expiry::after(idle);
-        let nanos = expiry.clock.delta_as_nanos(1, 1 + expiry.after);
-        assert!(u128::from(nanos).abs_diff(idle.as_nanos()) <= 1_000, "{nanos}");
-    }
-
-    #[test]
-    fn the_longest_time_does_not_overflow() {
-        assert_eq!(Expiry::after(Duration::MAX).after, u64::MAX);
     }
 }

@@ -3,11 +3,19 @@ use std::{
     cell::Cell,
     error::Error,
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use super::{Scope, TooManyLabelSets, list_of, list_of_server};
-use crate::labels::{Client, ClientLabels, IntoClient, LabelList, LabelSet, Nat64Prefix, ServerBinding};
+use super::{
+    Scope, TooManyLabelSets,
+    pairs::{Pairs, borrowed, pairs_of_list, pairs_of_server},
+    vocabulary::Vocabulary,
+};
+use crate::labels::{
+    Client, ClientLabels, Exporter, IntoClient, LabelError, LabelSet, Nat64Prefix, ServerBinding, grammar,
+    max_label_sets,
+    set::{alternatives, list_of},
+};
 
 thread_local! {
     // Has no destructor, so that it can be used while other thread-locals are destroyed.
@@ -38,13 +46,88 @@ const KNOWN_BINDINGS: usize = 16;
 pub struct ClientScopes {
     by_class: [Scope; ClientLabels::EVERY.len()],
     server: Scope,
-    nat64: [Option<Nat64Prefix>; MAX_NAT64_PREFIXES],
+    expected: Classes,
+    nat64: Nat64Prefixes,
 }
 
 const PLAIN_INET: ClientLabels = ClientLabels::from_ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
 
 /// How many prefixes [`ClientScopesBuilder::nat64`] takes.
 const MAX_NAT64_PREFIXES: usize = 4;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Nat64Prefixes([Option<Nat64Prefix>; MAX_NAT64_PREFIXES]);
+
+impl Nat64Prefixes {
+    fn is_empty(&self) -> bool {
+        self.0[0].is_none()
+    }
+
+    fn class_of(&self, client: Client) -> ClientLabels {
+        let is_translated = |ip| self.0.iter().flatten().any(|prefix| prefix.contains(ip));
+        match client.ip() {
+            Some(IpAddr::V6(ip)) if is_translated(ip) => ClientLabels::NAT64,
+            _ => client.labels(),
+        }
+    }
+
+    /// Without a prefix, no address has the class `NAT64`, so it takes no label set.
+    fn stored_class(&self, client: ClientLabels) -> ClientLabels {
+        if client == ClientLabels::NAT64 && self.is_empty() {
+            PLAIN_INET
+        } else {
+            client
+        }
+    }
+}
+
+/// A set of classes, as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Classes(u8);
+
+impl Classes {
+    /// What the socket can see; every address, if there is no socket.
+    fn of_binding(binding: Option<&ServerBinding>) -> Self {
+        let v4 = ClientLabels::from(IpAddr::from(Ipv4Addr::UNSPECIFIED));
+        let mapped = ClientLabels::from(IpAddr::from(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()));
+        let v6 = ClientLabels::from(IpAddr::from(Ipv6Addr::UNSPECIFIED));
+        let Some(binding) = binding else {
+            return [v4, mapped, v6].into_iter().collect();
+        };
+        match binding.address().map(|address| address.ip()) {
+            None => [ClientLabels::UNKNOWN].into_iter().collect(),
+            Some(IpAddr::V4(_)) => [v4].into_iter().collect(),
+            Some(IpAddr::V6(ip)) if ip.is_unspecified() => [mapped, v6].into_iter().collect(),
+            Some(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => [mapped].into_iter().collect(),
+            Some(IpAddr::V6(_)) => [v6].into_iter().collect(),
+        }
+    }
+
+    /// Translated clients come over IPv6.
+    fn with_nat64(self, nat64: Nat64Prefixes) -> Self {
+        let v6 = ClientLabels::from(IpAddr::from(Ipv6Addr::UNSPECIFIED));
+        if self.has(v6) && !nat64.is_empty() {
+            Self(self.0 | 1 << ClientLabels::NAT64.index())
+        } else {
+            self
+        }
+    }
+
+    fn has(self, client: ClientLabels) -> bool {
+        self.0 & (1 << client.index()) != 0
+    }
+}
+
+impl FromIterator<ClientLabels> for Classes {
+    fn from_iter<T: IntoIterator<Item = ClientLabels>>(classes: T) -> Self {
+        const { assert!(ClientLabels::EVERY.len() <= u8::BITS as usize) };
+        Self(
+            classes
+                .into_iter()
+                .fold(0, |bits, client| bits | 1 << client.index()),
+        )
+    }
+}
 
 impl ClientScopes {
     /// The scopes of the clients of a binding, with the labels of the client and of the server. To leave labels out or
@@ -63,16 +146,14 @@ impl ClientScopes {
             return scopes;
         }
 
-        let Ok(scopes) = Self::store(&list_of_server(&binding), &LabelList::default(), &[], Ok) else {
-            let server = Scope::store(list_of_server(&binding), Scope::none());
+        let Ok(scopes) = Self::store_default(binding, Ok) else {
+            let server = Scope::store(pairs_of_server(&binding), Scope::none());
             let server = Scope::overflow(server.unwrap_or_else(|_| Scope::current()));
-            return Self::all(server, &[]).map(|server, client| {
-                let client = if client == ClientLabels::NAT64 {
-                    PLAIN_INET
-                } else {
-                    client
-                };
-                Scope::store(list_of(&(server, client)), server).unwrap_or(server)
+            let expected = Classes::of_binding(Some(&binding));
+            let nat64 = Nat64Prefixes::default();
+            return Self::all(server, expected, nat64).map(|server, client| {
+                let client = nat64.stored_class(client);
+                server.store_with(&client).unwrap_or(server)
             });
         };
         KNOWN.with(|cache| cache[at].set(Some((binding, scopes))));
@@ -86,12 +167,7 @@ impl ClientScopes {
     /// If the process would have more than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets, which takes more than
     /// 800 bindings.
     pub fn try_new(binding: ServerBinding) -> Result<Self, TooManyLabelSets> {
-        Self::store(
-            &list_of_server(&binding),
-            &LabelList::default(),
-            &[],
-            Scope::with_place,
-        )
+        Self::store_default(binding, Scope::with_place)
     }
 
     /// Makes scopes with other labels.
@@ -142,40 +218,36 @@ impl ClientScopes {
         self.try_map(|scope, _| scope.try_nest(inner))
     }
 
-    fn knows_nat64(&self) -> bool {
-        self.nat64[0].is_some()
-    }
-
-    /// The server's labels, then those of the client, then `own`.
-    fn store(
-        server: &LabelList,
-        own: &LabelList,
-        nat64: &[Nat64Prefix],
+    fn store_default(
+        binding: ServerBinding,
         finish: fn(Scope) -> Result<Scope, TooManyLabelSets>,
     ) -> Result<Self, TooManyLabelSets> {
-        let mut list = server.clone();
-        list.append(own);
-        let without_client = finish(Scope::store(list, Scope::none())?)?;
-        Self::all(without_client, nat64).try_map(|outer, client| {
-            let mut list = server.clone();
-            // Without a prefix no address has this class, so it takes no place.
-            let client = match client {
-                ClientLabels::NAT64 if nat64.is_empty() => PLAIN_INET,
-                _ => client,
-            };
-            client.append_to(&mut list);
-            list.append(own);
-            finish(Scope::store(list, outer)?)
+        let server = pairs_of_server(&binding);
+        let pairs = |client| server.clone().with(pairs_of_client(client));
+        let expected = Classes::of_binding(Some(&binding));
+        Self::store(pairs, expected, Nat64Prefixes::default(), finish)
+    }
+
+    /// `pairs` returns the labels of a client, and of the server alone.
+    fn store(
+        pairs: impl Fn(Option<ClientLabels>) -> Pairs,
+        expected: Classes,
+        nat64: Nat64Prefixes,
+        finish: fn(Scope) -> Result<Scope, TooManyLabelSets>,
+    ) -> Result<Self, TooManyLabelSets> {
+        let server = finish(Scope::store(pairs(None), Scope::none())?)?;
+        Self::all(server, expected, nat64).try_map(|server, client| {
+            let client = nat64.stored_class(client);
+            finish(Scope::store(pairs(Some(client)), server)?)
         })
     }
 
-    /// One scope for everybody. There are at most [`MAX_NAT64_PREFIXES`].
-    fn all(scope: Scope, nat64: &[Nat64Prefix]) -> Self {
-        let mut prefixes = nat64.iter().copied();
+    fn all(scope: Scope, expected: Classes, nat64: Nat64Prefixes) -> Self {
         Self {
             by_class: [scope; ClientLabels::EVERY.len()],
             server: scope,
-            nat64: [(); MAX_NAT64_PREFIXES].map(|()| prefixes.next()),
+            expected,
+            nat64,
         }
     }
 
@@ -202,18 +274,10 @@ impl ClientScopes {
     #[inline]
     pub fn for_client(&self, client: impl IntoClient) -> Scope {
         let class = match client.into_client() {
-            Some(client) if self.knows_nat64() => self.with_nat64(client),
+            Some(client) if !self.nat64.is_empty() => self.nat64.class_of(client),
             client => client.map_or(ClientLabels::UNKNOWN, Client::labels),
         };
         self.by_class[class.index()]
-    }
-
-    fn with_nat64(&self, client: Client) -> ClientLabels {
-        let is_translated = |ip| self.nat64.iter().flatten().any(|prefix| prefix.contains(ip));
-        match client.ip() {
-            Some(IpAddr::V6(ip)) if is_translated(ip) => ClientLabels::NAT64,
-            _ => client.labels(),
-        }
     }
 
     /// The scope of the socket itself: the same labels without those of a client.
@@ -221,6 +285,109 @@ impl ClientScopes {
     pub fn server(&self) -> Scope {
         self.server
     }
+
+    /// The scopes of the clients that the socket can see if nothing is wrong, to start their series at zero.
+    ///
+    /// | the socket is bound to | clients |
+    /// |---|---|
+    /// | `::` | `inet`/`v4_mapped_v6` and `inet6`/`plain` |
+    /// | an IPv4 address, or `0.0.0.0` | `inet`/`plain` |
+    /// | an IPv4-mapped address | `inet`/`v4_mapped_v6` |
+    /// | any other IPv6 address | `inet6`/`plain` |
+    /// | a Unix socket | `unknown`/`unknown` |
+    ///
+    /// With a [NAT64 prefix](ClientScopesBuilder::nat64), `inet`/`nat64` is expected beside `inet6`.
+    ///
+    /// Whether a socket on `::` is IPv6-only cannot be told from its address. Then, and if the client's address does not
+    /// come from the socket but from a proxy, say so with [`ClientScopesBuilder::expect`]. Without a binding, all three
+    /// classes with an address are expected.
+    ///
+    /// ```
+    /// # use dualstack_metrics::{ClientScopes, Protocol, ServerBinding};
+    /// use metrics::counter;
+    ///
+    /// # let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, "[::]:6969".parse()?));
+    /// for scope in scopes.expected() {
+    ///     scope.run(|| counter!("requests_total").increment(0));
+    /// }
+    /// # assert_eq!(scopes.expected().count(), 2);
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    pub fn expected(&self) -> impl Iterator<Item = Scope> + use<> {
+        let (by_class, expected) = (self.by_class, self.expected);
+        let mut classes = ClientLabels::EVERY
+            .iter()
+            .filter(move |client| expected.has(**client));
+        let mut seen = Vec::new();
+        std::iter::from_fn(move || {
+            // Without the labels of the client, all classes have one scope.
+            let scope = classes
+                .by_ref()
+                .map(|client| by_class[client.index()])
+                .find(|scope| !seen.contains(scope))?;
+            seen.push(scope);
+            Some(scope)
+        })
+    }
+
+    /// The scopes of the [expected](Self::expected) clients, each with all values that your own labels can have, to start
+    /// their series at zero.
+    ///
+    /// `labels` is any value of your labels: see [`max_label_sets`]. The value `other` of a
+    /// [`FixedLabel`](crate::FixedLabel) is one of its values. Of a [`CappedLabel`](crate::CappedLabel), these are the
+    /// values that have come until now.
+    ///
+    /// ```
+    /// # use dualstack_metrics::{ClientScopes, FixedLabel, Protocol, ServerBinding};
+    /// # use metrics::counter;
+    /// # let scopes = ClientScopes::new(ServerBinding::new(Protocol::Http, "[::]:7070".parse()?));
+    /// let tenants = FixedLabel::new("tenant", ["acme", "globex"])?;
+    ///
+    /// for scope in scopes.expected_with(&tenants.other())? {
+    ///     scope.run(|| counter!("requests_total").increment(0));
+    /// }
+    /// # assert_eq!(scopes.expected_with(&tenants.other())?.len(), 2 * 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the process would have more label sets than its [limit](super::label_set_limit).
+    pub fn expected_with<L: LabelSet>(&self, labels: &L) -> Result<Vec<Scope>, TooManyLabelSets> {
+        let mut scopes: Vec<Scope> = self.expected().collect();
+        for one in alternatives(labels) {
+            let inner = one.known.into_iter().map(Scope::of_part);
+            let inner: Vec<Scope> = inner.collect::<Result<_, _>>()?;
+            let product = scopes
+                .iter()
+                .flat_map(|outer| inner.iter().map(|inner| outer.store_nested(*inner)));
+            scopes = product.collect::<Result<_, _>>()?;
+        }
+        scopes.into_iter().map(Scope::with_place).collect()
+    }
+
+    /// How many label sets the scopes of the clients can be with your own labels: the classes of clients, times all values
+    /// of the labels. A counter that is incremented for clients has at most this many series. For scopes without labels
+    /// of your own, pass `&()`.
+    ///
+    /// `labels` is any value of your labels: see [`max_label_sets`]. To check the number at start-up, use
+    /// [`limit_label_sets`](super::limit_label_sets).
+    #[must_use]
+    pub fn max_label_sets<L: LabelSet>(&self, labels: &L) -> usize {
+        let distinct =
+            (0..self.by_class.len()).filter(|&at| !self.by_class[..at].contains(&self.by_class[at]));
+        distinct.count().saturating_mul(max_label_sets(labels))
+    }
+}
+
+fn pairs_of_client(client: Option<ClientLabels>) -> impl Iterator<Item = super::pairs::Pair> {
+    borrowed(
+        client
+            .iter()
+            .flat_map(|client| client.pairs())
+            .copied()
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// Bindings of one process usually differ in the port.
@@ -236,11 +403,50 @@ fn slot_of(binding: &ServerBinding) -> usize {
 }
 
 /// Makes [`ClientScopes`] with other labels than the default. See [`ClientScopes::builder`].
+///
+/// # Other vocabularies
+///
+/// The labels have the names and values of the [contract](crate::labels), unless one of these methods changes them:
+///
+/// - [`socket_view`](Self::socket_view): a mapped client is `inet6`, as its socket is.
+/// - [`opentelemetry`](Self::opentelemetry): `network.type` is `ipv4` or `ipv6`, and so on.
+/// - [`rename`](Self::rename), [`rename_value`](Self::rename_value) and [`without`](Self::without): your own names and
+///   values.
+///
+/// They can be combined. For one label, the last call counts. They name a label by its constant in
+/// [`labels`](crate::labels), and do not change your own labels.
+///
+/// ```
+/// use dualstack_metrics::{
+///     ClientScopes, Protocol, ServerBinding,
+///     labels::{CLIENT_ADDRESS_IP_TYPE, SERVER_BINDING_PORT},
+/// };
+/// use std::net::IpAddr;
+///
+/// let scopes = ClientScopes::builder()
+///     .binding(ServerBinding::new(Protocol::Udp, "[::]:6969".parse()?))
+///     .opentelemetry()
+///     .rename(SERVER_BINDING_PORT, "port")
+///     .build()?;
+/// let client: IpAddr = "::ffff:192.0.2.7".parse()?;
+/// assert_eq!(scopes.for_client(client).pairs(), [
+///     ("network.local.address", "::"),
+///     ("network.transport", "udp"),
+///     ("network.type", "ipv4"),
+///     ("port", "6969"),
+/// ]);
+///
+/// let scopes = ClientScopes::builder().socket_view().without(CLIENT_ADDRESS_IP_TYPE).build()?;
+/// assert_eq!(scopes.for_client(client).pairs(), [("client_address_ip_family", "inet6")]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[must_use = "nothing is made before `build` is called"]
 pub struct ClientScopesBuilder {
     binding: Option<ServerBinding>,
-    own: LabelList,
+    own: Pairs,
+    vocabulary: Vocabulary,
+    expected: Option<Classes>,
     nat64: Vec<Nat64Prefix>,
 }
 
@@ -249,6 +455,70 @@ impl ClientScopesBuilder {
     /// whose orchestrator adds an `instance` label.
     pub fn binding(mut self, binding: ServerBinding) -> Self {
         self.binding = Some(binding);
+        self
+    }
+
+    /// Sets which clients are [expected](ClientScopes::expected), instead of those that the binding can see.
+    ///
+    /// For a socket that is IPv6-only, these are `[ClientLabels::from(IpAddr::from(Ipv6Addr::UNSPECIFIED))]`.
+    pub fn expect(mut self, clients: impl IntoIterator<Item = impl Into<ClientLabels>>) -> Self {
+        self.expected = Some(clients.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Uses the socket's own view, as some dashboards have it: the family of an IPv4-mapped address is `inet6`. Its type
+    /// is `v4_mapped_v6` still.
+    pub fn socket_view(mut self) -> Self {
+        self.vocabulary.socket_view();
+        self
+    }
+
+    /// Uses the names and values of OpenTelemetry's [semantic conventions for networks].
+    ///
+    /// | contract | OpenTelemetry | values |
+    /// |---|---|---|
+    /// | `client_address_ip_family` | `network.type` | `ipv4`, `ipv6`, `unknown` |
+    /// | `server_binding_ip` | `network.local.address` | such as `::` |
+    /// | `server_binding_port` | `network.local.port` | such as `6969` |
+    /// | `server_binding_protocol` | `network.transport` | `tcp`, `udp`, `unix` |
+    ///
+    /// The conventions have no names for the other labels, so these are left out.
+    ///
+    /// [semantic conventions for networks]: https://opentelemetry.io/docs/specs/semconv/registry/attributes/network/
+    pub fn opentelemetry(mut self) -> Self {
+        self.vocabulary.opentelemetry();
+        self
+    }
+
+    /// Gives a label of the contract another name.
+    pub fn rename(mut self, label: impl Into<Cow<'static, str>>, name: impl Into<Cow<'static, str>>) -> Self {
+        self.vocabulary.rename(label, name);
+        self
+    }
+
+    /// Writes `other` instead of a value of a label of the contract.
+    pub fn rename_value(
+        mut self,
+        label: impl Into<Cow<'static, str>>,
+        value: impl Into<Cow<'static, str>>,
+        other: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        self.vocabulary.rename_value(label, value, other);
+        self
+    }
+
+    /// Leaves a label of the contract out.
+    pub fn without(mut self, label: impl Into<Cow<'static, str>>) -> Self {
+        self.vocabulary.leave_out(label);
+        self
+    }
+
+    /// Makes values that this exporter takes, and checks all others. The default is [`Exporter::Prometheus`].
+    ///
+    /// A tag of DogStatsD must not end with a colon, as `server_binding_ip:::` does. With [`Exporter::DogStatsD`], `::`
+    /// is written as `::0`, which is the same address.
+    pub fn exporter(mut self, exporter: Exporter) -> Self {
+        self.vocabulary.exporter = exporter;
         self
     }
 
@@ -264,7 +534,7 @@ impl ClientScopesBuilder {
     /// Adds the labels of a label set, such as a [`BoundedLabel`](crate::BoundedLabel) or a [`Scope`]. They replace
     /// labels of the same name.
     pub fn labels<L: LabelSet>(mut self, labels: &L) -> Self {
-        labels.append_to(&mut self.own);
+        self.own.extend(pairs_of_list(&list_of(labels)));
         self
     }
 
@@ -306,38 +576,57 @@ impl ClientScopesBuilder {
     ///
     /// # Errors
     ///
-    /// If a name is not a label name of Prometheus, if there are more than four NAT64 prefixes, or if the process would
-    /// have more than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets.
+    /// If a name is not a label name of Prometheus, two labels of the contract would have the same name, or the
+    /// [exporter](Self::exporter) does not take a value. If a label is renamed or left out that is not one of the
+    /// contract. If there are more than four NAT64 prefixes. If the process would have more than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets.
     pub fn build(self) -> Result<ClientScopes, ClientScopesError> {
-        for (name, _) in self.own.pairs() {
-            if !is_label_name(name) {
-                return Err(ClientScopesError::InvalidName(name.clone().into_owned()));
+        if let Some(label) = self.vocabulary.unknown_label() {
+            return Err(ClientScopesError::UnknownLabel(label.to_owned()));
+        }
+        if let Some(name) = self.vocabulary.duplicate_name() {
+            return Err(ClientScopesError::DuplicateName(name));
+        }
+        let binding = self.binding.as_ref();
+        let server = binding.map(pairs_of_server).unwrap_or_default();
+        let pairs = |client| {
+            let contract = server.clone().with(pairs_of_client(client));
+            let pairs: Pairs = self
+                .vocabulary
+                .translate(binding, &contract)
+                .into_iter()
+                .collect();
+            pairs.with(self.own.as_slice().iter().cloned())
+        };
+        for client in ClientLabels::EVERY {
+            for (name, value) in pairs(Some(*client)).as_slice() {
+                grammar::check(self.vocabulary.exporter, name, value).map_err(ClientScopesError::Label)?;
             }
         }
         if self.nat64.len() > MAX_NAT64_PREFIXES {
             return Err(ClientScopesError::TooManyNat64Prefixes(self.nat64.len()));
         }
-        let server = self.binding.as_ref().map(list_of_server).unwrap_or_default();
-        ClientScopes::store(&server, &self.own, &self.nat64, Scope::with_place)
+        let mut nat64 = Nat64Prefixes::default();
+        for (place, prefix) in nat64.0.iter_mut().zip(&self.nat64) {
+            *place = Some(*prefix);
+        }
+        let expected = self
+            .expected
+            .unwrap_or_else(|| Classes::of_binding(binding).with_nat64(nat64));
+        ClientScopes::store(pairs, expected, nat64, Scope::with_place)
             .map_err(ClientScopesError::TooManyLabelSets)
     }
-}
-
-/// Prometheus keeps names that begin with two underscores to itself. The exporter writes a dot as an underscore.
-fn is_label_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && !name.starts_with("__")
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'))
 }
 
 /// Why [`ClientScopesBuilder::build`] failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientScopesError {
-    /// This is not the name of a label.
-    InvalidName(String),
+    /// A label has a name or a value that it cannot have.
+    Label(LabelError),
+    /// The label that was renamed or left out is not one of the contract.
+    UnknownLabel(String),
+    /// Two labels of the contract would have this name.
+    DuplicateName(String),
     /// The process already has [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets.
     TooManyLabelSets(TooManyLabelSets),
     /// There are so many NAT64 prefixes, which is more than four.
@@ -347,10 +636,16 @@ pub enum ClientScopesError {
 impl fmt::Display for ClientScopesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::InvalidName(name) => write!(
+            Self::Label(error) => error.fmt(f),
+            Self::UnknownLabel(name) => write!(
                 f,
-                "{name:?} is not a label name: use letters, digits, `_` and `.`, and do not begin with a digit, a dot or \
-                 `__`"
+                "{name:?} cannot be renamed or left out, because it is not a label of a client or a server: use a constant \
+                 of `dualstack_metrics::labels`, such as `CLIENT_ADDRESS_IP_FAMILY`"
+            ),
+            Self::DuplicateName(name) => write!(
+                f,
+                "two labels of a client or a server would have the name {name:?}: give one another name with `rename`, or \
+                 leave it out with `without`"
             ),
             Self::TooManyLabelSets(error) => error.fmt(f),
             Self::TooManyNat64Prefixes(count) => write!(
@@ -367,7 +662,10 @@ impl Error for ClientScopesError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::labels::{BoundedLabel, Protocol};
+    use crate::labels::{
+        BoundedLabel, CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE, FixedLabel, Protocol,
+        SERVER_BINDING_IP,
+    };
 
     #[derive(Clone, Copy)]
     struct Eu;
@@ -513,6 +811,10 @@ mod tests {
         for client in ["192.0.2.7", "::ffff:192.0.2.7", "2001:db8::7", "64:ff9b:1::7"].map(ip) {
             assert_eq!(with.for_client(client), without.for_client(client));
         }
+        assert_eq!(
+            with.expected().collect::<Vec<_>>(),
+            without.expected().collect::<Vec<_>>()
+        );
         let class = ClientLabels::NAT64;
         assert_eq!(with.for_client(class).pairs(), [&nat64[..], &UNIX].concat());
         assert_eq!(without.for_client(class), without.for_client(inet()));
@@ -532,19 +834,233 @@ mod tests {
     }
 
     #[test]
-    fn the_builder_refuses_what_is_not_a_label_name() {
-        for name in ["", "9a", ".a", "a b", "a-b", "ä", "__name__", "a\"", "a\n"] {
-            let error = ClientScopes::builder().label(name, "x").build().unwrap_err();
-            assert_eq!(error, ClientScopesError::InvalidName(name.into()));
-            assert!(
-                error
-                    .to_string()
-                    .starts_with(&format!("{name:?} is not a label name: "))
-            );
+    fn translated_clients_are_expected_over_ipv6() {
+        let expected = |address: &str| {
+            let binding = ServerBinding::new(Protocol::Udp, address.parse().unwrap());
+            let scopes = ClientScopes::builder()
+                .binding(binding)
+                .nat64(Nat64Prefix::WELL_KNOWN);
+            let scopes = scopes.build().unwrap();
+            let is_expected = scopes
+                .expected()
+                .any(|scope| scope == scopes.for_client(ClientLabels::NAT64));
+            (scopes.expected().count(), is_expected, scopes.max_label_sets(&()))
+        };
+        assert_eq!(expected("[::]:6969"), (3, true, 5));
+        assert_eq!(expected("[2001:db8::1]:6969"), (2, true, 5));
+        assert_eq!(expected("0.0.0.0:6969"), (1, false, 5));
+    }
+
+    #[test]
+    fn the_builder_refuses_what_an_exporter_does_not_take() {
+        let error = |builder: ClientScopesBuilder| builder.build().unwrap_err();
+        for name in ["", "9a", ".a", "a b", "a-b", "ä", "__name__", "a\"", "a\n", "le"] {
+            let expected = ClientScopesError::Label(LabelError::InvalidName(name.into()));
+            assert_eq!(error(ClientScopes::builder().label(name, "x")), expected);
+            let renamed = ClientScopes::builder().rename(CLIENT_ADDRESS_IP_TYPE, name);
+            assert_eq!(error(renamed), expected);
         }
         for name in ["a", "_a9", "url.scheme", "A_b"] {
             let scopes = ClientScopes::builder().label(name, "x").build().unwrap();
             assert_eq!(scopes.server().pairs(), [(name, "x")]);
         }
+        assert_eq!(
+            error(ClientScopes::builder().label("url", "")).to_string(),
+            r#"the label "url" cannot have the value "": an empty value is no label to Prometheus"#
+        );
+
+        let tags = || ClientScopes::builder().exporter(Exporter::DogStatsD);
+        assert!(ClientScopes::builder().label("url", "a:").build().is_ok());
+        assert_eq!(
+            error(tags().label("url", "a:")),
+            ClientScopesError::Label(LabelError::InvalidValue {
+                label: "url".into(),
+                value: "a:".into(),
+                exporter: Exporter::DogStatsD,
+            })
+        );
+        for (address, ip) in [
+            ("[::]:1", "::0"),
+            ("[2001:db8::]:1", "2001:db8::0"),
+            ("[::1]:1", "::1"),
+        ] {
+            let binding = ServerBinding::new(Protocol::Udp, address.parse().unwrap());
+            let scopes = tags().binding(binding).build().unwrap();
+            assert_eq!(scopes.server().value_of("server_binding_ip"), Some(ip));
+        }
+    }
+
+    #[test]
+    fn the_builder_refuses_rules_that_do_nothing_or_clash() {
+        let error = |builder: ClientScopesBuilder| builder.build().unwrap_err();
+        for rule in [
+            ClientScopes::builder().rename("client_family", "x"),
+            ClientScopes::builder().without("client_family"),
+            ClientScopes::builder().rename_value("client_family", "inet", "4"),
+        ] {
+            assert_eq!(
+                error(rule),
+                ClientScopesError::UnknownLabel("client_family".into())
+            );
+        }
+        let clash = ClientScopes::builder().rename(CLIENT_ADDRESS_IP_TYPE, "client.address.ip.family");
+        assert_eq!(
+            error(clash.clone()).to_string(),
+            "two labels of a client or a server would have the name \"client.address.ip.family\": give one another name \
+             with `rename`, or leave it out with `without`"
+        );
+        let mended = clash.without(CLIENT_ADDRESS_IP_FAMILY).build().unwrap();
+        assert_eq!(
+            mended.for_client(inet()).pairs(),
+            [("client.address.ip.family", "plain")]
+        );
+    }
+
+    #[test]
+    fn vocabularies() {
+        let mapped: IpAddr = "::ffff:192.0.2.7".parse().unwrap();
+        let binding = ServerBinding::new(Protocol::Https, "[::ffff:192.0.2.1]:443".parse().unwrap());
+        let builder = || ClientScopes::builder().binding(binding);
+
+        let socket = builder().socket_view().build().unwrap();
+        let families = |client: Option<IpAddr>| {
+            let scope = socket.for_client(client);
+            [CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE].map(|label| scope.value_of(label).unwrap())
+        };
+        assert_eq!(families(Some(mapped)), ["inet6", "v4_mapped_v6"]);
+        assert_eq!(families(Some(inet())), ["inet", "plain"]);
+        assert_eq!(families(Some(Ipv6Addr::LOCALHOST.into())), ["inet6", "plain"]);
+        assert_eq!(families(None), ["unknown", "unknown"]);
+        let server = socket.server();
+        assert_eq!(server.value_of("server_binding_address_ip_family"), Some("inet6"));
+        assert_eq!(
+            server.value_of("server_binding_address_ip_type"),
+            Some("v4_mapped_v6")
+        );
+
+        let otel = builder().opentelemetry().build().unwrap();
+        let server = [
+            ("network.local.address", "::ffff:192.0.2.1"),
+            ("network.local.port", "443"),
+            ("network.transport", "tcp"),
+        ];
+        assert_eq!(otel.server().pairs(), server);
+        for (client, family) in [
+            (Some(mapped), "ipv4"),
+            (Some(inet()), "ipv4"),
+            (Some(Ipv6Addr::LOCALHOST.into()), "ipv6"),
+            (None, "unknown"),
+        ] {
+            assert_eq!(
+                otel.for_client(client).pairs(),
+                [&server[..], &[("network.type", family)]].concat()
+            );
+        }
+        for (protocol, transport) in [
+            (Protocol::Http, "tcp"),
+            (Protocol::Grpc, "tcp"),
+            (Protocol::Tcp, "tcp"),
+            (Protocol::Udp, "udp"),
+        ] {
+            let binding = ServerBinding::new(protocol, "[::]:1".parse().unwrap());
+            let scopes = ClientScopes::builder()
+                .binding(binding)
+                .opentelemetry()
+                .build()
+                .unwrap();
+            assert_eq!(scopes.server().value_of("network.transport"), Some(transport));
+        }
+        let unix = ClientScopes::builder()
+            .binding(ServerBinding::unix(Protocol::Http))
+            .opentelemetry();
+        assert_eq!(
+            unix.build().unwrap().server().value_of("network.transport"),
+            Some("unix")
+        );
+
+        let own = builder()
+            .opentelemetry()
+            .rename(CLIENT_ADDRESS_IP_TYPE, "via")
+            .rename_value(CLIENT_ADDRESS_IP_TYPE, "v4_mapped_v6", "mapped")
+            .rename_value(CLIENT_ADDRESS_IP_FAMILY, "inet", "v4")
+            .without(SERVER_BINDING_IP)
+            .build()
+            .unwrap();
+        assert_eq!(
+            own.for_client(mapped).pairs(),
+            [server[1], server[2], ("network.type", "v4"), ("via", "mapped")]
+        );
+    }
+
+    #[test]
+    fn expected_clients_are_those_that_the_binding_can_see() {
+        let classes = |scopes: ClientScopes| -> Vec<_> {
+            let both = |scope: Scope| {
+                [CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE].map(|label| scope.value_of(label).unwrap())
+            };
+            scopes.expected().map(both).collect()
+        };
+        let plain = ["inet", "plain"];
+        let mapped = ["inet", "v4_mapped_v6"];
+        let v6 = ["inet6", "plain"];
+        for (address, expected) in [
+            ("[::]:1", &[mapped, v6][..]),
+            ("0.0.0.0:1", &[plain]),
+            ("192.0.2.1:1", &[plain]),
+            ("[2001:db8::1]:1", &[v6]),
+            ("[::1]:1", &[v6]),
+            ("[::ffff:192.0.2.1]:1", &[mapped]),
+        ] {
+            let binding = ServerBinding::new(Protocol::Udp, address.parse().unwrap());
+            for scopes in [
+                ClientScopes::new(binding),
+                ClientScopes::try_new(binding).unwrap(),
+            ] {
+                assert_eq!(classes(scopes), expected, "{address}");
+                assert_eq!(classes(scopes.nest(Scope::new(&Eu))), expected, "{address}");
+            }
+        }
+        let unix = ClientScopes::new(ServerBinding::unix(Protocol::Http));
+        assert_eq!(classes(unix), [["unknown"; 2]]);
+
+        let all = ClientScopes::builder().build().unwrap();
+        assert_eq!(classes(all), [plain, mapped, v6]);
+        let dual_stack = ServerBinding::new(Protocol::Udp, "[::]:1".parse().unwrap());
+        let v6_only = ClientScopes::builder()
+            .binding(dual_stack)
+            .expect([IpAddr::from(Ipv6Addr::UNSPECIFIED)]);
+        assert_eq!(classes(v6_only.build().unwrap()), [v6]);
+        let none = ClientScopes::builder()
+            .without(CLIENT_ADDRESS_IP_FAMILY)
+            .without(CLIENT_ADDRESS_IP_TYPE);
+        let none = none.label("region", "eu").build().unwrap();
+        assert_eq!(none.expected().map(Scope::pairs).collect::<Vec<_>>(), [REGION]);
+        assert_eq!(none.max_label_sets(&()), 1);
+    }
+
+    #[test]
+    fn expected_clients_with_labels_are_the_product() {
+        let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, "[::]:1".parse().unwrap()));
+        assert_eq!(
+            scopes.expected_with(&()).unwrap(),
+            scopes.expected().collect::<Vec<_>>()
+        );
+
+        let tenants = FixedLabel::new("tenant", ["a", "b"]).unwrap();
+        let product = scopes.expected_with(&(Eu, tenants.other())).unwrap();
+        let expected: Vec<_> = scopes
+            .expected()
+            .flat_map(|scope| {
+                tenants
+                    .values()
+                    .map(move |tenant| Scope::new(&(scope, Eu, tenant)))
+            })
+            .collect();
+        assert_eq!(product, expected);
+        assert_eq!(product.len(), 6);
+        assert_eq!(
+            scopes.max_label_sets(&(Eu, tenants.other())),
+            3 * ClientLabels::ALL.len()
+        );
     }
 }

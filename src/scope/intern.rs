@@ -5,12 +5,12 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
-use crate::labels::LabelList;
+use super::pairs::Pairs as OwnedPairs;
 
 /// How many different label sets a process can have.
 ///
@@ -49,16 +49,22 @@ static STATES: [State; 1 << u16::BITS] = [const {
     }
 }; 1 << u16::BITS];
 
+// Set together with `SETS`, and read without the lock.
+static BY_INDEX: [OnceLock<&'static LabelSetData>; MAX_STORED] = [const { OnceLock::new() }; MAX_STORED];
+
 static SETS: Mutex<Option<HashMap<Pairs, &'static LabelSetData>>> = Mutex::new(None);
 // A lock of its own, under which nothing is allocated: an allocator that counts may enter a scope.
 static PLACES_TAKEN: Mutex<u16> = Mutex::new(0);
+// Changed under the lock of `PLACES_TAKEN`, as `IS_FULL` is.
+static LIMIT: AtomicUsize = AtomicUsize::new(MAX_LABEL_SETS);
 static IS_FULL: AtomicBool = AtomicBool::new(false);
 static OVERFLOWS: AtomicU64 = AtomicU64::new(0);
 
 impl LabelSetData {
     /// A small number that identifies the set. Stays below `4 * MAX_LABEL_SETS`.
-    pub(super) fn index(&self) -> usize {
-        self.index.into()
+    #[inline]
+    pub(super) fn index(&self) -> u16 {
+        self.index
     }
 
     /// From 1 to [`MAX_LABEL_SETS`]; 0 as long as the set has no place.
@@ -90,14 +96,14 @@ impl LabelSetData {
         if self.place() == 0 {
             *taken += 1;
             self.state().place.store(*taken, Ordering::Relaxed);
-            IS_FULL.store(usize::from(*taken) == MAX_LABEL_SETS, Ordering::Relaxed);
+            IS_FULL.store(usize::from(*taken) >= label_set_limit(), Ordering::Relaxed);
         }
         Ok(())
     }
 
     fn can_have_place(&self) -> Result<(), TooManyLabelSets> {
         if self.place() == 0 && IS_FULL.load(Ordering::Relaxed) {
-            return Err(TooManyLabelSets);
+            return Err(TooManyLabelSets::now());
         }
         Ok(())
     }
@@ -108,19 +114,97 @@ impl LabelSetData {
     }
 }
 
-/// The process already has [`MAX_LABEL_SETS`] label sets.
+/// How many label sets have a place now. It is at most [`label_set_limit`].
+#[must_use]
+pub fn label_sets() -> usize {
+    (*PLACES_TAKEN.lock().unwrap_or_else(PoisonError::into_inner)).into()
+}
+
+/// The limit in force: [`MAX_LABEL_SETS`], unless [`limit_label_sets`] has set a lower one.
+///
+/// A counter without labels of its own has at most this many series in the whole process, and one more for what is
+/// counted outside every scope.
+#[must_use]
+pub fn label_set_limit() -> usize {
+    LIMIT.load(Ordering::Relaxed)
+}
+
+/// Sets the limit of the process, for an operator who wants fewer series than [`MAX_LABEL_SETS`], and checks that the
+/// program needs no more. Call it once, at start-up. Zero turns off all labels.
+///
+/// `needed` is the sum of what the scopes of the program can be: see [`ClientScopes::max_label_sets`]. From then on, no
+/// request can exceed the limit, even if the sum was wrong. A `limit` above `MAX_LABEL_SETS` counts as that.
+///
+/// ```
+/// use dualstack_metrics::{ClientScopes, FixedLabel, Protocol, ServerBinding, scope};
+///
+/// let http = ClientScopes::new(ServerBinding::new(Protocol::Http, "[::]:7070".parse()?));
+/// let tenants = FixedLabel::new("tenant", ["acme", "globex"])?;
+///
+/// // Three tenants with `other`, times four classes of clients.
+/// let needed = http.max_label_sets(&tenants.other());
+/// # let needed = needed / dualstack_metrics::ClientLabels::ALL.len() * 4;
+/// let limit = 10; // from the configuration
+/// assert_eq!(
+///     scope::limit_label_sets(limit, needed).unwrap_err().to_string(),
+///     "the labels can make 12 series of each counter, but the limit is 10: raise the limit, use labels with fewer values, \
+///      or lower the cap of a `CappedLabel`",
+/// );
+/// scope::limit_label_sets(500, needed)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// If `needed`, or the number of label sets that the process already has, is above `limit`. The limit stays as it was.
+///
+/// [`ClientScopes::max_label_sets`]: crate::ClientScopes::max_label_sets
+pub fn limit_label_sets(limit: usize, needed: usize) -> Result<(), TooManyLabelSets> {
+    let limit = limit.min(MAX_LABEL_SETS);
+    let taken = PLACES_TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if needed.max((*taken).into()) > limit {
+        return Err(TooManyLabelSets {
+            limit,
+            needed: Some(needed.max((*taken).into())),
+        });
+    }
+    LIMIT.store(limit, Ordering::Relaxed);
+    IS_FULL.store(usize::from(*taken) >= limit, Ordering::Relaxed);
+    Ok(())
+}
+
+/// The process already has as many label sets as its limit allows, or can have more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TooManyLabelSets;
+pub struct TooManyLabelSets {
+    limit: usize,
+    /// How many there can be.
+    needed: Option<usize>,
+}
+
+impl TooManyLabelSets {
+    fn now() -> Self {
+        Self {
+            limit: label_set_limit(),
+            needed: None,
+        }
+    }
+}
 
 impl fmt::Display for TooManyLabelSets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the process already has {MAX_LABEL_SETS} different label sets, which is the limit: make scopes at start-up, \
-             from labels with few values, and make a `ServerBinding` from the listener's `local_addr()`, never from a \
-             peer"
-        )
+        let limit = self.limit;
+        match self.needed {
+            Some(needed) => write!(
+                f,
+                "the labels can make {needed} series of each counter, but the limit is {limit}: raise the limit, use labels \
+                 with fewer values, or lower the cap of a `CappedLabel`"
+            ),
+            None => write!(
+                f,
+                "the process already has {limit} different label sets, which is the limit: make scopes at start-up, from \
+                 labels with few values, and make a `ServerBinding` from the listener's `local_addr()`, never from a peer"
+            ),
+        }
     }
 }
 
@@ -129,8 +213,8 @@ impl std::error::Error for TooManyLabelSets {}
 /// How often a scope could not be made or entered, because the process already had [`MAX_LABEL_SETS`] label sets.
 ///
 /// Each time another scope was used instead: the outer scope of [`nest`](super::Scope::nest), and otherwise the scope
-/// that was in force. The first time this is logged as a warning. Export the number as a counter, such as
-/// `label_sets_overflowed_total`, because the labels of some series are incomplete when it grows.
+/// that was in force. The first time this is logged as a warning. Scoped recorders count it in
+/// `label_sets_overflowed_total`. When it grows, the labels of some series are incomplete.
 #[must_use]
 pub fn overflows() -> u64 {
     OVERFLOWS.load(Ordering::Relaxed)
@@ -139,43 +223,51 @@ pub fn overflows() -> u64 {
 #[cold]
 pub(super) fn count_overflow() {
     if OVERFLOWS.fetch_add(1, Ordering::Relaxed) == 0 {
-        tracing::warn!("some labels are left out: {TooManyLabelSets}");
+        tracing::warn!("some labels are left out: {}", TooManyLabelSets::now());
     }
 }
 
-/// The stored set with these labels. Fails if the set has no place and no place is free, and stores nothing then.
+/// The stored set of this index.
+#[inline]
+pub(super) fn by_index(index: u16) -> Option<&'static LabelSetData> {
+    BY_INDEX.get(usize::from(index))?.get().copied()
+}
+
+/// The stored set with these labels. Fails if they are not stored and no place is free, and stores nothing then.
 pub(super) fn intern(
-    list: LabelList,
+    pairs: OwnedPairs,
     outer: Option<&'static LabelSetData>,
 ) -> Result<&'static LabelSetData, TooManyLabelSets> {
-    let borrowed: Vec<_> = list
-        .pairs()
+    let borrowed: Vec<_> = pairs
+        .as_slice()
         .iter()
         .map(|(name, value)| (&**name, &**value))
         .collect();
     let mut sets = SETS.lock().unwrap_or_else(PoisonError::into_inner);
     let sets = sets.get_or_insert_default();
     if let Some(set) = lookup(sets, &borrowed) {
-        set.can_have_place()?;
         return Ok(set);
     }
     if sets.len() == MAX_STORED || IS_FULL.load(Ordering::Relaxed) {
-        return Err(TooManyLabelSets);
+        return Err(TooManyLabelSets::now());
     }
-    let index = u16::try_from(sets.len()).map_err(|_| TooManyLabelSets)?;
+    let index = u16::try_from(sets.len()).map_err(|_| TooManyLabelSets::now())?;
 
     let leak = |text: Cow<'static, str>| match text {
         Cow::Borrowed(text) => text,
         Cow::Owned(text) => &*text.leak(),
     };
     let pairs: Pairs = Vec::leak(
-        list.into_pairs()
+        pairs
+            .into_vec()
             .into_iter()
             .map(|(name, value)| (leak(name), leak(value)))
             .collect(),
     );
     let set: &'static LabelSetData = Box::leak(Box::new(LabelSetData { index, outer, pairs }));
     sets.insert(pairs, set);
+    // Nothing is allocated here, so an allocator that counts cannot come back.
+    _ = BY_INDEX[usize::from(index)].set(set);
     Ok(set)
 }
 

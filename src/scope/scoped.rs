@@ -51,7 +51,18 @@ impl<T> Scoped<T> {
         self.scope.enter_unchecked()
     }
 
-    /// The scope.
+    /// Calls `poll` in the scope, and keeps what it adds to the scope.
+    #[inline]
+    fn in_scope<R>(self: Pin<&mut Self>, poll: impl FnOnce(Pin<&mut T>) -> R) -> R {
+        let this = self.project();
+        let entered = this.scope.enter_unchecked();
+        let result = poll(this.inner.as_pin_mut().expect(TAKEN));
+        *this.scope = Scope::current();
+        drop(entered);
+        result
+    }
+
+    /// The scope. If labels were [added](Scope::add) to it, they are in it.
     pub fn scope(&self) -> Scope {
         self.scope
     }
@@ -99,8 +110,7 @@ impl<F: Future> Future for Scoped<F> {
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let _entered = self.enter();
-        self.get_pin_mut().poll(cx)
+        self.in_scope(|inner| inner.poll(cx))
     }
 }
 
@@ -114,8 +124,7 @@ impl<S: Stream> Stream for Scoped<S> {
     type Item = S::Item;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let _entered = self.enter();
-        self.get_pin_mut().poll_next(cx)
+        self.in_scope(|inner| inner.poll_next(cx))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -137,8 +146,7 @@ impl<B: Body> Body for Scoped<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let _entered = self.enter();
-        self.get_pin_mut().poll_frame(cx)
+        self.in_scope(|inner| inner.poll_frame(cx))
     }
 
     fn is_end_stream(&self) -> bool {

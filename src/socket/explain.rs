@@ -1,6 +1,6 @@
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6},
 };
 
 use super::{
@@ -56,10 +56,7 @@ impl SocketOptions {
 
     fn bind_hint(&self, transport: Transport, address: SocketAddr, kind: io::ErrorKind) -> Option<String> {
         let (ip, port) = (address.ip(), address.port());
-        let v6 = match ip {
-            IpAddr::V4(_) => None,
-            IpAddr::V6(ip) => Some(ip),
-        };
+        let is_mapped = ip.is_ipv6() && ip.to_canonical().is_ipv4();
         match kind {
             io::ErrorKind::AddrInUse if port == 0 => None,
             // A mapped address needs the IPv4 side of the port, like an IPv4 address.
@@ -82,22 +79,22 @@ impl SocketOptions {
                 })
             }
             io::ErrorKind::InvalidInput | io::ErrorKind::AddrNotAvailable
-                if self.v6_only == Some(true)
-                    && let Some(mapped) = v6.and_then(|ip| ip.to_ipv4_mapped()) =>
+                if self.v6_only == Some(true) && is_mapped =>
             {
                 Some(format!(
-                    "an IPv6-only socket cannot be bound to an IPv4-mapped address; bind {mapped}"
+                    "an IPv6-only socket cannot be bound to an IPv4-mapped address; bind {}",
+                    ip.to_canonical()
                 ))
             }
             io::ErrorKind::InvalidInput if needs_scope(address) => Some(format!(
                 "a link-local address needs a scope id, the number of its interface, as in `[{ip}%2]:{port}`"
             )),
-            io::ErrorKind::AddrNotAvailable if v6.is_some_and(|ip| ip.to_ipv4_mapped().is_none()) && !has_ipv6() => {
+            io::ErrorKind::AddrNotAvailable if ip.is_ipv6() && !is_mapped && !has_ipv6() => {
                 Some(NO_IPV6.into())
             }
             io::ErrorKind::AddrNotAvailable => Some(format!(
                 "{ip} is not an address of this host; bind one that is, or `{}` for all addresses",
-                if v6.is_some() { "[::]" } else { "0.0.0.0" }
+                if ip.is_ipv6() { "[::]" } else { "0.0.0.0" }
             )),
             _ => None,
         }

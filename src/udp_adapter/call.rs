@@ -1,4 +1,4 @@
-//! A handler at work, until it has its one outcome.
+//! One handler, from its first poll to its outcome.
 
 use std::{
     fmt::Display,
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 
-use super::packet::Route;
+use super::{address::Route, budget::poll_proceed};
 use crate::scope::{Scope, Scoped};
 
 /// What became of a datagram.
@@ -34,7 +34,7 @@ pub(super) struct Done {
     pub(super) number: u64,
     pub(super) outcome: Outcome,
     pub(super) scope: Scope,
-    pub(super) route: Route,
+    pub(super) route: Option<Route>,
 }
 
 /// Asks a waiting handler to be dropped.
@@ -52,15 +52,14 @@ impl Abort {
 }
 
 pin_project! {
-    /// A place for a handler. It is used for one after another, so that a handler which is ready at once needs no
-    /// memory of its own.
+    /// A place for a handler. It is reused, so a handler that is ready at once takes no allocation.
     pub(super) struct Call<F> {
         #[pin]
         future: Option<Scoped<F>>,
         number: u64,
         route: Option<Route>,
         scope: Scope,
-        // Only for a handler that waits.
+        // Made when the handler has to wait.
         abort: Option<Arc<Abort>>,
     }
 }
@@ -76,10 +75,10 @@ impl<F> Call<F> {
         })
     }
 
-    pub(super) fn start(self: Pin<&mut Self>, number: u64, future: F, scope: Scope, route: Route) {
+    pub(super) fn start(self: Pin<&mut Self>, number: u64, future: F, scope: Scope, route: Option<Route>) {
         let mut this = self.project();
         *this.number = number;
-        *this.route = Some(route);
+        *this.route = route;
         *this.scope = scope;
         *this.abort = None;
         this.future.set(Some(Scoped::new(future, scope)));
@@ -93,7 +92,7 @@ impl<F> Call<F> {
         Arc::clone(self.project().abort.get_or_insert_default())
     }
 
-    /// Drops the handler, in its scope. A panic of its drop ends here.
+    /// Drops the handler in its scope. Catches a panic of its drop.
     pub(super) fn clear(self: Pin<&mut Self>) {
         let mut future = self.project().future;
         drop(catch_unwind(AssertUnwindSafe(|| future.set(None))));
@@ -118,7 +117,14 @@ where
             Some(future) if !is_aborted => {
                 let poll = || future.poll(cx).map_err(|error| error.to_string());
                 match catch_unwind(AssertUnwindSafe(poll)) {
-                    Ok(Poll::Pending) => return Poll::Pending,
+                    Ok(Poll::Pending) => {
+                        // It may wait only for a new budget. The runtime would wake it after other tasks, which may be
+                        // after the server has its next budget.
+                        if poll_proceed(cx).is_pending() {
+                            cx.waker().wake_by_ref();
+                        }
+                        return Poll::Pending;
+                    }
                     Ok(Poll::Ready(Ok(Some(answer)))) => Outcome::Answer(answer),
                     Ok(Poll::Ready(Ok(None))) => Outcome::NoAnswer,
                     Ok(Poll::Ready(Err(error))) => Outcome::HandlerError(error),
@@ -133,10 +139,7 @@ where
             number: *this.number,
             outcome,
             scope: *this.scope,
-            route: this
-                .route
-                .take()
-                .expect("a call is started before it is polled, and polled no more when done"),
+            route: *this.route,
         })
     }
 }

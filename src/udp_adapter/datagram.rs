@@ -1,7 +1,8 @@
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 
+use super::address::canonical;
 use crate::{
     labels::{Client, ClientLabels},
     layer::HasClient,
@@ -10,7 +11,7 @@ use crate::{
 /// A datagram as a handler sees it.
 ///
 /// Addresses are canonical: a client that reached an IPv6 socket over IPv4 is `192.0.2.7`, never `::ffff:192.0.2.7`.
-/// [`client`](Self::client) remembers how it came. Scope ids of link-local addresses stay.
+/// [`client`](Self::client) tells which of the two the socket reported. Link-local addresses keep their scope ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
     payload: Bytes,
@@ -30,13 +31,13 @@ impl Datagram {
         }
     }
 
-    /// What was sent: up to 65,527 bytes, or none.
+    /// The payload: 0 to 65,527 bytes.
     #[must_use]
     pub fn payload(&self) -> &Bytes {
         &self.payload
     }
 
-    /// What was sent: up to 65,527 bytes, or none.
+    /// The payload: 0 to 65,527 bytes.
     #[must_use]
     pub fn into_payload(self) -> Bytes {
         self.payload
@@ -54,8 +55,8 @@ impl Datagram {
         self.client
     }
 
-    /// The address that the client sent this to, canonical: one of the host's, or a multicast group, and the socket's
-    /// port. The socket's own address on a platform that does not tell.
+    /// The address that the client sent this to, canonical: an address of the host, a broadcast address or a multicast
+    /// group, with the socket's port. If the platform does not report it, the address that the socket is bound to.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local
@@ -65,14 +66,6 @@ impl Datagram {
 impl HasClient for Datagram {
     fn client(&self) -> Option<Client> {
         Some(self.client.into())
-    }
-}
-
-/// The IPv4 address where it is a mapped one, and else the same with its scope id.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    match address.ip().to_canonical() {
-        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
-        IpAddr::V6(_) => address,
     }
 }
 

@@ -1,12 +1,8 @@
 //! What the kernel dropped at a socket.
 
 use std::{
-    fmt,
-    io::{self, ErrorKind},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    fmt, io,
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use metrics::{Counter, counter, describe_counter};
@@ -14,14 +10,15 @@ use tokio::net::UdpSocket;
 
 use crate::scope::Scope;
 
-/// Counts the datagrams that the kernel dropped because the socket's receive buffer was full. See
-/// [`Serve::socket_drops`](super::Serve::socket_drops).
+/// Counts the datagrams that the kernel dropped because the socket's receive buffer was full. Made by
+/// [`Serve::socket_drops`](super::Serve::socket_drops) and
+/// [`DatagramSocket::socket_drops`](super::DatagramSocket::socket_drops).
 ///
-/// The counter is `…_socket_drops_total`, with the server's prefix and the labels of its binding, and no client's: the
-/// kernel does not say whose they were. It is what `/proc/net/udp` and `udp6` have as the socket's drops, read when
-/// [`update`](Self::update) is called: by the handler of `/metrics` before it renders, say. (Datagrams with a wrong
-/// checksum, and those for which all of UDP had no memory left, are among them.) A larger receive buffer, or a handler
-/// that is done earlier, helps.
+/// The counter is `…_socket_drops_total`, with the prefix of the server and the labels of its binding. It has no labels
+/// of a client, because the kernel does not tell whose datagrams they were. The number is read when
+/// [`update`](Self::update) is called, for example by the handler of `/metrics` before it renders. It is the last value
+/// of `SO_MEMINFO` ([`socket(7)`]), which `/proc/net/udp` shows as `drops`. It includes datagrams with a wrong checksum,
+/// and those for which all of UDP had no memory left. A larger receive buffer or faster handlers help.
 ///
 /// ```
 /// # use bytes::Bytes;
@@ -44,42 +41,53 @@ use crate::scope::Scope;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// On systems other than Linux nothing is counted.
+/// It does not keep the socket open, except while `update` runs. On systems other than Linux it counts nothing.
+///
+/// [`socket(7)`]: https://man7.org/linux/man-pages/man7/socket.7.html
 #[derive(Clone)]
 pub struct SocketDrops {
-    socket: Arc<Socket>,
+    socket: Weak<UdpSocket>,
+    counted: Arc<Mutex<u32>>,
     scope: Scope,
     name: String,
 }
 
 impl SocketDrops {
-    pub(super) fn new(socket: &SocketId, scope: Scope, prefix: &str) -> Self {
+    /// `counted` is how many of the drops of `socket` have been counted.
+    pub(super) fn new(
+        socket: &Arc<UdpSocket>,
+        counted: &Arc<Mutex<u32>>,
+        scope: Scope,
+        prefix: &str,
+    ) -> Self {
         Self {
-            socket: Arc::clone(&socket.0),
+            socket: Arc::downgrade(socket),
+            counted: Arc::clone(counted),
             scope,
             name: format!("{prefix}_socket_drops_total"),
         }
     }
 
-    /// Asks the kernel, and counts what it dropped since the last time. Nothing when the server is gone.
+    /// Asks the kernel, and counts what it dropped since the last time, by this or another `SocketDrops` of the socket.
+    /// Does nothing after the socket is closed.
     ///
     /// # Errors
     ///
-    /// When `/proc/net` cannot be read, or does not have the socket: the process has changed its network namespace.
+    /// If the kernel does not tell: `SO_MEMINFO` needs Linux 4.12.
     pub fn update(&self) -> io::Result<()> {
-        // Held while reading, so that no reading is counted after a later one.
-        let mut last = self.socket.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = self.socket.read();
-        // Only now: a number of a socket that was still open when it was read is not yet another's.
-        if !self.socket.is_open.load(Ordering::Acquire) {
+        let Some(socket) = self.socket.upgrade() else {
             return Ok(());
-        }
-        let Some(drops) = found? else {
+        };
+        // Locked while reading, so that no number is compared with a later one. Not while counting, because a recorder
+        // may call this too.
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(drops) = read(&socket)? else {
             return Ok(());
         };
         // The kernel counts in 32 bits.
-        let new = drops.wrapping_sub(*last);
-        *last = drops;
+        let new = drops.wrapping_sub(*counted);
+        *counted = drops;
+        drop(counted);
         self.scope.run(|| self.counter().increment(new.into()));
         Ok(())
     }
@@ -97,110 +105,91 @@ impl fmt::Debug for SocketDrops {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SocketDrops")
             .field("name", &self.name)
-            .field("inode", &self.socket.inode)
             .finish_non_exhaustive()
     }
 }
 
-/// Held by the owner of the socket, and dropped before the socket.
-pub(super) struct SocketId(Arc<Socket>);
-
-struct Socket {
-    inode: Option<u64>,
-    is_ipv6: bool,
-    is_open: AtomicBool,
-    /// What the kernel had at the last reading.
-    last: Mutex<u32>,
-}
-
-impl SocketId {
-    pub(super) fn of(socket: &UdpSocket) -> io::Result<Self> {
-        Ok(Self(Arc::new(Socket {
-            inode: inode(socket)?,
-            is_ipv6: socket.local_addr()?.is_ipv6(),
-            is_open: AtomicBool::new(true),
-            last: Mutex::new(0),
-        })))
-    }
-}
-
-impl Drop for SocketId {
-    fn drop(&mut self) {
-        self.0.is_open.store(false, Ordering::Release);
-    }
-}
-
-impl Socket {
-    fn read(&self) -> io::Result<Option<u32>> {
-        let Some(inode) = self.inode else {
-            return Ok(None);
-        };
-        let path = if self.is_ipv6 {
-            "/proc/thread-self/net/udp6"
-        } else {
-            "/proc/thread-self/net/udp"
-        };
-        let table = std::fs::read_to_string(path)?;
-        match find(&table, inode) {
-            Some(drops) => Ok(Some(drops)),
-            None => Err(io::Error::new(
-                ErrorKind::NotFound,
-                format!("{path} has no socket with the inode {inode}"),
-            )),
-        }
-    }
-}
-
-/// The drops of a socket, in the kernel's table.
-fn find(table: &str, inode: u64) -> Option<u32> {
-    const INODE: usize = 9;
-    const DROPS: usize = 12;
-
-    let is_it = |line: &&str| {
-        let mut columns = line.split_ascii_whitespace();
-        columns.nth(INODE).and_then(|column| column.parse().ok()) == Some(inode)
-    };
-    // A column that is printed with a sign shows what has passed the half of 32 bits as negative.
-    let line = table.lines().skip(1).find(is_it)?;
-    let drops: i64 = line.split_ascii_whitespace().nth(DROPS)?.parse().ok()?;
-    u32::try_from(drops)
-        .ok()
-        .or_else(|| i32::try_from(drops).ok().map(i32::cast_unsigned))
-}
-
 #[cfg(target_os = "linux")]
-fn inode(socket: &UdpSocket) -> io::Result<Option<u64>> {
-    use std::{
-        fs::File,
-        os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+fn read(socket: &UdpSocket) -> io::Result<Option<u32>> {
+    use nix::{
+        libc,
+        sys::socket::{getsockopt, sockopt::GetStruct},
     };
 
-    let file = File::from(socket.as_fd().try_clone_to_owned()?);
-    Ok(Some(file.metadata()?.ino()))
+    // `SK_MEMINFO_VARS` and `SK_MEMINFO_DROPS` of <linux/sock_diag.h>. A later kernel returns as many as are asked for.
+    const VALUES: usize = 9;
+    const DROPS: usize = 8;
+
+    #[derive(Clone, Copy)]
+    struct MemInfo;
+
+    nix::getsockopt_impl!(
+        MemInfo,
+        libc::SOL_SOCKET,
+        libc::SO_MEMINFO,
+        [u32; VALUES],
+        GetStruct<[u32; VALUES]>
+    );
+
+    Ok(Some(getsockopt(socket, MemInfo)?[DROPS]))
 }
 
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::unnecessary_wraps, reason = "on Linux it can fail")]
-fn inode(_: &UdpSocket) -> io::Result<Option<u64>> {
+fn read(_: &UdpSocket) -> io::Result<Option<u32>> {
     Ok(None)
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use super::*;
+    use std::cell::Cell;
 
-    #[test]
-    fn a_socket_is_found_by_its_inode() {
-        let table = "\
-  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
- 1155: 00000000000000000000000000000000:1B39 00000000000000000000000000000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 36342 2 0000000000000000 0
- 2884: 00000000000000000000000000000000:2202 00000000000000000000000000000000:0000 07 00000000:00000300 00:00000000 00000000     0        0 136342 2 0000000000000000 4294967295
- 2885: 00000000000000000000000000000000:2203 00000000000000000000000000000000:0000 07 00000000:00000300 00:00000000 00000000     0        0 136343 2 0000000000000000 -1
-";
-        assert_eq!(find(table, 36342), Some(0));
-        assert_eq!(find(table, 136_342), Some(u32::MAX));
-        assert_eq!(find(table, 136_343), Some(u32::MAX));
-        assert_eq!(find(table, 6342), None);
-        assert_eq!(find("", 1), None);
+    use metrics::{Gauge, Histogram, Key, KeyName, Metadata, NoopRecorder, Recorder, SharedString, Unit};
+
+    use super::*;
+    use crate::DatagramSocket;
+
+    /// Asks for the drops again while it describes their counter.
+    struct Asks {
+        drops: SocketDrops,
+        times: Cell<u32>,
+    }
+
+    impl Recorder for Asks {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {
+            self.times.set(self.times.get() + 1);
+            if self.times.get() == 1 {
+                self.drops.update().unwrap();
+            }
+        }
+
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
+            NoopRecorder.register_counter(key, metadata)
+        }
+
+        fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
+            NoopRecorder.register_gauge(key, metadata)
+        }
+
+        fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
+            NoopRecorder.register_histogram(key, metadata)
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_locked_while_drops_are_counted() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let socket = DatagramSocket::new(socket).unwrap();
+        let drops = socket.socket_drops("s", Scope::none());
+        let recorder = Asks {
+            drops: drops.clone(),
+            times: Cell::new(0),
+        };
+        metrics::with_local_recorder(&recorder, || drops.update().unwrap());
+        assert_eq!(recorder.times.get(), 2);
     }
 }

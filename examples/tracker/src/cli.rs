@@ -20,7 +20,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1212")]
     pub(crate) metrics: SocketAddr,
 
-    /// Serve only IPv6 clients on IPv6 sockets, so that 0.0.0.0 and [::] can be used together on one port
+    /// Serve only IPv6 clients on IPv6 sockets, so that `0.0.0.0` and `[::]` can be used together on one port
     #[arg(long)]
     pub(crate) v6only: bool,
 

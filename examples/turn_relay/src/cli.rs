@@ -8,7 +8,7 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "turn_relay")]
 pub(crate) struct Args {
-    /// Address to serve clients on; can be repeated. A listener on [::] relays to peers of both families, any other
+    /// Address to serve clients on; can be repeated. A listener on `[::]` relays to peers of both families, any other
     /// listener to peers of its own family
     #[arg(long, value_name = "ADDR", default_value = "[::]:3478")]
     pub(crate) listen: Vec<SocketAddr>,

@@ -5,20 +5,9 @@ use super::{assert_one_each, get, listener, recorder};
 mod axum_07_ {
     use super::*;
 
-    use axum_07::{
-        Router,
-        extract::{ConnectInfo, Request},
-        routing,
-    };
+    use axum_07::{Router, extract::ConnectInfo, routing};
     use dualstack_metrics::ClientLabelsLayer;
     use std::net::SocketAddr;
-
-    fn client(request: &Request) -> Option<SocketAddr> {
-        request
-            .extensions()
-            .get::<ConnectInfo<SocketAddr>>()
-            .map(|info| info.0)
-    }
 
     #[tokio::test]
     async fn counts_the_client() {
@@ -27,9 +16,8 @@ mod axum_07_ {
         let (listener, address) = listener();
         let binding = ServerBinding::new(Protocol::Http, address);
 
-        let app = Router::new()
-            .route("/", routing::get(hello))
-            .layer(ClientLabelsLayer::new(binding).source(client));
+        let layer = ClientLabelsLayer::new(binding).connect_info(|info: &ConnectInfo<SocketAddr>| info.0);
+        let app = Router::new().route("/", routing::get(hello)).layer(layer);
 
         let app = app.into_make_service_with_connect_info::<SocketAddr>();
         tokio::spawn(async { axum_07::serve(listener, app).await });

@@ -2,7 +2,6 @@ use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
 use dualstack_metrics::{ClientScopes, Protocol, Scope, ServerBinding, SocketOptions};
 use metrics::counter;
-use std::collections::HashMap;
 use test_support::{and, assert_samples, sample, series, seven};
 use tokio::{
     net::UdpSocket,
@@ -108,15 +107,9 @@ fn handle(event: &Event, repository: &mut Repository) {
     }
 }
 
-/// The scopes for events that have only addresses.
-#[derive(Default)]
-struct Scopes(HashMap<ServerBinding, ClientScopes>);
-
-impl Scopes {
-    fn of(&mut self, server: ServerBinding, client: SocketAddr) -> Scope {
-        let scopes = self.0.entry(server).or_insert_with(|| ClientScopes::new(server));
-        scopes.for_client(client)
-    }
+/// The scope of an event that has only addresses.
+fn scope_of(server: ServerBinding, client: SocketAddr) -> Scope {
+    ClientScopes::new(server).for_client(client)
 }
 
 #[tokio::test]
@@ -156,7 +149,7 @@ async fn events_carry_their_labels_to_the_tasks_that_count() {
         ]);
     }
 
-    let (mut repository, mut scopes) = (Repository::default(), Scopes::default());
+    let mut repository = Repository::default();
     for _ in 0..clients(server).count() * 8 {
         let event = others.recv().await.unwrap();
         handle(&event, &mut repository);
@@ -165,7 +158,7 @@ async fn events_carry_their_labels_to_the_tasks_that_count() {
             server,
             labels,
         } = *event.context();
-        assert_eq!(scopes.of(server, client), labels);
+        assert_eq!(scope_of(server, client), labels);
     }
     serving.abort();
     assert!(serving.await.is_err());

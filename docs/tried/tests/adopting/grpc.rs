@@ -1,20 +1,10 @@
-use std::net::SocketAddr;
-
 use dualstack_metrics::{ClientLabelsLayer, Protocol, ServerBinding};
-use http::Request;
 use test_support::{assert_samples, sample, series, seven};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{
-    body::Body,
-    transport::{Channel, Server, server::TcpConnectInfo},
-};
+use tonic::transport::{Channel, Server, server::TcpConnectInfo};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient, health_server::HealthServer};
 
 use super::{clients, listener, recorder};
-
-fn client(request: &Request<Body>) -> Option<SocketAddr> {
-    request.extensions().get::<TcpConnectInfo>()?.remote_addr()
-}
 
 #[tokio::test]
 async fn counts_the_client() {
@@ -30,9 +20,10 @@ async fn counts_the_client() {
         },
     );
 
-    let binding = ServerBinding::new(Protocol::Http, listener.local_addr().unwrap());
+    let binding = ServerBinding::new(Protocol::Grpc, address);
+    let layer = ClientLabelsLayer::new(binding).connect_info(|info: &TcpConnectInfo| info.remote_addr());
     let server = Server::builder()
-        .layer(ClientLabelsLayer::new(binding).source(client))
+        .layer(layer)
         .add_service(service)
         .serve_with_incoming(TcpListenerStream::new(listener));
 
@@ -44,6 +35,6 @@ async fn counts_the_client() {
     }
     assert_samples(
         series(&recorder.get_ref().handle().render(), "checks_total"),
-        clients(address).map(|(_, seen)| sample("checks_total", &seven("http", address, seen), 1)),
+        clients(address).map(|(_, seen)| sample("checks_total", &seven("grpc", address, seen), 1)),
     );
 }

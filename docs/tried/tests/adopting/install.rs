@@ -63,6 +63,27 @@ fn install(address: SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 #[test]
+fn one_histogram_has_the_labels() {
+    let layer = ScopedRecorderLayer::new().include(MetricKindMask::HISTOGRAM, "request_seconds");
+
+    let recorder = prometheus::Install::new(PrometheusBuilder::new())
+        .recorder(layer)
+        .build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        Scope::new(&ClientLabels::UNKNOWN).run(|| {
+            metrics::counter!("requests_total").increment(1);
+            metrics::histogram!("request_seconds").record(0.05);
+            metrics::histogram!("response_seconds").record(0.05);
+        });
+    });
+    let output = recorder.get_ref().handle().render();
+    let has = |line: &str| assert!(output.lines().any(|other| other == line), "{line}, not: {output}");
+    has(&format!("requests_total{{{LABELS}}} 1"));
+    has(&format!("request_seconds_count{{{LABELS}}} 1"));
+    has("response_seconds_count 1");
+}
+
+#[test]
 fn a_stack_of_layers() {
     let builder = PrometheusBuilder::new();
 

@@ -24,7 +24,7 @@ fn shows(source: &str, block: &str) -> bool {
 #[test]
 fn each_block_of_the_page_is_code_that_runs_here() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let sources: Vec<String> = [here.join("tests/adopting"), here.to_owned()]
+    let sources: Vec<String> = [here.join("tests/adopting"), here.join("tests"), here.to_owned()]
         .iter()
         .flat_map(|folder| fs::read_dir(folder).unwrap())
         .map(|entry| entry.unwrap().path())

@@ -1,4 +1,6 @@
-use dualstack_metrics::{ClientLabels, Scope, WithScope};
+use std::net::SocketAddr;
+
+use dualstack_metrics::{ClientLabels, ClientScopes, Protocol, Scope, ServerBinding, WithScope};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     runtime,
@@ -37,6 +39,24 @@ async fn what_a_task_inherits() {
         assert_eq!(spawned.join_next().await.unwrap().unwrap(), Scope::none());
     };
     request.with_scope(scope).await;
+}
+
+struct Request {
+    from: SocketAddr,
+}
+
+async fn process(request: Request) -> (SocketAddr, Scope) {
+    (request.from, work().await)
+}
+
+#[tokio::test]
+async fn a_value_that_moves_the_address_is_wrapped() {
+    let binding = ServerBinding::new(Protocol::Udp, "[::]:6969".parse().unwrap());
+    let scopes = ClientScopes::new(binding);
+    let from = "192.0.2.7:50000".parse().unwrap();
+    let request = Request { from };
+    let spawned = tokio::spawn(scopes.for_client(request.from).wrap(process(request)));
+    assert_eq!(spawned.await.unwrap(), (from, scopes.for_client(from)));
 }
 
 #[test]

@@ -1,10 +1,5 @@
-use axum::{
-    Router,
-    extract::Request,
-    middleware::{self, Next},
-    routing::get,
-};
-use dualstack_metrics::{ClientLabels, Scope, WithScope as _};
+use axum::{Router, routing::get};
+use dualstack_metrics::{ClientLabels, ClientLabelsLayer, Protocol, ServerBinding};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
@@ -25,10 +20,9 @@ async fn counts_an_unknown_client() {
     _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).unwrap();
 
-    let unknown = Scope::new(&ClientLabels::UNKNOWN);
-    let app = Router::new().route("/", get(hello)).layer(middleware::from_fn(
-        move |request: Request, next: Next| next.run(request).with_scope(unknown),
-    ));
+    let binding = ServerBinding::unix(Protocol::Http);
+    let layer = ClientLabelsLayer::new(binding).source(ClientLabels::UNKNOWN);
+    let app = Router::new().route("/", get(hello)).layer(layer);
     let server = axum::serve(listener, app);
 
     tokio::spawn(async { server.await });
@@ -42,6 +36,8 @@ async fn counts_an_unknown_client() {
     assert_eq!(
         recorder.get_ref().handle().render().trim_end(),
         "# TYPE hellos_total counter\n\
-         hellos_total{client_address_ip_family=\"unknown\",client_address_ip_type=\"unknown\"} 1",
+         hellos_total{client_address_ip_family=\"unknown\",client_address_ip_type=\"unknown\",\
+         server_binding_address_ip_family=\"unknown\",server_binding_address_ip_type=\"unknown\",\
+         server_binding_ip=\"unknown\",server_binding_port=\"unknown\",server_binding_protocol=\"http\"} 1",
     );
 }

@@ -1,0 +1,155 @@
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::{Attribute, Data, DeriveInput, Error, Fields, Ident, LitStr, Result, ext::IdentExt as _};
+
+pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
+    let Data::Enum(data) = &input.data else {
+        return Err(Error::new_spanned(
+            &input.ident,
+            "`BoundedLabel` can be derived for an enum only; for a struct of labels, derive `LabelSet`",
+        ));
+    };
+    if data.variants.is_empty() {
+        return Err(Error::new_spanned(
+            &input.ident,
+            "a label needs at least one value: add a variant",
+        ));
+    }
+
+    let mut errors = Errors::default();
+    let name = errors
+        .keep(
+            text_of(&input.attrs, "name")
+                .and_then(|name| name.map_or(Ok(None), |name| label_name(name).map(Some))),
+        )
+        .flatten()
+        .unwrap_or_else(|| snake_case(&input.ident));
+
+    let mut values: Vec<LitStr> = Vec::new();
+    for variant in &data.variants {
+        if !matches!(variant.fields, Fields::Unit) {
+            errors.push(Error::new_spanned(
+                &variant.fields,
+                "a variant of a label cannot have data, because each value would be a time series",
+            ));
+        }
+        let value = errors
+            .keep(
+                text_of(&variant.attrs, "value")
+                    .and_then(|value| value.map_or(Ok(None), |value| label_value(value).map(Some))),
+            )
+            .flatten()
+            .unwrap_or_else(|| snake_case(&variant.ident));
+        if values.iter().any(|other| other.value() == value.value()) {
+            errors.push(Error::new(
+                value.span(),
+                format!("another variant has the value {:?} already", value.value()),
+            ));
+        }
+        values.push(value);
+    }
+    errors.finish()?;
+
+    let ident = &input.ident;
+    let (impl_generics, ty_generics, where_clause) = input.generics.split_for_impl();
+    let variants = data.variants.iter().map(|variant| &variant.ident);
+    let indices = 0..values.len();
+    Ok(quote! {
+        #[automatically_derived]
+        impl #impl_generics ::dualstack_metrics::BoundedLabel for #ident #ty_generics #where_clause {
+            const NAME: &'static ::core::primitive::str = #name;
+            const VALUES: &'static [&'static ::core::primitive::str] = &[#(#values),*];
+
+            fn index(self) -> ::core::primitive::usize {
+                match self {
+                    #(Self::#variants => #indices,)*
+                }
+            }
+        }
+    })
+}
+
+/// The text of `#[label(key = "text")]`.
+fn text_of(attributes: &[Attribute], key: &str) -> Result<Option<LitStr>> {
+    let mut found = None;
+    for attribute in attributes
+        .iter()
+        .filter(|attribute| attribute.path().is_ident("label"))
+    {
+        attribute.parse_nested_meta(|meta| {
+            if !meta.path.is_ident(key) {
+                return Err(meta.error(format!(
+                    "unknown attribute: `#[label({key} = \"…\")]` is what there is here"
+                )));
+            }
+            let text: LitStr = meta.value()?.parse()?;
+            match found.replace(text) {
+                Some(_) => Err(meta.error(format!("`{key}` is given twice"))),
+                None => Ok(()),
+            }
+        })?;
+    }
+    Ok(found)
+}
+
+/// The same rules as those of `dualstack_metrics::labels`, which checks labels that are written by hand.
+fn label_name(name: LitStr) -> Result<LitStr> {
+    let text = name.value();
+    let is_valid = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && !text.starts_with("__")
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'));
+    let problem = if !is_valid {
+        "is not a label name: use letters, digits, `_` and `.`, and do not begin with a digit, a dot or `__`"
+    } else if matches!(&*text, "le" | "quantile") {
+        "is the name of a label that Prometheus gives to histograms and summaries: use another"
+    } else {
+        return Ok(name);
+    };
+    Err(Error::new(name.span(), format!("{text:?} {problem}")))
+}
+
+fn label_value(value: LitStr) -> Result<LitStr> {
+    let text = value.value();
+    let problem = if text.is_empty() {
+        "a label without a value is no label to Prometheus: give it a value"
+    } else if text.contains(|c: char| c.is_control() || c == '\\') {
+        "a value cannot have control characters or backslashes, because not every exporter writes them correctly"
+    } else {
+        return Ok(value);
+    };
+    Err(Error::new(value.span(), problem))
+}
+
+fn snake_case(ident: &Ident) -> LitStr {
+    let mut text = String::new();
+    for c in ident.unraw().to_string().chars() {
+        if c.is_uppercase() && !text.is_empty() {
+            text.push('_');
+        }
+        text.extend(c.to_lowercase());
+    }
+    LitStr::new(&text, ident.span())
+}
+
+/// All errors are reported, not only the first.
+#[derive(Default)]
+struct Errors(Option<Error>);
+
+impl Errors {
+    fn push(&mut self, error: Error) {
+        match &mut self.0 {
+            Some(errors) => errors.combine(error),
+            None => self.0 = Some(error),
+        }
+    }
+
+    fn keep<T>(&mut self, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.push(error)).ok()
+    }
+
+    fn finish(self) -> Result<()> {
+        self.0.map_or(Ok(()), Err)
+    }
+}

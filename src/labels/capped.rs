@@ -1,0 +1,370 @@
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use once_cell::race::OnceBox;
+
+use super::{
+    Exporter, LabelList, LabelSet, OTHER, grammar,
+    set::{Alternatives, Part},
+    text::{LabelText, Overflow, Reason},
+};
+
+/// A label whose values come from outside the program, such as a header of the request. It keeps the first few values,
+/// and every later value becomes `other`.
+///
+/// Declare it as a `static`. [`value`](Self::value) takes no lock and allocates nothing for a value that it knows, and
+/// for one that it cannot keep.
+///
+/// ```
+/// use dualstack_metrics::{CappedLabel, Scope};
+///
+/// static REFERER: CappedLabel = CappedLabel::new("referer", 2);
+///
+/// for (header, referer) in [("a.example", "a.example"), ("b.example", "b.example"), ("c.example", "other")] {
+///     assert_eq!(Scope::new(&REFERER.value(header)).pairs(), [("referer", referer)]);
+/// }
+/// // It knows the first two still.
+/// assert_eq!(REFERER.value("a.example").as_str(), "a.example");
+/// ```
+///
+/// # What becomes `other`
+///
+/// - A value that comes when the label is full.
+/// - A value that is empty, or `None`. To see it as a value of its own, pass `header.unwrap_or("none")`.
+/// - A value that is longer than [`max_len`](Self::max_len).
+/// - A value that is not UTF-8, or has a control character, a backslash, or what else the
+///   [`exporter`](Self::exporter) does not take.
+///
+/// Each is counted in [`label_values_overflowed_total`](super::LABEL_VALUES_OVERFLOWED_TOTAL) with its reason, and the
+/// first time that the label is full is logged as a warning.
+///
+/// # Choosing a cap
+///
+/// A counter has a series for each value, times the other labels of its scope: a cap of 20 with three classes of clients
+/// makes up to 63. [`max_label_sets`](super::max_label_sets) tells. Clients choose which values are the first. If that
+/// matters, list the values that count in a [`FixedLabel`](super::FixedLabel).
+///
+/// # What an overflow means for a query
+///
+/// The sum over all values is right, because `other` is one of them. A query for *one* value can be too low: what came
+/// when the label was full is in `other`. After a restart, other values can be the first. So do not alert on the value of
+/// a capped label, and read its values as examples while the counter with the reason `full` grows.
+pub struct CappedLabel {
+    name: &'static str,
+    cap: usize,
+    max_len: usize,
+    exporter: Exporter,
+    table: OnceBox<Table>,
+    overflow: Overflow,
+}
+
+/// The values, found by their hashes. A value that is there stays.
+struct Table {
+    hasher: RandomState,
+    slots: Box<[OnceLock<Box<str>>]>,
+    len: AtomicUsize,
+    inserting: Mutex<()>,
+}
+
+impl CappedLabel {
+    /// A label that keeps the first `cap` values.
+    ///
+    /// # Panics
+    ///
+    /// If `name` is not a label name of Prometheus, or `cap` is not from 1 to 4,095. In a `static`, this is an error of
+    /// the compiler:
+    ///
+    /// ```compile_fail
+    /// # use dualstack_metrics::CappedLabel;
+    /// static REFERER: CappedLabel = CappedLabel::new("not-a-name", 20);
+    /// ```
+    #[must_use]
+    pub const fn new(name: &'static str, cap: usize) -> Self {
+        assert!(
+            grammar::is_name(name),
+            "not a label name: use letters, digits, `_` and `.`, do not begin with a digit, a dot or `__`, and do not use \
+             `le` or `quantile`"
+        );
+        assert!(
+            cap > 0 && cap <= super::FixedLabel::MAX_VALUES,
+            "the cap of a label is from 1 to 4,095"
+        );
+        Self {
+            name,
+            cap,
+            max_len: 128,
+            exporter: Exporter::Prometheus,
+            table: OnceBox::new(),
+            overflow: Overflow::new(),
+        }
+    }
+
+    /// The length of the longest value that is kept, in bytes. The default is 128.
+    #[must_use]
+    pub const fn max_len(mut self, bytes: usize) -> Self {
+        self.max_len = bytes;
+        self
+    }
+
+    /// Keeps only values that this exporter takes. The default is [`Exporter::Prometheus`].
+    #[must_use]
+    pub const fn exporter(mut self, exporter: Exporter) -> Self {
+        self.exporter = exporter;
+        self
+    }
+
+    /// The label's name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The value of the label for a text, which is `other` if the text cannot be kept.
+    pub fn value(&'static self, text: impl LabelText) -> CappedValue {
+        match self.find_or_insert(text.label_text().unwrap_or_default()) {
+            Ok(value) => CappedValue { label: self, value },
+            Err(reason) => {
+                self.overflow.count(self.name, reason);
+                self.other()
+            }
+        }
+    }
+
+    /// The value `other`. It is not counted as an overflow.
+    #[must_use]
+    pub const fn other(&'static self) -> CappedValue {
+        CappedValue {
+            label: self,
+            value: OTHER,
+        }
+    }
+
+    /// The values that have come until now, in no particular order, and `other` at the end.
+    pub fn values(&'static self) -> impl Iterator<Item = CappedValue> {
+        self.known()
+            .chain([OTHER])
+            .map(move |value| CappedValue { label: self, value })
+    }
+
+    fn known(&'static self) -> impl Iterator<Item = &'static str> {
+        let slots = self.table.get().map_or(&[][..], |table| &table.slots);
+        slots.iter().filter_map(|slot| slot.get().map(|value| &**value))
+    }
+
+    fn find_or_insert(&'static self, text: &[u8]) -> Result<&'static str, Reason> {
+        if text.is_empty() {
+            return Err(Reason::Empty);
+        }
+        if text.len() > self.max_len {
+            return Err(Reason::TooLong);
+        }
+        if text == OTHER.as_bytes() {
+            return Ok(OTHER);
+        }
+        let table = self
+            .table
+            .get_or_init(|| Box::new(Table::with_room_for(self.cap)));
+        let hash = table.hasher.hash_one(text);
+        if let Some(value) = table.find(hash, text) {
+            return Ok(value);
+        }
+        let text = str::from_utf8(text).map_err(|_| Reason::Invalid)?;
+        if !self.exporter.takes(self.name, text) {
+            return Err(Reason::Invalid);
+        }
+        table.insert(hash, text, self.cap)
+    }
+}
+
+impl Table {
+    fn with_room_for(values: usize) -> Self {
+        Self {
+            hasher: RandomState::new(),
+            // At most half full, so that a search is short.
+            slots: (0..(2 * values).next_power_of_two())
+                .map(|_| OnceLock::new())
+                .collect(),
+            len: AtomicUsize::new(0),
+            inserting: Mutex::new(()),
+        }
+    }
+
+    /// The slots where a value can be, up to the first empty one.
+    fn slots(&self, hash: u64) -> impl Iterator<Item = &OnceLock<Box<str>>> {
+        // Their number is a power of two.
+        let at = usize::try_from(hash & (self.slots.len() as u64 - 1)).unwrap_or(0);
+        let (end, start) = self.slots.split_at(at);
+        start.iter().chain(end)
+    }
+
+    fn find(&self, hash: u64, text: &[u8]) -> Option<&str> {
+        self.slots(hash)
+            .map_while(OnceLock::get)
+            .find(|value| value.as_bytes() == text)
+            .map(|value| &**value)
+    }
+
+    #[cold]
+    fn insert(&self, hash: u64, text: &str, cap: usize) -> Result<&str, Reason> {
+        if self.len.load(Ordering::Relaxed) == cap {
+            return Err(Reason::Full);
+        }
+        let mut value = Box::<str>::from(text);
+        let inserting = self.inserting.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = self.len.load(Ordering::Relaxed);
+        if len < cap && self.find(hash, text.as_bytes()).is_none() {
+            for slot in self.slots(hash) {
+                match slot.set(value) {
+                    Ok(()) => break,
+                    Err(back) => value = back,
+                }
+            }
+            self.len.store(len + 1, Ordering::Relaxed);
+        }
+        drop(inserting);
+        self.find(hash, text.as_bytes()).ok_or(Reason::Full)
+    }
+}
+
+impl fmt::Debug for CappedLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CappedLabel")
+            .field("name", &self.name)
+            .field("cap", &self.cap)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A value of a [`CappedLabel`]. It is a [`LabelSet`].
+#[derive(Clone, Copy)]
+pub struct CappedValue {
+    label: &'static CappedLabel,
+    value: &'static str,
+}
+
+impl CappedValue {
+    /// The value, such as `other`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.value
+    }
+}
+
+impl LabelSet for CappedValue {
+    #[inline]
+    fn append_to(&self, list: &mut LabelList) {
+        let label = self.label;
+        list.push_one_of(Part::Pair(label.name, self.value), || {
+            let values = label.known().chain([OTHER]);
+            let known: Vec<_> = values.map(|value| Part::Pair(label.name, value)).collect();
+            Alternatives {
+                later: (label.cap + 1).saturating_sub(known.len()),
+                known,
+            }
+        });
+    }
+}
+
+impl fmt::Debug for CappedValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={:?}", self.label.name, self.value)
+    }
+}
+
+impl PartialEq for CappedValue {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value && self.label.name == other.label.name
+    }
+}
+
+impl Eq for CappedValue {}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, thread};
+
+    use super::*;
+
+    static_assertions::assert_impl_all!(CappedLabel: Send, Sync);
+    static_assertions::assert_impl_all!(CappedValue: Copy, Send, Sync, LabelSet);
+
+    #[test]
+    fn the_first_values_are_kept() {
+        static LABEL: CappedLabel = CappedLabel::new("label", 3);
+
+        for round in 0..2 {
+            for (text, value) in [
+                ("a", "a"),
+                ("", "other"),
+                ("b", "b"),
+                ("other", "other"),
+                ("c", "c"),
+                ("d", "other"),
+            ] {
+                assert_eq!(LABEL.value(text).as_str(), value, "{text:?} in round {round}");
+            }
+        }
+        let values: BTreeSet<_> = LABEL.values().map(CappedValue::as_str).collect();
+        assert_eq!(values, ["a", "b", "c", "other"].into());
+    }
+
+    #[test]
+    fn what_cannot_be_a_value_takes_no_place() {
+        static LABEL: CappedLabel = CappedLabel::new("label", 2).max_len(4);
+        static TAG: CappedLabel = CappedLabel::new("label", 2).exporter(Exporter::DogStatsD);
+
+        let long = [b'x'; 5];
+        for text in [
+            &b""[..],
+            &long,
+            b"\xff",
+            b"a\\b",
+            b"a\n",
+            b"\0",
+            "\u{85}".as_bytes(),
+        ] {
+            assert_eq!(LABEL.value(text), LABEL.other(), "{text:?}");
+        }
+        assert_eq!(LABEL.value(None::<&str>), LABEL.other());
+        assert_eq!(LABEL.value(&long[..4]).as_str(), "xxxx");
+        assert_eq!(LABEL.value("a::").as_str(), "a::");
+        for text in ["a::", "a,b", "a|b"] {
+            assert_eq!(TAG.value(text), TAG.other(), "{text:?}");
+        }
+        assert_eq!(TAG.value("a:b").as_str(), "a:b");
+    }
+
+    #[test]
+    fn threads_that_bring_the_same_values_agree_on_the_first() {
+        static LABEL: CappedLabel = CappedLabel::new("label", 50);
+
+        let texts: Vec<_> = (0..200).map(|n| n.to_string()).collect();
+        let of_thread = |thread: usize| -> BTreeSet<&'static str> {
+            let texts = texts.iter().cycle().skip(thread * 25).take(texts.len());
+            texts.map(|text| LABEL.value(text).as_str()).collect()
+        };
+        let seen: BTreeSet<_> = thread::scope(|threads| {
+            let work: Vec<_> = (0..8)
+                .map(|thread| threads.spawn(move || of_thread(thread)))
+                .collect();
+            work.into_iter()
+                .flat_map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        assert_eq!(seen.len(), 51);
+        assert_eq!(
+            LABEL.values().map(CappedValue::as_str).collect::<BTreeSet<_>>(),
+            seen
+        );
+        for text in &texts {
+            let value = LABEL.value(text).as_str();
+            assert_eq!(value, if seen.contains(&**text) { &**text } else { "other" });
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! How the labels of clients and servers are called, and which there are.
+
+use std::borrow::Cow;
+
+use super::pairs::{Pair, Pairs};
+use crate::labels::{
+    CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE, Exporter, SERVER_BINDING_ADDRESS_IP_FAMILY,
+    SERVER_BINDING_ADDRESS_IP_TYPE, SERVER_BINDING_IP, SERVER_BINDING_PORT, SERVER_BINDING_PROTOCOL,
+    ServerBinding,
+};
+
+/// The names of the label contract.
+const CONTRACT: [&str; 7] = [
+    CLIENT_ADDRESS_IP_FAMILY,
+    CLIENT_ADDRESS_IP_TYPE,
+    SERVER_BINDING_ADDRESS_IP_FAMILY,
+    SERVER_BINDING_ADDRESS_IP_TYPE,
+    SERVER_BINDING_IP,
+    SERVER_BINDING_PORT,
+    SERVER_BINDING_PROTOCOL,
+];
+
+/// The names and values that are written instead of those of the contract.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Vocabulary {
+    rules: Vec<Rule>,
+    /// A mapped address is of the family of the socket.
+    is_socket_view: bool,
+    is_opentelemetry: bool,
+    pub(super) exporter: Exporter,
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    label: Cow<'static, str>,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    Name(Cow<'static, str>),
+    LeftOut,
+    Value(Cow<'static, str>, Cow<'static, str>),
+}
+
+impl Vocabulary {
+    pub(super) fn socket_view(&mut self) {
+        self.is_socket_view = true;
+    }
+
+    pub(super) fn opentelemetry(&mut self) {
+        self.is_opentelemetry = true;
+        self.rename(CLIENT_ADDRESS_IP_FAMILY, "network.type");
+        for (value, other) in [("inet", "ipv4"), ("inet6", "ipv6")] {
+            self.rename_value(CLIENT_ADDRESS_IP_FAMILY, value, other);
+        }
+        for label in [
+            CLIENT_ADDRESS_IP_TYPE,
+            SERVER_BINDING_ADDRESS_IP_FAMILY,
+            SERVER_BINDING_ADDRESS_IP_TYPE,
+        ] {
+            self.leave_out(label);
+        }
+        self.rename(SERVER_BINDING_IP, "network.local.address");
+        self.rename(SERVER_BINDING_PORT, "network.local.port");
+        self.rename(SERVER_BINDING_PROTOCOL, "network.transport");
+        for protocol in ["grpc", "http", "https"] {
+            self.rename_value(SERVER_BINDING_PROTOCOL, protocol, "tcp");
+        }
+    }
+
+    pub(super) fn rename(&mut self, label: impl Into<Cow<'static, str>>, name: impl Into<Cow<'static, str>>) {
+        self.add(label, What::Name(name.into()));
+    }
+
+    pub(super) fn rename_value(
+        &mut self,
+        label: impl Into<Cow<'static, str>>,
+        value: impl Into<Cow<'static, str>>,
+        other: impl Into<Cow<'static, str>>,
+    ) {
+        self.add(label, What::Value(value.into(), other.into()));
+    }
+
+    pub(super) fn leave_out(&mut self, label: impl Into<Cow<'static, str>>) {
+        self.add(label, What::LeftOut);
+    }
+
+    fn add(&mut self, label: impl Into<Cow<'static, str>>, what: What) {
+        self.rules.push(Rule {
+            label: label.into(),
+            what,
+        });
+    }
+
+    /// A label that has a rule and is not one of the contract.
+    pub(super) fn unknown_label(&self) -> Option<&str> {
+        let mut labels = self.rules.iter().map(|rule| &*rule.label);
+        labels.find(|label| !CONTRACT.contains(label))
+    }
+
+    /// The first name that two labels would have.
+    pub(super) fn duplicate_name(&self) -> Option<String> {
+        let mut pairs = Pairs::default();
+        let names = CONTRACT.iter().filter_map(|label| self.name(label));
+        names
+            .enumerate()
+            .find(|(at, name)| {
+                pairs.insert(name.clone(), Cow::Borrowed(""));
+                pairs.as_slice().len() == *at
+            })
+            .map(|(_, name)| name.into_owned())
+    }
+
+    /// The name that is written for a label of the contract, or `None` if it is left out.
+    fn name(&self, label: &'static str) -> Option<Cow<'static, str>> {
+        let mut name = Some(Cow::Borrowed(label));
+        for rule in self.rules.iter().filter(|rule| rule.label == label) {
+            match &rule.what {
+                What::Name(other) => name = Some(other.clone()),
+                What::LeftOut => name = None,
+                What::Value(..) => {}
+            }
+        }
+        name
+    }
+
+    fn value(&self, label: &str, value: Cow<'static, str>) -> Cow<'static, str> {
+        let other = self.rules.iter().rev().find_map(|rule| match &rule.what {
+            What::Value(from, to) if rule.label == label && *from == value => Some(to.clone()),
+            _ => None,
+        });
+        match other.unwrap_or(value) {
+            // The same address.
+            value
+                if self.exporter == Exporter::DogStatsD
+                    && label == SERVER_BINDING_IP
+                    && value.ends_with(':') =>
+            {
+                format!("{value}0").into()
+            }
+            value => value,
+        }
+    }
+
+    /// What is written for the labels of the contract, of the server and of a client.
+    pub(super) fn translate(&self, binding: Option<&ServerBinding>, contract: &Pairs) -> Vec<Pair> {
+        let pairs = contract.as_slice();
+        let is_not_plain = |label: &str| {
+            pairs
+                .iter()
+                .any(|(name, value)| name == label && !matches!(&**value, "plain" | "unknown"))
+        };
+        let is_unix = binding.is_some_and(|binding| binding.address().is_none());
+        CONTRACT
+            .into_iter()
+            .filter_map(|label| {
+                let (_, value) = pairs.iter().find(|(name, _)| name == label)?;
+                let value = match label {
+                    CLIENT_ADDRESS_IP_FAMILY
+                        if self.is_socket_view && is_not_plain(CLIENT_ADDRESS_IP_TYPE) =>
+                    {
+                        Cow::Borrowed("inet6")
+                    }
+                    SERVER_BINDING_ADDRESS_IP_FAMILY
+                        if self.is_socket_view && is_not_plain(SERVER_BINDING_ADDRESS_IP_TYPE) =>
+                    {
+                        Cow::Borrowed("inet6")
+                    }
+                    SERVER_BINDING_PROTOCOL if self.is_opentelemetry && is_unix => Cow::Borrowed("unix"),
+                    _ => value.clone(),
+                };
+                Some((self.name(label)?, self.value(label, value)))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,153 @@
+//! Translates addresses between a socket and its users.
+//!
+//! A dual-stack socket reports and takes IPv4 addresses in their mapped form. Everything else sees canonical addresses:
+//! [`destination`] and [`canonical`] translate what was received, [`Route`] translates what is sent.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
+
+use quinn_udp::RecvMeta;
+
+/// Turns a mapped address into the IPv4 address. Leaves any other as it is, with its scope id.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// Where a datagram was sent to, as the socket reported it. If it did not, the address that it is bound to.
+pub(super) fn destination(meta: &RecvMeta, bound: SocketAddr) -> SocketAddr {
+    match meta.dst_ip {
+        Some(IpAddr::V6(ip)) if ip.is_unicast_link_local() => {
+            SocketAddrV6::new(ip, bound.port(), 0, meta.interface_index.unwrap_or(0)).into()
+        }
+        Some(ip) => SocketAddr::new(ip, bound.port()),
+        None => bound,
+    }
+}
+
+/// Where a datagram is sent from and to, in the form that the socket takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    /// `None` lets the system choose.
+    pub(super) from: Option<IpAddr>,
+    /// The number of the interface to send through, if `from` is a link-local address. 0 lets the system choose.
+    pub(super) interface: u32,
+    pub(super) to: SocketAddr,
+}
+
+impl Route {
+    /// A route through a socket that is bound to `bound`. Addresses may be canonical or mapped. The port of `from` does
+    /// not matter: it is that of the socket.
+    ///
+    /// `None` if nothing can be sent to `to`. A sender with port 0 takes no answer ([RFC 768]). The unspecified address
+    /// belongs to no host ([RFC 4291 §2.5.2]); Linux would send to itself.
+    ///
+    /// [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
+    /// [RFC 4291 §2.5.2]: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.2
+    pub(super) fn new(bound: SocketAddr, from: SocketAddr, to: SocketAddr) -> Option<Self> {
+        if to.port() == 0 || to.ip().to_canonical().is_unspecified() {
+            return None;
+        }
+        let fit = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) if bound.is_ipv6() => ip.to_ipv6_mapped().into(),
+            IpAddr::V6(_) if bound.is_ipv4() => ip.to_canonical(),
+            ip => ip,
+        };
+        let to = match fit(to.ip()) {
+            // Keeps a scope id.
+            ip if ip == to.ip() => to,
+            ip => SocketAddr::new(ip, to.port()),
+        };
+        Some(Self {
+            from: can_be_a_source(from.ip()).then(|| fit(from.ip())),
+            interface: match from {
+                SocketAddr::V6(from) if from.ip().is_unicast_link_local() => from.scope_id(),
+                _ => 0,
+            },
+            to,
+        })
+    }
+}
+
+fn can_be_a_source(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(bound: &str, from: &str, to: &str) -> (Option<String>, String) {
+        let route = Route::new(
+            bound.parse().unwrap(),
+            SocketAddr::new(from.parse().unwrap(), 0),
+            to.parse().unwrap(),
+        )
+        .unwrap();
+        (route.from.map(|ip| ip.to_string()), route.to.to_string())
+    }
+
+    #[test]
+    fn a_route_fits_the_family_of_the_socket() {
+        let of = |from: &str, to: &str| (Some(from.to_owned()), to.to_owned());
+        for from in ["192.0.2.1", "::ffff:192.0.2.1"] {
+            for to in ["192.0.2.7:5", "[::ffff:192.0.2.7]:5"] {
+                assert_eq!(
+                    route("[::]:6", from, to),
+                    of("::ffff:192.0.2.1", "[::ffff:192.0.2.7]:5")
+                );
+                assert_eq!(route("0.0.0.0:6", from, to), of("192.0.2.1", "192.0.2.7:5"));
+            }
+        }
+        assert_eq!(
+            route("[::]:6", "fe80::1", "[fe80::7%3]:5"),
+            of("fe80::1", "[fe80::7%3]:5")
+        );
+    }
+
+    #[test]
+    fn only_a_link_local_source_names_its_interface() {
+        for (from, interface) in [
+            ("[fe80::1%3]:6", 3),
+            ("[fe80::1]:0", 0),
+            ("[2001:db8::1%3]:6", 0),
+            ("192.0.2.1:6", 0),
+        ] {
+            let (bound, to) = ("[::]:6".parse().unwrap(), "[2001:db8::7]:5".parse().unwrap());
+            let route = Route::new(bound, from.parse().unwrap(), to).unwrap();
+            assert_eq!(route.interface, interface, "{from}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_of_a_host_is_no_source() {
+        for from in [
+            "255.255.255.255",
+            "::ffff:255.255.255.255",
+            "0.0.0.0",
+            "::",
+            "::ffff:0.0.0.0",
+            "239.1.2.3",
+            "::ffff:239.1.2.3",
+            "ff02::1",
+        ] {
+            assert_eq!(route("[::]:6", from, "[::1]:5").0, None, "{from}");
+        }
+    }
+
+    #[test]
+    fn there_is_no_route_to_port_0_and_to_the_unspecified_address() {
+        for to in [
+            "192.0.2.7:0",
+            "[2001:db8::7]:0",
+            "0.0.0.0:5",
+            "[::]:5",
+            "[::ffff:0.0.0.0]:5",
+        ] {
+            let bound = "[::]:6".parse().unwrap();
+            assert_eq!(Route::new(bound, bound, to.parse().unwrap()), None, "{to}");
+        }
+    }
+}

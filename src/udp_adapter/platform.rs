@@ -1,0 +1,51 @@
+//! Makes a socket report the destination address of each datagram.
+
+use std::{io, net::SocketAddr};
+
+use quinn_udp::UdpSocketState;
+use tokio::net::UdpSocket;
+
+/// `quinn-udp`'s set-up runs on a throw-away socket, because it turns on QUIC options: no fragments, coalesced receives.
+/// It needs to know the family only. The socket that is served gets one option: it reports destination addresses.
+#[cfg(any(
+    target_os = "linux",
+    target_os = "android",
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+))]
+pub(super) fn set_up(socket: &UdpSocket, bound: SocketAddr) -> io::Result<UdpSocketState> {
+    use nix::sys::socket::{setsockopt, sockopt};
+    use socket2::{Domain, Protocol, Socket, Type};
+
+    let throw_away = Socket::new(Domain::for_address(bound), Type::DGRAM, Some(Protocol::UDP))?;
+    let state = UdpSocketState::new((&throw_away).into())?;
+    if bound.is_ipv6() {
+        setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    } else {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        setsockopt(socket, sockopt::Ipv4RecvDstAddr, &true)?;
+    }
+    // On Apple systems `sendmsg` fails for ever if a datagram is about as large as `SO_SNDBUF`. `quinn-udp` raises a
+    // size that is too small, and rejects datagrams above the size that it remembers.
+    #[cfg(target_vendor = "apple")]
+    state.set_send_buffer_size(socket.into(), state.send_buffer_size(socket.into())?)?;
+    Ok(state)
+}
+
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+)))]
+pub(super) fn set_up(socket: &UdpSocket, _: SocketAddr) -> io::Result<UdpSocketState> {
+    UdpSocketState::new(socket.into())
+}

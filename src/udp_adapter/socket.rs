@@ -1,0 +1,206 @@
+use std::{
+    fmt,
+    io::{self, ErrorKind},
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
+};
+
+use quinn_udp::UdpSocketState;
+use tokio::{io::Interest, net::UdpSocket};
+
+use super::{
+    Batch, Datagram, SocketDrops,
+    address::Route,
+    platform::set_up,
+    send::{RefusedSource, send},
+};
+use crate::scope::Scope;
+
+/// A UDP socket that knows which address each datagram was sent to, and answers from there.
+/// [`UdpServer`](super::UdpServer) uses one. Use it directly to write your own loop.
+///
+/// ```
+/// use dualstack_metrics::{
+///     Batch, ClientScopes, DatagramSocket, Protocol, ServerBinding, SocketOptions, WithScope,
+/// };
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap())?;
+/// let socket = DatagramSocket::new(socket)?;
+/// let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, socket.local_addr()));
+/// # let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
+/// # client.connect(("127.0.0.1", socket.local_addr().port())).await?;
+/// # client.send(b"ping").await?;
+///
+/// let mut batch = Batch::new();
+/// loop {
+///     let datagram = socket.recv(&mut batch).await?;
+///     socket
+///         .reply(&datagram, b"pong")
+///         .with_scope(scopes.for_client(datagram.client()))
+///         .await?;
+/// #   assert_eq!(datagram.local_addr().ip().to_string(), "127.0.0.1");
+/// #   assert_eq!(client.recv(&mut [0; 8]).await?, 4);
+/// #   break;
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// # })?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// Several tasks may receive at a time, each with its own batch, while others send.
+pub struct DatagramSocket {
+    socket: Arc<UdpSocket>,
+    /// How many of the kernel's drops have been counted.
+    drops: Arc<Mutex<u32>>,
+    state: UdpSocketState,
+    refused: RefusedSource,
+    bound: SocketAddr,
+}
+
+impl DatagramSocket {
+    /// Takes a bound socket.
+    ///
+    /// # Errors
+    ///
+    /// If the socket cannot be told to report destination addresses.
+    pub fn new(socket: UdpSocket) -> io::Result<Self> {
+        let bound = socket.local_addr()?;
+        Ok(Self {
+            state: set_up(&socket, bound)?,
+            socket: Arc::new(socket),
+            drops: Arc::default(),
+            refused: RefusedSource::none(),
+            bound,
+        })
+    }
+
+    /// Counts what the kernel drops at the socket, as `{prefix}_socket_drops_total` in `scope`. Usually that is
+    /// [`ClientScopes::server`](crate::ClientScopes::server).
+    ///
+    /// ```
+    /// use dualstack_metrics::{ClientScopes, DatagramSocket, Protocol, ServerBinding, SocketOptions};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap())?;
+    /// let socket = DatagramSocket::new(socket)?;
+    /// let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, socket.local_addr()));
+    /// let drops = socket.socket_drops("udp_relay", scopes.server());
+    /// drops.update()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// # })?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn socket_drops(&self, prefix: &str, scope: Scope) -> SocketDrops {
+        SocketDrops::new(&self.socket, &self.drops, scope, prefix)
+    }
+
+    /// The address that the socket is bound to.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.bound
+    }
+
+    /// Returns the next datagram of `batch`. If there is none left, fills `batch` with what the system has received,
+    /// and waits until there is something.
+    ///
+    /// Cancel safe: if the future is dropped before it is done, no datagram is lost.
+    ///
+    /// # Errors
+    ///
+    /// If the socket cannot receive. The next call usually can.
+    pub async fn recv(&self, batch: &mut Batch) -> io::Result<Datagram> {
+        loop {
+            if let Some(datagram) = batch.next(self.bound) {
+                return Ok(datagram);
+            }
+            self.socket.readable().await?;
+            match self.socket.try_io(Interest::READABLE, || self.try_recv(batch)) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                result => result?,
+            }
+        }
+    }
+
+    /// Answers `datagram` from the address that it was sent to: [`send_from`](Self::send_from) its
+    /// [`local_addr`](Datagram::local_addr) to its [`peer`](Datagram::peer).
+    ///
+    /// # Errors
+    ///
+    /// If the socket does not take the answer, or the datagram has no address to answer to, see
+    /// [`send_from`](Self::send_from).
+    pub async fn reply(&self, datagram: &Datagram, answer: &[u8]) -> io::Result<()> {
+        self.send_between(datagram.local_addr(), answer, datagram.peer())
+            .await
+    }
+
+    /// Sends from one of the host's addresses. The system chooses the address if `from` is the unspecified address, a
+    /// broadcast address, a multicast group, or no longer an address of the host. The port is the socket's.
+    ///
+    /// On an IPv6 socket, IPv4 addresses may be given as they are or mapped. The system also chooses if `from` is a
+    /// link-local address and `to` is not, because `from` does not name the interface; [`reply`](Self::reply) knows it.
+    ///
+    /// # Errors
+    ///
+    /// If the socket does not take the datagram. [`InvalidInput`](ErrorKind::InvalidInput) if `to` has port 0 or the
+    /// unspecified address. A datagram from there asks for no answer ([RFC 768]).
+    ///
+    /// [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
+    pub async fn send_from(&self, from: IpAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.send_between(SocketAddr::new(from, 0), payload, to).await
+    }
+
+    async fn send_between(&self, from: SocketAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
+        let route = Route::new(self.bound, from, to).ok_or_else(|| {
+            io::Error::new(
+                ErrorKind::InvalidInput,
+                format!("nothing can be sent to {to}: it has no port, or no address"),
+            )
+        })?;
+        loop {
+            self.socket.writable().await?;
+            match self.try_send(payload, &route) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Fills `batch`. Datagrams that it still held are lost.
+    pub(super) fn poll_recv(&self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.socket.poll_recv_ready(cx))?;
+            match self.socket.try_io(Interest::READABLE, || self.try_recv(batch)) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// Fills `batch` with what the system has received, even if the runtime does not know of it yet.
+    pub(super) fn try_recv(&self, batch: &mut Batch) -> io::Result<()> {
+        batch.refill(|buffers, metas| self.state.recv((&*self.socket).into(), buffers, metas))
+    }
+
+    /// Ready when a send may be tried again.
+    pub(super) fn poll_send_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_send_ready(cx)
+    }
+
+    /// Sends along `route`.
+    pub(super) fn try_send(&self, payload: &[u8], route: &Route) -> io::Result<()> {
+        self.socket.try_io(Interest::WRITABLE, || {
+            send(&self.socket, &self.state, &self.refused, payload, route)
+        })
+    }
+}
+
+impl fmt::Debug for DatagramSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatagramSocket")
+            .field("local", &self.bound)
+            .finish_non_exhaustive()
+    }
+}

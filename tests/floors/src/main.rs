@@ -1,0 +1,102 @@
+//! A program whose lock file holds the oldest version of each of the library's dependencies. It serves one HTTP
+//! request and one datagram, and checks what was counted.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    future::{Ready, ready},
+    net::SocketAddr,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{Router, routing::get};
+use bytes::Bytes;
+use dualstack_metrics::{
+    ClientLabelsLayer, Datagram, Protocol, ServerBinding, SocketOptions, UdpServer,
+    prometheus::{PrometheusBuilder, install},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpStream, UdpSocket},
+};
+
+struct Echo;
+
+impl tower_service::Service<Datagram> for Echo {
+    type Response = Option<Bytes>;
+    type Error = Infallible;
+    type Future = Ready<Result<Option<Bytes>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, datagram: Datagram) -> Self::Future {
+        metrics::counter!("datagrams_total").increment(1);
+        ready(Ok(Some(datagram.into_payload())))
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let metrics = install(PrometheusBuilder::new())?;
+    let any: SocketAddr = "127.0.0.1:0".parse()?;
+
+    let socket = SocketOptions::dual_stack().bind_udp(any)?;
+    let udp = socket.local_addr()?;
+    let listener = SocketOptions::dual_stack().bind_tcp(any)?;
+    let http = listener.local_addr()?;
+    let app = Router::new()
+        .route(
+            "/",
+            get(|| async { metrics::counter!("requests_total").increment(1) }),
+        )
+        .layer(ClientLabelsLayer::new(ServerBinding::new(Protocol::Http, http)));
+
+    let client = async {
+        let socket = UdpSocket::bind(any).await?;
+        socket.send_to(b"ping", udp).await?;
+        let mut answer = [0; 8];
+        let (length, from) = socket.recv_from(&mut answer).await?;
+        assert_eq!((&answer[..length], from), (&b"ping"[..], udp));
+
+        let mut stream = TcpStream::connect(http).await?;
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        Ok::<_, Box<dyn Error>>(())
+    };
+    let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>());
+    tokio::select! {
+        result = client => result?,
+        result = UdpServer::new(socket)?.serve(Echo) => result?,
+        result = async { server.await } => result?,
+    }
+
+    // The oldest `futures-timer` cannot add the longest time to an instant.
+    UdpServer::new(SocketOptions::dual_stack().bind_udp(any)?)?
+        .shutdown_timeout(Duration::MAX)
+        .serve(Echo)
+        .with_graceful_shutdown(ready(()))
+        .await?;
+
+    let output = metrics.render();
+    for (name, protocol, binding) in [("datagrams_total", "udp", udp), ("requests_total", "http", http)] {
+        let sample = format!(
+            "{name}{{client_address_ip_family=\"inet\",client_address_ip_type=\"plain\",\
+             server_binding_address_ip_family=\"inet\",server_binding_address_ip_type=\"plain\",\
+             server_binding_ip=\"127.0.0.1\",server_binding_port=\"{}\",server_binding_protocol=\"{protocol}\"}} 1",
+            binding.port()
+        );
+        assert!(
+            output.lines().any(|line| line == sample),
+            "no {sample} in\n{output}"
+        );
+    }
+    println!("one request and one datagram were counted");
+    Ok(())
+}
