@@ -1,4 +1,33 @@
-//! The derive macros of `dualstack-metrics`, which re-exports them with its feature `derive`. Use them from there.
+//! The derives of the bounded labels of `dualstack-metrics`, which exports them with its feature `derive`. Use them from
+//! there.
+//!
+//! ```
+//! use dualstack_metrics::{BoundedLabel, LabelSet, Scope};
+//!
+//! #[derive(Clone, Copy, BoundedLabel)]
+//! enum Region {
+//!     Eu,
+//!     Us,
+//! }
+//!
+//! #[derive(Clone, Copy, BoundedLabel)]
+//! #[label(name = "plan")]
+//! enum Tariff {
+//!     Free,
+//!     #[label(value = "pay-as-you-go")]
+//!     PayAsYouGo,
+//! }
+//!
+//! #[derive(Clone, Copy, LabelSet)]
+//! struct Who {
+//!     region: Region,
+//!     tariff: Tariff,
+//! }
+//!
+//! let scope = Scope::new(&Who { region: Region::Us, tariff: Tariff::PayAsYouGo });
+//! assert_eq!(scope.pairs(), [("plan", "pay-as-you-go"), ("region", "us")]);
+//! # let _ = (Region::Eu, Tariff::Free);
+//! ```
 
 mod bounded_label;
 mod label_set;
@@ -8,7 +37,9 @@ use syn::{DeriveInput, parse_macro_input};
 
 /// Derives `BoundedLabel` for an enum. Each variant is one value of the label.
 ///
-/// ```ignore
+/// ```
+/// use dualstack_metrics::BoundedLabel;
+///
 /// #[derive(Clone, Copy, BoundedLabel)]
 /// #[label(name = "plan")]
 /// enum Plan {
@@ -16,6 +47,10 @@ use syn::{DeriveInput, parse_macro_input};
 ///     #[label(value = "pay-as-you-go")]
 ///     PayAsYouGo,
 /// }
+///
+/// assert_eq!(Plan::NAME, "plan");
+/// assert_eq!(Plan::VALUES, ["free", "pay-as-you-go"]);
+/// # let _ = (Plan::Free, Plan::PayAsYouGo);
 /// ```
 ///
 /// The name of the label is the name of the enum in snake case, unless `#[label(name = "…")]` gives another. The value
@@ -36,19 +71,27 @@ pub fn bounded_label(input: TokenStream) -> TokenStream {
 
 /// Derives `LabelSet` for a struct whose fields are label sets. It has the labels of all of them.
 ///
-/// ```ignore
+/// ```
+/// use dualstack_metrics::{ClientLabels, FixedLabel, LabelSet, Scope, labels::FixedValue};
+///
 /// #[derive(Clone, Copy, LabelSet)]
 /// struct Who {
-///     plan: Plan,
-///     region: Region,
+///     client: ClientLabels,
+///     tenant: FixedValue,
 /// }
+///
+/// let tenants = FixedLabel::new("tenant", ["acme"])?;
+/// let scope = Scope::new(&Who { client: ClientLabels::UNKNOWN, tenant: tenants.value("acme") });
+/// assert_eq!(scope.value_of("tenant"), Some("acme"));
+/// # Ok::<(), dualstack_metrics::labels::LabelError>(())
 /// ```
 ///
 /// # Errors
 ///
 /// The type must be a struct, each field must be a label set, and no two fields can have a label of the same name. For
 /// a generic struct, the names are compared when it is used. The names of a `FixedLabel` and of a `CappedLabel` are not
-/// known when the program is compiled; if two are the same, the label of the later field is used.
+/// known when the program is compiled; if two are
+/// the same, the label of the later field is used.
 #[proc_macro_derive(LabelSet, attributes(label))]
 pub fn label_set(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);

@@ -1,6 +1,6 @@
 use std::{net::UdpSocket, time::Duration};
 
-use dualstack_metrics::{ClientScopes, ScopedRecorderLayer};
+use dualstack_metrics::{ClientScopes, Protocol, ScopedRecorderLayer, ServerBinding, labels::Exporter};
 use metrics_exporter_dogstatsd::DogStatsDBuilder;
 use metrics_util::layers::Layer as _;
 
@@ -12,11 +12,12 @@ fn no_tag_ends_with_a_colon() -> Result<(), Box<dyn std::error::Error>> {
         .with_remote_address(agent.local_addr()?.to_string())?
         .with_flush_interval(Duration::from_millis(50))
         .with_telemetry(false);
-    let port = 6969;
+    let binding = ServerBinding::new(Protocol::Udp, "[::]:6969".parse()?);
 
     let recorder = ScopedRecorderLayer::new().layer(builder.build()?);
     let scopes = ClientScopes::builder()
-        .label("server_binding_port", port.to_string())
+        .binding(binding)
+        .exporter(Exporter::DogStatsD)
         .build()?;
 
     let client: std::net::SocketAddr = "[::ffff:192.0.2.7]:50000".parse()?;
@@ -30,7 +31,8 @@ fn no_tag_ends_with_a_colon() -> Result<(), Box<dyn std::error::Error>> {
     assert_eq!(
         std::str::from_utf8(&buffer[..length])?.trim_end(),
         "requests_total:1|c|#client_address_ip_family:inet,client_address_ip_type:v4_mapped_v6,\
-         server_binding_port:6969"
+         server_binding_address_ip_family:inet6,server_binding_address_ip_type:plain,server_binding_ip:::0,\
+         server_binding_port:6969,server_binding_protocol:udp"
     );
     Ok(())
 }

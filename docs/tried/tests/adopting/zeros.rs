@@ -1,19 +1,24 @@
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
-use dualstack_metrics::{ClientScopes, Protocol, ServerBinding};
+use axum::{Router, routing::get};
+use dualstack_metrics::{ClientScopes, FixedLabel, Protocol, ServerBinding, scope::TooManyLabelSets};
 use metrics::counter;
-use test_support::{INET6, MAPPED, assert_samples, sample, samples, seven};
+use test_support::{INET6, MAPPED, V4, and, assert_samples, http, sample, samples, seven};
 
-use super::recorder;
+use super::{listener, recorder};
 
 fn start_at_zero(scopes: &ClientScopes) {
-    let mapped = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
-    for client in [mapped, Ipv6Addr::UNSPECIFIED] {
-        scopes.for_client(IpAddr::V6(client)).run(|| {
-            counter!("requests_total").increment(0);
-            counter!("errors_total").increment(0);
-        });
+    for scope in scopes.expected() {
+        scope.run(|| counter!("requests_total").increment(0));
+        scope.run(|| counter!("errors_total").increment(0));
     }
+}
+
+fn tenants_start_at_zero(scopes: &ClientScopes, tenants: FixedLabel) -> Result<(), TooManyLabelSets> {
+    for scope in scopes.expected_with(&tenants.other())? {
+        scope.run(|| counter!("requests_total").increment(0));
+    }
+    Ok(())
 }
 
 #[test]
@@ -27,4 +32,48 @@ fn a_dual_stack_socket_has_two_classes() {
         .iter()
         .flat_map(|name| [MAPPED, INET6].map(|seen| sample(name, &seven("udp", server, seen), 0)));
     assert_samples(samples(&recorder.get_ref().handle().render()), expected);
+}
+
+#[test]
+fn each_tenant_starts_at_zero() {
+    let recorder = recorder();
+    let server: SocketAddr = "[::]:6969".parse().unwrap();
+    let tenants = FixedLabel::new("tenant", ["acme"]).unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, server));
+        tenants_start_at_zero(&scopes, tenants).unwrap();
+    });
+    let expected = ["acme", "other"].iter().flat_map(|tenant| {
+        [MAPPED, INET6].map(|seen| {
+            sample(
+                "requests_total",
+                &and(seven("udp", server, seen), "tenant", tenant),
+                0,
+            )
+        })
+    });
+    assert_samples(samples(&recorder.get_ref().handle().render()), expected);
+}
+
+#[tokio::test]
+async fn each_scrape_keeps_the_zeros() {
+    let recorder = recorder();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let metrics = recorder.get_ref().handle();
+    let (listener, server) = listener();
+    let scopes = ClientScopes::new(ServerBinding::new(Protocol::Http, server));
+
+    let scrape = async move || {
+        start_at_zero(&scopes); // before each render
+        metrics.render()
+    };
+    let app = Router::new().route("/metrics", get(scrape));
+
+    tokio::spawn(async { axum::serve(listener, app).await });
+    let address = SocketAddr::new(V4, server.port());
+    let answer = tokio::task::spawn_blocking(move || http::get(address, "/metrics"));
+    let expected = ["requests_total", "errors_total"]
+        .iter()
+        .flat_map(|name| [MAPPED, INET6].map(|seen| sample(name, &seven("http", server, seen), 0)));
+    assert_samples(samples(&answer.await.unwrap().text()), expected);
 }
