@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(values, ["acme", "globex", "other"]);
         let pairs: Vec<_> = list_of(&label.value("acme"))
             .parts()
-            .flat_map(|part| part.pairs())
+            .flat_map(super::super::set::Part::pairs)
             .collect();
         assert_eq!(pairs, [("tenant", "acme")]);
     }

@@ -477,7 +477,7 @@ mod tests {
     }
 
     fn pairs<L: LabelSet>(labels: &L) -> Vec<(&'static str, &'static str)> {
-        list_of(labels).parts().flat_map(|part| part.pairs()).collect()
+        list_of(labels).parts().flat_map(super::Part::pairs).collect()
     }
 
     #[test]
