@@ -208,6 +208,7 @@ pub struct ClientLabelsService<S, Src = FromRequest, const BODY: bool = true> {
 }
 
 impl<S, Src, const BODY: bool> ClientLabelsService<S, Src, BODY> {
+    #[inline]
     fn scope<Request>(&self, request: &Request) -> Scope
     where
         Src: ClientSource<Request>,
@@ -216,7 +217,7 @@ impl<S, Src, const BODY: bool> ClientLabelsService<S, Src, BODY> {
             Some(client) => self.scopes.for_client(client),
             None => self.unknown(request),
         };
-        Scope::current().nest(scope)
+        scope.within_current()
     }
 
     #[cold]
