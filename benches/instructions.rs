@@ -22,8 +22,8 @@ use std::{
 };
 
 use dualstack_metrics::{
-    ClientLabels, ClientLabelsLayer, ClientScopes, Protocol, Scope, ScopedRecorderLayer, ServerBinding,
-    prometheus::Install,
+    CappedLabel, ClientLabels, ClientLabelsLayer, ClientScopes, FixedLabel, Protocol, Scope,
+    ScopedRecorderLayer, ServerBinding, prometheus::Install,
 };
 use futures_util::FutureExt as _;
 use gungraun::{
@@ -98,6 +98,26 @@ fn nest_a_scope_that_was_nested_before() {
     measured(|| _ = black_box(black_box(outer).nest(inner)));
 }
 
+#[library_benchmark(config = at_most(293))]
+fn look_up_a_fixed_value() {
+    let tenants = FixedLabel::new("tenant", (0..200).map(|n| n.to_string())).unwrap();
+    measured(|| _ = black_box(tenants.value(black_box("150"))));
+}
+
+#[library_benchmark(config = at_most(343))]
+fn look_up_a_capped_value() {
+    static REFERER: CappedLabel = CappedLabel::new("referer", 20);
+
+    measured(|| _ = black_box(REFERER.value(black_box("https://a.example/"))));
+}
+
+#[library_benchmark(config = at_most(545))]
+fn compose_a_client_and_three_labels() {
+    let value = |name, value| FixedLabel::new(name, ["a", "b"]).unwrap().value(value);
+    let (client, labels) = (client(), (value("x", "a"), value("y", "b"), value("z", "c")));
+    measured(|| _ = black_box(Scope::new(&(client, black_box(labels)))));
+}
+
 #[library_benchmark(config = at_most(484))]
 fn macro_increment_bare() {
     assert!(set_global_recorder(PrometheusBuilder::new().build_recorder()).is_ok());
@@ -159,6 +179,9 @@ library_benchmark_group!(
         classify_an_address,
         enter_and_leave_a_scope,
         nest_a_scope_that_was_nested_before,
+        look_up_a_fixed_value,
+        look_up_a_capped_value,
+        compose_a_client_and_three_labels,
         macro_increment_bare,
         macro_increment_in_a_scope,
         macro_increment_in_a_scope_never_revalidated,

@@ -211,6 +211,7 @@ pub struct ClientLabelsService<S, Src = FromRequest, const BODY: bool = true> {
 }
 
 impl<S, Src, const BODY: bool> ClientLabelsService<S, Src, BODY> {
+    #[inline]
     fn scope<Request>(&self, request: &Request) -> Scope
     where
         Src: ClientSource<Request>,
@@ -219,7 +220,7 @@ impl<S, Src, const BODY: bool> ClientLabelsService<S, Src, BODY> {
             Some(client) => self.scopes.for_client(client),
             None => self.unknown(request),
         };
-        Scope::current().nest(scope)
+        scope.within_current()
     }
 
     #[cold]

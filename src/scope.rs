@@ -245,6 +245,21 @@ impl Scope {
         CURRENT.set(current.with(labels).enterable());
     }
 
+    /// This scope's labels, added to those of the scope in force.
+    #[inline]
+    pub(crate) fn within_current(self) -> Self {
+        match Self::current() {
+            Self { set: None } => self,
+            outer => outer.nest_inner(self),
+        }
+    }
+
+    /// Usually no scope is in force, so this stays out of the way.
+    #[inline(never)]
+    fn nest_inner(self, inner: Self) -> Self {
+        self.nest(inner)
+    }
+
     /// This scope with more labels, or this scope alone if the process has too many label sets.
     #[inline]
     pub(crate) fn with<L: LabelSet>(self, labels: &L) -> Self {

@@ -317,6 +317,7 @@ impl LabelList {
     }
 
     /// Adds a part, and says which others can be in its place.
+    #[inline]
     pub(crate) fn push_one_of(&mut self, part: Part, all: impl FnOnce() -> Alternatives) {
         if let Some(alternatives) = &mut self.alternatives {
             alternatives.push(all());
@@ -329,9 +330,14 @@ impl LabelList {
         self.len += 1;
     }
 
-    #[inline]
     pub(crate) fn parts(&self) -> impl Iterator<Item = &Part> {
         self.inline[..self.len.min(INLINE)].iter().chain(&self.more)
+    }
+
+    /// The parts, if they are few.
+    #[inline]
+    pub(crate) fn few(&self) -> Option<&[Part]> {
+        self.inline.get(..self.len)
     }
 }
 

@@ -18,6 +18,7 @@ macro_rules! impl_scoped_service {
                 self.inner
             }
 
+            #[inline]
             fn call_in_scope<Request>(&mut self, request: Request) -> $crate::scope::Scoped<S::Future>
             where
                 S: tower_service::Service<Request>,

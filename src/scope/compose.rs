@@ -103,7 +103,10 @@ pub(super) fn composed(
     list: &LabelList,
 ) -> Option<&'static LabelSetData> {
     let mut set = outer.map(LabelSetData::index);
-    for part in list.parts().filter(|part| !part.is_empty()) {
+    for part in list.few()? {
+        if part.is_empty() {
+            continue;
+        }
         let inner = index_of_part(part)?;
         set = Some(match set {
             Some(outer) => nested_index(outer, inner)?,
