@@ -9,6 +9,8 @@ use std::{
 };
 
 use allocation_counter::measure;
+#[cfg(feature = "proxy")]
+use dualstack_metrics::layer::ClientSource as _;
 use dualstack_metrics::{
     BoundedLabel, ClientLabels, ClientLabelsLayer, ClientScopes, Datagram, Protocol, Scope,
     ScopedRecorderLayer, ServerBinding, SocketOptions, UdpServer, prometheus::Install,
@@ -87,6 +89,26 @@ fn an_increment_allocates_nothing() {
         with_local_recorder(&recorder, || allocations(excluded)),
         with_local_recorder(&bare, || allocations(excluded))
     );
+}
+
+#[cfg(feature = "proxy")]
+#[test]
+fn an_address_from_a_header_allocates_nothing() {
+    let proxies = dualstack_metrics::TrustedProxies::new(["10.0.0.0/8", "::1"]).unwrap();
+    let peer: SocketAddr = "[::ffff:10.0.0.1]:1".parse().unwrap();
+    for (name, value) in [
+        ("x-forwarded-for", "203.0.113.9, [2001:db8::7]:50000, 10.0.0.2"),
+        (
+            "forwarded",
+            "for=203.0.113.9, for=\"[2001:db8::7]:50000\";proto=https",
+        ),
+        ("x-real-ip", "2001:db8::7"),
+    ] {
+        let source = proxies.header(name).peer(peer);
+        let request = http::Request::get("/").header(name, value).body(()).unwrap();
+        assert_eq!(allocations(|| drop(source.clone().client(&request))), 0, "{name}");
+        assert_eq!(source.client(&request).unwrap().labels().pairs()[0].1, "inet6");
+    }
 }
 
 #[test]

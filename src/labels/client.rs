@@ -71,7 +71,8 @@ impl From<ClientLabels> for Client {
     }
 }
 
-/// What names a client: a [`SocketAddr`], an [`IpAddr`], a [`ClientLabels`], a [`Client`], or an `Option` of one.
+/// What names a client: a [`SocketAddr`], an [`IpAddr`], a [`ClientLabels`], a [`Client`], a `&Datagram`, or an
+/// `Option` of one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not the address of a client",
     note = "return a `SocketAddr`, an `IpAddr`, a `ClientLabels`, or an `Option` of one"

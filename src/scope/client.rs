@@ -561,7 +561,8 @@ impl ClientScopesBuilder {
     /// ```
     ///
     /// Give the scopes to [`ClientLabelsLayer::from_scopes`](crate::ClientLabelsLayer::from_scopes) for HTTP, or to
-    /// `UdpServer::scopes` for UDP. `Datagram::client` knows no prefix, it returns the class of the address as such.
+    /// `UdpServer::scopes` for UDP. `Datagram::client` knows no prefix: it returns the class that the address has by
+    /// itself.
     ///
     /// [RFC 6146]: https://www.rfc-editor.org/rfc/rfc6146
     /// [RFC 7755]: https://www.rfc-editor.org/rfc/rfc7755

@@ -1,10 +1,10 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
 use super::address::canonical;
 use crate::{
-    labels::{Client, ClientLabels},
+    labels::{Client, ClientLabels, IntoClient},
     layer::HasClient,
 };
 
@@ -49,7 +49,9 @@ impl Datagram {
         self.peer
     }
 
-    /// The class of the client's address as the socket reported it.
+    /// The class of the client's address as the socket reported it. For scopes that know a
+    /// [NAT64 prefix](crate::ClientScopesBuilder::nat64), pass the datagram itself to
+    /// [`ClientScopes::for_client`](crate::ClientScopes::for_client).
     #[must_use]
     pub fn client(&self) -> ClientLabels {
         self.client
@@ -63,9 +65,20 @@ impl Datagram {
     }
 }
 
+/// The client's address as the socket reported it.
+impl IntoClient for &Datagram {
+    fn into_client(self) -> Option<Client> {
+        Some(match self.peer.ip() {
+            // It may have been a mapped address.
+            IpAddr::V4(_) => self.client.into(),
+            IpAddr::V6(_) => self.peer.into(),
+        })
+    }
+}
+
 impl HasClient for Datagram {
     fn client(&self) -> Option<Client> {
-        Some(self.client.into())
+        self.into_client()
     }
 }
 

@@ -189,7 +189,7 @@ impl<S: Service<Datagram>> Core<S> {
         let Some(datagram) = self.inbox.next(&self.socket) else {
             return false;
         };
-        let client = self.scopes.for_client(datagram.client());
+        let client = self.scopes.for_client(&datagram);
         self.report.received(client);
         self.report.aborted(client);
         true
@@ -288,7 +288,7 @@ where
         let Some(datagram) = self.inbox.next(&self.socket) else {
             return Poll::Ready(());
         };
-        let scope = self.scopes.for_client(datagram.client());
+        let scope = self.scopes.for_client(&datagram);
         let route = Route::new(self.socket.local_addr(), datagram.local_addr(), datagram.peer());
         self.report.received(scope);
         let service = &mut self.service;

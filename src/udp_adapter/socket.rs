@@ -38,7 +38,7 @@ use crate::scope::Scope;
 ///     let datagram = socket.recv(&mut batch).await?;
 ///     socket
 ///         .reply(&datagram, b"pong")
-///         .with_scope(scopes.for_client(datagram.client()))
+///         .with_scope(scopes.for_client(&datagram))
 ///         .await?;
 /// #   assert_eq!(datagram.local_addr().ip().to_string(), "127.0.0.1");
 /// #   assert_eq!(client.recv(&mut [0; 8]).await?, 4);

@@ -150,7 +150,7 @@ fn a_header_can_be_optional() {
 fn a_slow_header_delays_nobody_and_times_out() {
     local(async |metrics| {
         let server = served(&["127.0.0.1"], |listener| {
-            listener.header_timeout(Duration::from_millis(200)).max_pending(3)
+            listener.header_timeout(Duration::from_millis(500)).max_pending(3)
         });
         let mut slow = [connect(server).await, connect(server).await];
         slow[1].write_all(&V2[..20]).await.unwrap();
@@ -168,7 +168,7 @@ fn a_slow_header_delays_nobody_and_times_out() {
 fn when_too_many_headers_are_awaited_the_next_connection_waits() {
     local(async |metrics| {
         let server = served(&["127.0.0.1"], |listener| {
-            listener.header_timeout(Duration::from_millis(200)).max_pending(0)
+            listener.header_timeout(Duration::from_millis(500)).max_pending(0)
         });
         let slow = connect(server).await;
         assert!(ask(server, &[V1, GET]).await);

@@ -99,13 +99,26 @@ struct Proxy {
     _folder: Folder,
 }
 
-/// Starts a proxy that is ready when its last port is. Skips the test where it is not installed.
-fn start(command: &mut Command, folder: Folder, last_port: u16) -> Option<Proxy> {
-    let is_ready = || std::net::TcpStream::connect(("127.0.0.1", last_port)).is_ok();
+/// Starts a proxy and returns when it listens on these ports. Skips the test where it is not installed.
+fn start(command: &mut Command, folder: Folder, ports: &[u16]) -> Option<Proxy> {
+    let is_ready = || ports.iter().all(|&port| is_listening(port));
     let program = Program::start(command.current_dir(&folder.0), is_ready)?;
     Some(Proxy {
         _program: program,
         _folder: folder,
+    })
+}
+
+/// Whether a program in this namespace listens. It is not connected to, because a proxy would pass that on.
+fn is_listening(port: u16) -> bool {
+    const LISTEN: &str = "0A";
+
+    ["tcp", "tcp6"].into_iter().any(|table| {
+        let table = fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap();
+        table.lines().skip(1).any(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            fields[1].ends_with(&format!(":{port:04X}")) && fields[3] == LISTEN
+        })
     })
 }
 

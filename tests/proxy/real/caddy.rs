@@ -1,6 +1,6 @@
 use super::*;
 
-pub(super) fn caddy(sites: &str, last_port: u16) -> Option<Proxy> {
+pub(super) fn caddy(sites: &str, ports: &[u16]) -> Option<Proxy> {
     let folder = Folder::new();
     let config = folder.write(
         "Caddyfile",
@@ -13,7 +13,7 @@ pub(super) fn caddy(sites: &str, last_port: u16) -> Option<Proxy> {
         .env("HOME", &folder.0)
         .env("XDG_CONFIG_HOME", &folder.0)
         .env("XDG_DATA_HOME", &folder.0);
-    start(&mut command, folder, last_port)
+    start(&mut command, folder, ports)
 }
 
 pub(super) fn site(port: u16, server: SocketAddr, options: &str) -> String {
@@ -34,7 +34,7 @@ fn each_header() {
             // `remote` is the address with its port, and has brackets.
             site(forwarded, apps[2], "header_up Forwarded `for=\"{remote}\"`"),
         ];
-        let Some(_caddy) = caddy(&config.concat(), forwarded) else {
+        let Some(_caddy) = caddy(&config.concat(), &[list, real_ip, forwarded]) else {
             return;
         };
         let mut expected = Vec::new();

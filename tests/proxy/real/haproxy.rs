@@ -3,7 +3,7 @@ use tokio::net::UnixStream;
 
 use super::*;
 
-pub(super) fn haproxy(config: &str, last_port: u16) -> Option<Proxy> {
+pub(super) fn haproxy(config: &str, ports: &[u16]) -> Option<Proxy> {
     let folder = Folder::new();
     let config = folder.write(
         "haproxy.cfg",
@@ -16,7 +16,7 @@ pub(super) fn haproxy(config: &str, last_port: u16) -> Option<Proxy> {
     // In the foreground, and quiet.
     let mut command = Command::new("haproxy");
     command.args(["-db", "-q", "-f"]).arg(config);
-    start(&mut command, folder, last_port)
+    start(&mut command, folder, ports)
 }
 
 pub(super) fn listen(name: &str, port: u16, rest: &str, server: SocketAddr, options: &str) -> String {
@@ -54,7 +54,7 @@ fn each_header_and_both_versions_of_the_proxy_protocol() {
             listen("v1", v1, "  mode tcp", apps[3], "send-proxy"),
             listen("v2", v2, "  mode tcp", apps[4], "send-proxy-v2"),
         ];
-        let Some(_haproxy) = haproxy(&config.concat(), v2) else {
+        let Some(_haproxy) = haproxy(&config.concat(), &[list, v2]) else {
             return;
         };
         let mut expected = Vec::new();
@@ -74,7 +74,7 @@ fn its_health_checks_are_its_own() {
         // One check at once, and no other before the test has ended. HAProxy accepts clients before it is done.
         let check = "send-proxy-v2 check check-send-proxy inter 1h";
         let config = listen("checked", port, "  option httpchk GET /", server, check);
-        let Some(_haproxy) = haproxy(&config, port) else {
+        let Some(_haproxy) = haproxy(&config, &[port]) else {
             return;
         };
         test_support::soon("the check has been counted", || !metrics.render().is_empty()).await;
@@ -100,7 +100,7 @@ fn its_client_on_a_unix_socket_is_unknown_except_with_version_2() {
                 reads_proxy_protocol()
             };
             let bind = format!("  option forwardfor\n  bind unix@{}", path.display());
-            let Some(_haproxy) = haproxy(&listen("unix", port, &bind, server, option), port) else {
+            let Some(_haproxy) = haproxy(&listen("unix", port, &bind, server, option), &[port]) else {
                 return;
             };
             request(UnixStream::connect(&path).await.unwrap(), "A: b\r\n").await;
@@ -126,7 +126,7 @@ fn over_a_unix_socket() {
             "listen unix\n  mode tcp\n  bind :::{port} v4v6\n  server app unix@{} send-proxy-v2\n",
             path.display()
         );
-        let Some(_haproxy) = haproxy(&config, port) else {
+        let Some(_haproxy) = haproxy(&config, &[port]) else {
             return;
         };
         ask_all(port).await;

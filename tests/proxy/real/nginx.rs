@@ -1,7 +1,7 @@
 use super::*;
 
 /// Starts nginx with these servers in `http`, and these in `stream`.
-pub(super) fn nginx(http: &str, stream: &str, last_port: u16) -> Option<Proxy> {
+pub(super) fn nginx(http: &str, stream: &str, ports: &[u16]) -> Option<Proxy> {
     const STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
     if !Path::new(STREAM).exists() {
@@ -24,7 +24,7 @@ pub(super) fn nginx(http: &str, stream: &str, last_port: u16) -> Option<Proxy> {
     );
     let mut command = Command::new("nginx");
     command.arg("-p").arg(&folder.0).arg("-c").arg(config);
-    start(&mut command, folder, last_port)
+    start(&mut command, folder, ports)
 }
 
 /// One server for both families, as on a `[::]` socket.
@@ -85,7 +85,7 @@ fn each_header_and_the_proxy_protocol() {
             protocol,
             &format!("proxy_pass 127.0.0.1:{}; proxy_protocol on;", apps[4].port()),
         );
-        let Some(_nginx) = nginx(&http.concat(), &stream, protocol) else {
+        let Some(_nginx) = nginx(&http.concat(), &stream, &[list, protocol]) else {
             return;
         };
         let mut expected = Vec::new();
@@ -109,7 +109,7 @@ fn a_header_that_the_proxy_does_not_set_is_missing_and_what_the_client_forges_th
     with_clients(async |metrics| {
         let port = test_support::free_port();
         let server = reads("cf-connecting-ip");
-        let Some(_nginx) = nginx(&dual(port, &pass(server, "")), "", port) else {
+        let Some(_nginx) = nginx(&dual(port, &pass(server, "")), "", &[port]) else {
             return;
         };
         ask_all(port).await;
@@ -141,7 +141,7 @@ fn over_a_unix_socket() {
             "location / {{ proxy_pass http://unix:{}:; {ADD_X_FORWARDED_FOR} }}",
             path.display()
         );
-        let Some(_nginx) = nginx(&dual(port, &location), "", port) else {
+        let Some(_nginx) = nginx(&dual(port, &location), "", &[port]) else {
             return;
         };
         ask_all(port).await;

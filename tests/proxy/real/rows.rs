@@ -16,11 +16,11 @@ fn haproxy_and_then_nginx() {
     with_clients(async |metrics| {
         let [front, back] = [(); 2].map(|()| test_support::free_port());
         let server = reads("x-forwarded-for");
-        let Some(_nginx) = nginx(&dual(back, &pass(server, ADD_X_FORWARDED_FOR)), "", back) else {
+        let Some(_nginx) = nginx(&dual(back, &pass(server, ADD_X_FORWARDED_FOR)), "", &[back]) else {
             return;
         };
         let config = listen("front", front, "  option forwardfor", at(back), "");
-        let Some(_haproxy) = haproxy(&config, front) else {
+        let Some(_haproxy) = haproxy(&config, &[front]) else {
             return;
         };
         ask_all(front).await;
@@ -34,10 +34,10 @@ fn nginx_and_then_haproxy() {
         let [front, back] = [(); 2].map(|()| test_support::free_port());
         let server = reads("x-forwarded-for");
         let config = listen("back", back, "  option forwardfor", server, "");
-        let Some(_haproxy) = haproxy(&config, back) else {
+        let Some(_haproxy) = haproxy(&config, &[back]) else {
             return;
         };
-        let Some(_nginx) = nginx(&dual(front, &pass(at(back), ADD_X_FORWARDED_FOR)), "", front) else {
+        let Some(_nginx) = nginx(&dual(front, &pass(at(back), ADD_X_FORWARDED_FOR)), "", &[front]) else {
             return;
         };
         ask_all(front).await;
@@ -50,11 +50,11 @@ fn haproxy_and_then_caddy() {
     with_clients(async |metrics| {
         let [front, back] = [(); 2].map(|()| test_support::free_port());
         let server = reads("x-forwarded-for");
-        let Some(_caddy) = caddy(&site(back, server, "trusted_proxies 127.0.0.1/32"), back) else {
+        let Some(_caddy) = caddy(&site(back, server, "trusted_proxies 127.0.0.1/32"), &[back]) else {
             return;
         };
         let config = listen("front", front, "  option forwardfor", at(back), "");
-        let Some(_haproxy) = haproxy(&config, front) else {
+        let Some(_haproxy) = haproxy(&config, &[front]) else {
             return;
         };
         ask_all(front).await;
@@ -73,11 +73,11 @@ fn haproxy_with_the_proxy_protocol_and_then_nginx() {
              real_ip_header proxy_protocol; {} }}",
             pass(server, "proxy_set_header X-Forwarded-For $remote_addr;"),
         );
-        let Some(_nginx) = nginx(&http, "", back) else {
+        let Some(_nginx) = nginx(&http, "", &[back]) else {
             return;
         };
         let config = listen("front", front, "  mode tcp", at(back), "send-proxy-v2");
-        let Some(_haproxy) = haproxy(&config, front) else {
+        let Some(_haproxy) = haproxy(&config, &[front]) else {
             return;
         };
         ask_all(front).await;
@@ -95,10 +95,11 @@ fn nginx_and_then_haproxy_with_the_proxy_protocol() {
             proxies().proxy_protocol(listener),
             ClientLabelsLayer::new(binding).source(proxies().x_forwarded_for()),
         );
-        let Some(_haproxy) = haproxy(&listen("back", back, "  mode tcp", server, "send-proxy"), back) else {
+        let Some(_haproxy) = haproxy(&listen("back", back, "  mode tcp", server, "send-proxy"), &[back])
+        else {
             return;
         };
-        let Some(_nginx) = nginx(&dual(front, &pass(at(back), ADD_X_FORWARDED_FOR)), "", front) else {
+        let Some(_nginx) = nginx(&dual(front, &pass(at(back), ADD_X_FORWARDED_FOR)), "", &[front]) else {
             return;
         };
         ask_all(front).await;
