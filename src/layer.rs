@@ -202,7 +202,7 @@ impl<S, Src: Clone, const BODY: bool> Layer<S> for ClientLabelsLayer<Src, BODY> 
     }
 }
 
-/// The [`Service`] that [`ClientLabelsLayer`] makes.
+/// The [`Service`](tower_service::Service) that [`ClientLabelsLayer`] makes.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientLabelsService<S, Src = FromRequest, const BODY: bool = true> {
     inner: S,
