@@ -52,10 +52,7 @@ impl<B> HasClient for http::Request<B> {
     }
 
     fn help(&self) -> String {
-        let axum = if cfg!(all(feature = "axum", feature = "proxy")) {
-            "serve an axum router with `into_make_service_with_connect_info::<SocketAddr>()`, or \
-             `::<ClientConnectInfo>()` if the listener is on a Unix socket or reads the PROXY protocol"
-        } else if cfg!(feature = "axum") {
+        let axum = if cfg!(feature = "axum") {
             "serve an axum router with `into_make_service_with_connect_info::<SocketAddr>()`"
         } else {
             "for axum, turn on the feature `axum` of `dualstack-metrics`"
