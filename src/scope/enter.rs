@@ -48,7 +48,7 @@ impl Scope {
 
     /// Wraps a future, stream or body, so that it is polled and dropped in this scope.
     ///
-    /// Does the same as [`value.with_scope(scope)`](WithScope::with_scope), but the scope is evaluated first. It can
+    /// Does the same as [`value.with_scope(scope)`](crate::WithScope::with_scope), but the scope is evaluated first. It can
     /// therefore borrow from what `value` moves:
     ///
     /// ```
@@ -114,12 +114,13 @@ impl Scope {
     ///
     /// The labels stay until the scope is left: in a request, that is when the response body of the innermost of its
     /// layers ([`ClientLabelsLayer`](crate::ClientLabelsLayer), [`LabelsLayer`](crate::LabelsLayer)) is done. Likewise,
-    /// they stay in a future, stream or body that was put into a scope with [`WithScope`] until it is dropped, and within
-    /// [`run`](Self::run) until that returns. They do not reach tasks that were spawned before, other requests, and
-    /// counters outside of that layer.
+    /// they stay in a future, stream or body that was put into a scope with [`WithScope`](crate::WithScope) until it is
+    /// dropped, and within [`run`](Self::run) until that returns. They do not reach tasks that were spawned before, other
+    /// requests, and counters outside of that layer.
     ///
     /// Outside every scope there is no request to add them to. Then it does nothing, and the first time this is logged as
-    /// a warning. If the process already has its limit of label sets, the scope stays as it is: see [`overflows`].
+    /// a warning. If the process already has its limit of label sets, the scope stays as it is: see
+    /// [`overflows`](super::overflows).
     pub fn add<L: LabelSet>(labels: &L) {
         let current = Self::current();
         if current == Self::none() {
