@@ -78,7 +78,7 @@ pub use self::{
     scoped::{Scoped, WithScope},
 };
 use self::{intern::LabelSetData, pairs::pairs_of_server};
-use crate::labels::{LabelList, LabelSet, ServerBinding, set::Part, written};
+use crate::labels::{LabelList, LabelSet, ServerBinding, list::Part, written};
 
 /// A handle to a list of labels that can be put in force. It is `Copy`, and as small as a pointer.
 ///

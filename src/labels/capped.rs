@@ -11,7 +11,7 @@ use once_cell::race::OnceBox;
 
 use super::{
     Exporter, LabelList, LabelSet, OTHER, grammar,
-    set::{Alternatives, Part},
+    list::{Alternatives, Part},
     text::{LabelText, Overflow, Reason},
 };
 

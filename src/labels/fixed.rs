@@ -6,7 +6,7 @@ use std::{
 
 use super::{
     Exporter, LabelError, LabelList, LabelSet, OTHER, grammar,
-    set::{Alternatives, Part},
+    list::{Alternatives, Part},
     text::{LabelText, Overflow, Reason},
 };
 
@@ -211,7 +211,7 @@ impl Eq for FixedValue {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::labels::set::list_of;
+    use crate::labels::list::list_of;
 
     static_assertions::assert_impl_all!(FixedLabel: Copy, Send, Sync);
     static_assertions::assert_impl_all!(FixedValue: Copy, Send, Sync, LabelSet);
@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(values, ["acme", "globex", "other"]);
         let pairs: Vec<_> = list_of(&label.value("acme"))
             .parts()
-            .flat_map(super::super::set::Part::pairs)
+            .flat_map(Part::pairs)
             .collect();
         assert_eq!(pairs, [("tenant", "acme")]);
     }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::labels::{
     LabelList, LabelSet,
-    set::{Part, list_of},
+    list::{Part, list_of},
 };
 
 impl Scope {

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 use super::{ClientScopes, ClientScopesError, expected::Classes, nat64::Nat64Prefixes, pairs_of_client};
 use crate::{
-    labels::{ClientLabels, Exporter, LabelSet, Nat64Prefix, ServerBinding, grammar, set::list_of},
+    labels::{ClientLabels, Exporter, LabelSet, Nat64Prefix, ServerBinding, grammar, list::list_of},
     scope::{
         Scope,
         pairs::{Pairs, pairs_of_list, pairs_of_server},

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{ClientScopes, nat64::Nat64Prefixes};
 use crate::{
-    labels::{ClientLabels, LabelSet, ServerBinding, max_label_sets, set::alternatives},
+    labels::{ClientLabels, LabelSet, ServerBinding, list::alternatives, max_label_sets},
     scope::{Scope, TooManyLabelSets},
 };
 
