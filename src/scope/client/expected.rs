@@ -142,7 +142,7 @@ impl ClientScopes {
     /// of your own, pass `&()`.
     ///
     /// `labels` is any value of your labels: see [`max_label_sets`]. To check the number at start-up, use
-    /// [`limit_label_sets`](crate::scope::limit_label_sets).
+    /// [`limit_label_sets`](crate::scope::limit_label_sets), which says what to add up.
     #[must_use]
     pub fn max_label_sets<L: LabelSet>(&self, labels: &L) -> usize {
         let distinct =
