@@ -134,8 +134,9 @@ pub fn label_set_limit() -> usize {
 ///
 /// `needed` is how many label sets the program can enter. Each layer enters a scope, and [`Scope::add`] makes another, so
 /// the number is a sum. With [`LabelsLayer`] inside [`ClientLabelsLayer`] it is `scopes.max_label_sets(&())` for the outer
-/// layer, and `scopes.max_label_sets(&labels)` for both: see [`ClientScopes::max_label_sets`]. From then on, no request can
-/// exceed the limit, even if the sum was wrong. A `limit` above `MAX_LABEL_SETS` counts as that.
+/// layer, and `scopes.max_label_sets(&labels)` for both: see [`ClientScopes::max_label_sets`]. Add one for each binding,
+/// because the scope of the socket itself counts as well. From then on, no request can exceed the limit, even if the sum
+/// was wrong. A `limit` above `MAX_LABEL_SETS` counts as that.
 ///
 /// ```
 /// use dualstack_metrics::{ClientScopes, FixedLabel, Protocol, ServerBinding, scope};
