@@ -1,8 +1,9 @@
 //! The labels and their values.
 //!
 //! [`ClientLabels`] turns a client's address into a class of one byte. The address is gone afterwards, so nothing can
-//! leak it into a time series. Your own labels are [`BoundedLabel`]s: types whose values are known when the program is
-//! compiled.
+//! leak it into a time series. Your own labels have a fixed number of values as well: those of a [`BoundedLabel`] are known
+//! when the program is compiled, those of a [`FixedLabel`] at start-up, and a [`CappedLabel`] keeps the first few that
+//! clients send.
 //!
 //! ```
 //! use dualstack_metrics::ClientLabels;
