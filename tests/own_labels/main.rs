@@ -5,6 +5,7 @@
 mod late;
 mod layers;
 mod values;
+mod vocabularies;
 mod zeros;
 
 use std::net::SocketAddr;
