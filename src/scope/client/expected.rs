@@ -70,8 +70,8 @@ impl ClientScopes {
     /// With a [NAT64 prefix](super::ClientScopesBuilder::nat64), `inet`/`nat64` is expected beside `inet6`.
     ///
     /// Whether a socket on `::` is IPv6-only cannot be told from its address. Then, and if the client's address does not
-    /// come from the socket but from a proxy, say so with [`expect`](super::ClientScopesBuilder::expect). Without a binding, all three
-    /// classes with an address are expected.
+    /// come from the socket but from a proxy, say so with [`expect`](super::ClientScopesBuilder::expect). Without a
+    /// binding, all three classes with an address are expected.
     ///
     /// ```
     /// # use dualstack_metrics::{ClientScopes, Protocol, ServerBinding};

@@ -34,10 +34,10 @@ fn tenant(names: &str, headers: &HeaderMap) -> Result<FixedValue, LabelError> {
     Ok(tenant)
 }
 
-fn referer(headers: &HeaderMap) -> CappedValue {
+fn referer(headers: &HeaderMap) -> (CappedValue, bool) {
     let referer = REFERER.value(headers.get(header::REFERER));
 
-    referer
+    (referer, referer == REFERER.other())
 }
 
 #[test]
@@ -59,6 +59,7 @@ fn each_kind_of_label() {
     ]);
     assert_eq!(tenant("acme\nglobex", &headers).unwrap().as_str(), "acme");
     assert_eq!(tenant("globex", &headers).unwrap().as_str(), "other");
-    assert_eq!(referer(&headers).as_str(), "https://a.example/");
-    assert_eq!(referer(&HeaderMap::new()).as_str(), "other");
+    let text = |(referer, is_other): (CappedValue, bool)| (referer.as_str(), is_other);
+    assert_eq!(text(referer(&headers)), ("https://a.example/", false));
+    assert_eq!(text(referer(&HeaderMap::new())), ("other", true));
 }
