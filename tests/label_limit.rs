@@ -30,6 +30,7 @@ fn binding(port: u16) -> ServerBinding {
 #[test]
 fn the_limit_of_an_operator() {
     assert_eq!((label_set_limit(), label_sets()), (MAX_LABEL_SETS, 0));
+    zero_turns_off_all_labels();
     let tenants = FixedLabel::new("tenant", (0..9).map(|n| n.to_string())).unwrap();
     let scopes = ClientScopes::try_new(binding(1)).unwrap();
     assert_eq!(label_sets(), CLASSES + 1);
@@ -46,6 +47,22 @@ fn the_limit_of_an_operator() {
     the_documented_sum_is_enough();
     limit_label_sets(usize::MAX, 0).unwrap();
     assert_eq!(label_set_limit(), MAX_LABEL_SETS);
+}
+
+fn zero_turns_off_all_labels() {
+    limit_label_sets(0, 0).unwrap();
+    let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        let scopes = ClientScopes::new(binding(1));
+        for client in ClientLabels::ALL {
+            let scope = Scope::new(&(scopes.for_client(client), REFERER.other()));
+            scope.run(|| counter!("requests_total").increment(1));
+        }
+    });
+    assert_eq!(label_sets(), 0);
+    let lines = series(&recorder.get_ref().handle().render(), "requests_total");
+    assert_eq!(lines, ["requests_total 4"]);
+    limit_label_sets(usize::MAX, 0).unwrap();
 }
 
 fn start_up_checks_what_is_needed(scopes: &ClientScopes, tenants: FixedLabel) {
