@@ -291,6 +291,8 @@ impl Eq for CappedValue {}
 mod tests {
     use std::{collections::BTreeSet, thread};
 
+    use test_support::eventually;
+
     use super::*;
 
     static_assertions::assert_impl_all!(CappedLabel: Send, Sync);
@@ -340,6 +342,17 @@ mod tests {
             assert_eq!(TAG.value(text), TAG.other(), "{text:?}");
         }
         assert_eq!(TAG.value("a:b").as_str(), "a:b");
+    }
+
+    #[test]
+    fn a_value_that_is_known_or_comes_too_late_waits_for_no_lock() {
+        static LABEL: CappedLabel = CappedLabel::new("label", 1);
+
+        _ = LABEL.value("a");
+        let _inserting = LABEL.table.get().unwrap().inserting.lock().unwrap();
+        let look_up = thread::spawn(|| ["a", "b"].map(|text| LABEL.value(text).as_str()));
+        eventually("both are looked up", || look_up.is_finished());
+        assert_eq!(look_up.join().unwrap(), ["a", "other"]);
     }
 
     #[test]

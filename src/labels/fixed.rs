@@ -210,6 +210,10 @@ impl Eq for FixedValue {}
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
+    use test_support::eventually;
+
     use super::*;
     use crate::labels::list::list_of;
 
@@ -246,6 +250,15 @@ mod tests {
             .flat_map(Part::pairs)
             .collect();
         assert_eq!(pairs, [("tenant", "acme")]);
+    }
+
+    #[test]
+    fn a_look_up_waits_for_no_lock() {
+        let label = FixedLabel::new("tenant", ["acme"]).unwrap();
+        let _making = LABELS.lock().unwrap();
+        let look_up = thread::spawn(move || ["acme", "globex"].map(|text| label.value(text).as_str()));
+        eventually("both are looked up", || look_up.is_finished());
+        assert_eq!(look_up.join().unwrap(), ["acme", "other"]);
     }
 
     #[test]
