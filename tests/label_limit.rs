@@ -47,6 +47,7 @@ fn the_limit_of_an_operator() {
     the_documented_sum_is_enough();
     limit_label_sets(usize::MAX, 0).unwrap();
     assert_eq!(label_set_limit(), MAX_LABEL_SETS);
+    a_product_that_cannot_fit_leaves_room_for_others();
 }
 
 fn zero_turns_off_all_labels() {
@@ -95,6 +96,14 @@ fn the_product_of_the_expected_clients_may_not_fit(scopes: &ClientScopes, tenant
         _ = REFERER.value(n.to_string());
     }
     let error = scopes.expected_with(&labels).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the labels can make 420 series of each counter, but the limit is 50: raise the limit, use labels with fewer \
+         values, or lower the cap of a `CappedLabel`"
+    );
+    assert_eq!(label_sets(), CLASSES + 1 + 2 * 10, "it takes nothing");
+    let regions = FixedLabel::new("region", (0..24).map(|n| n.to_string())).unwrap();
+    let error = scopes.expected_with(&regions.other()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the process already has 50 different label sets, which is the limit: make scopes at start-up, from labels with \
@@ -170,4 +179,21 @@ fn the_documented_sum_is_enough() {
     }
     assert_eq!(overflows(), overflowed);
     assert_eq!(label_sets(), before + needed);
+}
+
+/// There is a limit for label sets that nobody enters, too.
+fn a_product_that_cannot_fit_leaves_room_for_others() {
+    let made = label_sets();
+    let names = (0..FixedLabel::MAX_VALUES).map(|n| n.to_string());
+    let users = FixedLabel::new("user", names).unwrap();
+    let scopes = ClientScopes::new(binding(4));
+    let labels = (users.other(), REFERER.other());
+    let error = scopes.expected_with(&labels).unwrap_err().to_string();
+    assert!(
+        error.starts_with("the labels can make 172032 series of each counter, but the limit is 4096: "),
+        "{error}"
+    );
+    assert_eq!(label_sets(), made);
+    assert!(Scope::try_for_server(&binding(5)).is_ok());
+    assert_eq!(label_sets(), made + 1);
 }

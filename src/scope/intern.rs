@@ -178,6 +178,18 @@ pub fn limit_label_sets(limit: usize, needed: usize) -> Result<(), TooManyLabelS
     Ok(())
 }
 
+/// Fails if so many label sets can never fit.
+pub(super) fn check_limit(needed: usize) -> Result<(), TooManyLabelSets> {
+    let limit = label_set_limit();
+    if needed > limit {
+        return Err(TooManyLabelSets {
+            limit,
+            needed: Some(needed),
+        });
+    }
+    Ok(())
+}
+
 /// The process already has as many label sets as its limit allows, or can have more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyLabelSets {

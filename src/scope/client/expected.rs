@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{ClientScopes, nat64::Nat64Prefixes};
 use crate::{
     labels::{ClientLabels, LabelSet, ServerBinding, list::alternatives, max_label_sets},
-    scope::{Scope, TooManyLabelSets},
+    scope::{Scope, TooManyLabelSets, intern},
 };
 
 /// A set of classes, as bits.
@@ -123,10 +123,15 @@ impl ClientScopes {
     ///
     /// # Errors
     ///
-    /// If the process would have more label sets than its [limit](crate::scope::label_set_limit).
+    /// If the process would have more label sets than its [limit](crate::scope::label_set_limit). If the product alone is
+    /// above the limit, nothing is made.
     pub fn expected_with<L: LabelSet>(&self, labels: &L) -> Result<Vec<Scope>, TooManyLabelSets> {
         let mut scopes: Vec<Scope> = self.expected().collect();
-        for one in alternatives(labels) {
+        let alternatives = alternatives(labels);
+        let product = alternatives.iter().map(|one| one.known.len());
+        // Before anything is stored: what is stored stays, and would leave no room for others.
+        intern::check_limit(product.fold(scopes.len(), usize::saturating_mul))?;
+        for one in alternatives {
             let inner = one.known.into_iter().map(Scope::of_part);
             let inner: Vec<Scope> = inner.collect::<Result<_, _>>()?;
             let product = scopes
