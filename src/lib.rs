@@ -52,6 +52,7 @@
 //! - [`ScopedRecorderLayer`]: a recorder for the [`metrics`](https://docs.rs/metrics) crate that reads the scope when a
 //!   counter is incremented.
 //! - [`ClientLabelsLayer`]: a tower layer that enters the scope of a request's client.
+//! - [`LabelsLayer`]: a tower layer that adds your own labels, from an enum, a [`FixedLabel`] or a [`CappedLabel`].
 //! - [`UdpServer`]: serves a tower service from a UDP socket, each datagram in the scope of its client.
 //! - [`DatagramSocket`]: a UDP socket that answers from the address that was asked, for your own receive loop.
 //! - [`SocketOptions`]: binds sockets that are dual-stack, or IPv6-only, on purpose.
@@ -127,6 +128,39 @@
 //! # }
 //! ```
 //!
+//! # Your own labels
+//!
+//! The tenant, the plan, the caller: [`LabelsLayer`] adds labels of your own to everything that is counted in a request,
+//! in any order with [`ClientLabelsLayer`]. A label has a fixed number of values. An enum has those of its variants (with
+//! `#[derive(BoundedLabel)]`, feature `derive`), a [`FixedLabel`] those that are known at start-up, and a [`CappedLabel`]
+//! the first few that clients send. Every other value becomes `other`.
+//!
+//! ```
+//! use axum::{Router, extract::Request, http::header, routing::get};
+//! use dualstack_metrics::{CappedLabel, ClientLabelsLayer, FixedLabel, LabelsLayer};
+//! # use dualstack_metrics::{Protocol, ServerBinding};
+//!
+//! static REFERER: CappedLabel = CappedLabel::new("referer", 20);
+//!
+//! # async fn announce() {}
+//! # let binding = ServerBinding::unix(Protocol::Http);
+//! let tenants = FixedLabel::new("tenant", ["acme", "globex"])?;
+//! let app = Router::new()
+//!     .route("/announce", get(announce))
+//!     .layer(LabelsLayer::new(move |request: &Request| {
+//!         let headers = request.headers();
+//!         (tenants.value(headers.get(header::HOST)), REFERER.value(headers.get(header::REFERER)))
+//!     }))
+//!     .layer(ClientLabelsLayer::new(binding));
+//! # let _: Router = app;
+//! # Ok::<(), dualstack_metrics::labels::LabelError>(())
+//! ```
+//!
+//! A label that is known later in the request, for example after authentication, is added with [`Scope::add`], as in
+//! `Scope::add(&plan)`. [`ClientScopes::max_label_sets`] says how many series that makes, and
+//! [`limit_label_sets`](scope::limit_label_sets) sets a limit for the process. [`ClientScopes::expected`] starts series at
+//! zero, and [`ClientScopes::builder`] gives the labels of clients and servers other names.
+//!
 //! # Spawned tasks
 //!
 //! A spawned task does not belong to the request that spawned it. Carry the scope along with
@@ -155,6 +189,7 @@
 //! | `udp` | yes | [`udp_adapter`] and [`socket`] | 11; 4 beside `axum` and `prometheus` |
 //! | `prometheus` | yes | [`prometheus`](mod@prometheus): the exporter, installed in one call | 28 |
 //! | `kernel` | yes | [`kernel`](mod@kernel): the host's IPv6 counters (Linux) | none |
+//! | `derive` | no | the derives of [`BoundedLabel`] and [`LabelSet`] for labels of your own | 2 beside the default; 5 without other features |
 //! | `proxy` | no | [`proxy`](mod@proxy): the client's address behind a proxy, from headers and the PROXY protocol | 2 that an axum server does not have; 5 without other features |
 //! | `http-listener` | no | the exporter's own HTTP listener | 19 more than `prometheus` |
 //! | `push-gateway` | no | the exporter's own push gateway client, with TLS | 26 more than `prometheus` |

@@ -60,52 +60,25 @@
 
 mod client;
 mod compose;
+mod enter;
 mod intern;
+mod make;
 mod pairs;
+mod reader;
 mod scoped;
 mod vocabulary;
 
-use std::{
-    cell::Cell,
-    fmt,
-    marker::PhantomData,
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::fmt;
 
+pub(crate) use self::reader::{recorder_made, warn_without_recorder};
 pub use self::{
     client::{ClientScopes, ClientScopesBuilder, ClientScopesError},
+    enter::EnteredScope,
     intern::{MAX_LABEL_SETS, TooManyLabelSets, label_set_limit, label_sets, limit_label_sets, overflows},
     scoped::{Scoped, WithScope},
 };
-use self::{
-    intern::LabelSetData,
-    pairs::{Pairs, pairs_of_list, pairs_of_server},
-};
-use crate::labels::{
-    LabelList, LabelSet, ServerBinding,
-    set::{Part, list_of},
-    written,
-};
-
-thread_local! {
-    // Has no destructor, so that it can be read while other thread-locals are destroyed.
-    static CURRENT: Cell<Scope> = const { Cell::new(Scope::none()) };
-}
-
-static COUNT_OVERFLOW: OnceLock<fn()> = OnceLock::new();
-
-/// Notes that a recorder that reads scopes was made in this process. It counts overflows by `count_overflow`.
-pub(crate) fn recorder_made(count_overflow: fn()) {
-    COUNT_OVERFLOW.get_or_init(|| count_overflow);
-}
-
-/// Whether a recorder that reads scopes was ever made in this process.
-pub(crate) fn has_recorder() -> bool {
-    COUNT_OVERFLOW.get().is_some()
-}
+use self::{intern::LabelSetData, pairs::pairs_of_server};
+use crate::labels::{LabelList, LabelSet, ServerBinding, list::Part, written};
 
 /// A handle to a list of labels that can be put in force. It is `Copy`, and as small as a pointer.
 ///
@@ -120,13 +93,6 @@ impl Scope {
     #[must_use]
     pub const fn none() -> Self {
         Self { set: None }
-    }
-
-    /// The scope that is in force on this thread.
-    #[must_use]
-    #[inline]
-    pub fn current() -> Self {
-        CURRENT.get()
     }
 
     /// A scope with these labels. Make it once and keep it.
@@ -186,8 +152,8 @@ impl Scope {
 
     /// This scope with the labels of `inner` added. If both have a label of the same name, the label of `inner` is used.
     ///
-    /// The result is cached. Nesting the same pair again takes a few nanoseconds; otherwise this takes a lock. In a chain such as `a.nest(b).nest(c)`, only the scope that is entered takes a place under
-    /// [`MAX_LABEL_SETS`].
+    /// The result is cached. Nesting the same pair again takes a few nanoseconds; otherwise this takes a lock. In a chain
+    /// such as `a.nest(b).nest(c)`, only the scope that is entered takes a place under [`MAX_LABEL_SETS`].
     ///
     /// If the process already has [`MAX_LABEL_SETS`] other label sets, it returns this scope, without the labels of
     /// `inner`: see [`overflows`]. [`try_nest`](Self::try_nest) returns an error instead.
@@ -203,254 +169,6 @@ impl Scope {
     /// If the process already has [`MAX_LABEL_SETS`] other label sets.
     pub fn try_nest(self, inner: Self) -> Result<Self, TooManyLabelSets> {
         self.store_nested(inner)?.with_place()
-    }
-
-    /// Adds labels to the scope in force on this thread, for the rest of the request. Use it for a label that is known
-    /// only late, for example after authentication.
-    ///
-    /// ```
-    /// # use dualstack_metrics::{BoundedLabel, ClientScopes, Protocol, Scope, ServerBinding, WithScope};
-    /// # #[derive(Clone, Copy)] enum Plan { Paid }
-    /// # impl BoundedLabel for Plan {
-    /// #     const NAME: &'static str = "plan"; const VALUES: &'static [&'static str] = &["paid"];
-    /// #     fn index(self) -> usize { self as usize }
-    /// # }
-    /// # async fn authenticate() -> Plan { Plan::Paid }
-    /// async fn handler() {
-    ///     metrics::counter!("requests_total").increment(1); // without a plan
-    ///     Scope::add(&authenticate().await);
-    ///     metrics::counter!("purchases_total").increment(1); // with it
-    /// #   tokio::task::yield_now().await;
-    /// #   assert_eq!(Scope::current().value_of("plan"), Some("paid"));
-    /// }
-    /// # let scopes = ClientScopes::new(ServerBinding::unix(Protocol::Http));
-    /// # let request = handler().with_scope(scopes.server());
-    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(request);
-    /// # assert_eq!(Scope::current(), Scope::none());
-    /// ```
-    ///
-    /// The labels stay until the scope is left: in a request, that is when the response body of the innermost of its
-    /// layers ([`ClientLabelsLayer`](crate::ClientLabelsLayer), [`LabelsLayer`](crate::LabelsLayer)) is done. Likewise,
-    /// they stay in a future, stream or body that was put into a scope with [`WithScope`] until it is dropped, and within
-    /// [`run`](Self::run) until that returns. They do not reach tasks that were spawned before, other requests, and
-    /// counters outside of that layer.
-    ///
-    /// Outside every scope there is no request to add them to. Then it does nothing, and the first time this is logged as
-    /// a warning. If the process already has its limit of label sets, the scope stays as it is: see [`overflows`].
-    pub fn add<L: LabelSet>(labels: &L) {
-        let current = Self::current();
-        if current == Self::none() {
-            return warn_nothing_in_force();
-        }
-        CURRENT.set(current.with(labels).enterable());
-    }
-
-    /// This scope's labels, added to those of the scope in force.
-    #[inline]
-    pub(crate) fn within_current(self) -> Self {
-        match Self::current() {
-            Self { set: None } => self,
-            outer => outer.nest_inner(self),
-        }
-    }
-
-    /// Usually no scope is in force, so this stays out of the way.
-    #[inline(never)]
-    fn nest_inner(self, inner: Self) -> Self {
-        self.nest(inner)
-    }
-
-    /// This scope with more labels, or this scope alone if the process has too many label sets.
-    #[inline]
-    pub(crate) fn with<L: LabelSet>(self, labels: &L) -> Self {
-        self.store_with(labels).unwrap_or_else(|_| Self::overflow(self))
-    }
-
-    /// Finds in a few nanoseconds what was composed before.
-    #[inline]
-    fn store_with<L: LabelSet>(self, labels: &L) -> Result<Self, TooManyLabelSets> {
-        let list = list_of(labels);
-        match compose::composed(self.set, &list) {
-            Some(set) => Ok(Self { set: Some(set) }),
-            None => self.store_composed(&list),
-        }
-    }
-
-    #[cold]
-    fn store_composed(self, list: &LabelList) -> Result<Self, TooManyLabelSets> {
-        list.parts()
-            .try_fold(self, |scope, part| scope.store_nested(Self::of_part(*part)?))
-            .or_else(|_| self.store_at_once(list))
-    }
-
-    /// At the limit, the steps on the way to a set may be missing although the set is there.
-    #[cold]
-    fn store_at_once(self, list: &LabelList) -> Result<Self, TooManyLabelSets> {
-        let pairs: Pairs = pairs::borrowed(self.pairs().iter().copied()).collect();
-        Self::store(pairs.with(pairs_of_list(list)), self)
-    }
-
-    #[inline]
-    fn of_part(part: Part) -> Result<Self, TooManyLabelSets> {
-        match compose::of_part(&part) {
-            Some(set) => Ok(Self { set: Some(set) }),
-            None => Self::store_part(part),
-        }
-    }
-
-    #[cold]
-    fn store_part(part: Part) -> Result<Self, TooManyLabelSets> {
-        let scope = Self::store(pairs::borrowed(part.pairs()).collect(), Self::none())?;
-        if let Some(set) = scope.set {
-            compose::remember_part(part, set);
-        }
-        Ok(scope)
-    }
-
-    #[inline]
-    fn store_nested(self, inner: Self) -> Result<Self, TooManyLabelSets> {
-        let (Some(outer_set), Some(inner_set)) = (self.set, inner.set) else {
-            return Ok(if self.set.is_some() { self } else { inner });
-        };
-        match compose::nested(outer_set, inner_set) {
-            Some(set) => Ok(Self { set: Some(set) }),
-            None => self.store_new_nested(inner),
-        }
-    }
-
-    #[cold]
-    fn store_new_nested(self, inner: Self) -> Result<Self, TooManyLabelSets> {
-        let both = [self, inner]
-            .into_iter()
-            .flat_map(|scope| scope.pairs().iter().copied());
-        let nested = Self::store(pairs::borrowed(both).collect(), self)?;
-        if let (Some(outer), Some(inner), Some(both)) = (self.set, inner.set, nested.set) {
-            compose::remember_nested(outer, inner, both);
-        }
-        Ok(nested)
-    }
-
-    /// A scope that has no place yet, and is replaced by `outer` if it cannot have one when it is entered.
-    fn store(pairs: Pairs, outer: Self) -> Result<Self, TooManyLabelSets> {
-        if pairs.as_slice().is_empty() {
-            return Ok(Self::none());
-        }
-        intern::intern(pairs, outer.set).map(|set| Self { set: Some(set) })
-    }
-
-    fn with_place(self) -> Result<Self, TooManyLabelSets> {
-        self.set.map_or(Ok(()), LabelSetData::take_place)?;
-        Ok(self)
-    }
-
-    /// This scope, or what is used instead if it has no place and cannot have one.
-    #[inline]
-    fn enterable(self) -> Self {
-        match self.set {
-            Some(set) if set.place() == 0 => self.with_place_or_outer(),
-            _ => self,
-        }
-    }
-
-    #[cold]
-    fn with_place_or_outer(self) -> Self {
-        if self.with_place().is_ok() {
-            return self;
-        }
-        let mut outers = std::iter::successors(self.set, |set| set.outer());
-        let set = outers.find(|set| set.take_place().is_ok());
-        Self::overflow(set.map_or_else(Self::current, |set| Self { set: Some(set) }))
-    }
-
-    #[cold]
-    fn overflow(instead: Self) -> Self {
-        thread_local! {
-            static IS_COUNTING: Cell<bool> = const { Cell::new(false) };
-        }
-
-        struct Counted;
-
-        impl Drop for Counted {
-            fn drop(&mut self) {
-                IS_COUNTING.set(false);
-            }
-        }
-
-        intern::count_overflow();
-        // A recorder that itself makes scopes can overflow again while it counts.
-        if let Some(count) = COUNT_OVERFLOW.get()
-            && !IS_COUNTING.replace(true)
-        {
-            let _counted = Counted;
-            Self::none().run(count);
-        }
-        instead
-    }
-
-    /// Puts this scope in force on this thread until the guard is dropped.
-    ///
-    /// Drop guards in the reverse order, and do not hold one across an `.await`.
-    #[inline]
-    pub fn enter(self) -> EnteredScope {
-        self.enterable().enter_unchecked()
-    }
-
-    /// Enters a scope that [`enterable`](Self::enterable) returned.
-    #[inline]
-    fn enter_unchecked(self) -> EnteredScope {
-        EnteredScope {
-            previous: CURRENT.replace(self),
-            not_send: PhantomData,
-        }
-    }
-
-    /// Calls `f` in this scope.
-    #[inline]
-    pub fn run<T>(self, f: impl FnOnce() -> T) -> T {
-        let _entered = self.enter();
-        f()
-    }
-
-    /// Wraps a future, stream or body, so that it is polled and dropped in this scope.
-    ///
-    /// Does the same as [`value.with_scope(scope)`](WithScope::with_scope), but the scope is evaluated first. It can
-    /// therefore borrow from what `value` moves:
-    ///
-    /// ```
-    /// # use dualstack_metrics::{ClientScopes, Protocol, ServerBinding};
-    /// # use std::net::SocketAddr;
-    /// # struct Request { from: SocketAddr }
-    /// # async fn process(request: Request) { drop(request) }
-    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-    /// # let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, "[::]:6969".parse().unwrap()));
-    /// # let request = Request { from: "192.0.2.7:50000".parse().unwrap() };
-    /// tokio::spawn(scopes.for_client(request.from).wrap(process(request)));
-    /// # });
-    /// ```
-    #[inline]
-    pub fn wrap<T>(self, value: T) -> Scoped<T> {
-        Scoped::new(value, self)
-    }
-
-    /// Wraps a closure, so that it is called in this scope, or dropped in it if it is never called.
-    ///
-    /// ```
-    /// # use dualstack_metrics::{ClientLabels, Scope};
-    /// # let scope = Scope::new(&ClientLabels::UNKNOWN);
-    /// # scope.run(|| {
-    /// let thread = std::thread::spawn(Scope::current().bind(Scope::current));
-    /// assert_eq!(thread.join().unwrap(), Scope::current());
-    /// # });
-    /// ```
-    pub fn bind<F, T>(self, f: F) -> impl FnOnce() -> T + use<F, T>
-    where
-        F: FnOnce() -> T,
-    {
-        let scoped = Scoped::new(f, self);
-        move || {
-            let _entered = scoped.enter();
-            scoped.into_inner()()
-        }
     }
 
     /// The labels, as name and value, ordered by name. Empty for [`none`](Self::none).
@@ -521,78 +239,13 @@ impl LabelSet for Scope {
     }
 }
 
-#[cold]
-fn warn_nothing_in_force() {
-    static HAS_WARNED: AtomicBool = AtomicBool::new(false);
-
-    if !HAS_WARNED.swap(true, Ordering::Relaxed) {
-        tracing::warn!(
-            "`Scope::add` was called outside every scope, so its labels are left out: call it in a request below \
-             `ClientLabelsLayer`, `LabelsLayer` or `UdpServer`, or in a future that was put into a scope with \
-             `with_scope`"
-        );
-    }
-}
-
-/// Logs a warning if the first client of the process is served and no scoped recorder was made.
-#[inline]
-pub(crate) fn warn_without_recorder() {
-    static IS_CHECKED: AtomicBool = AtomicBool::new(false);
-
-    #[cold]
-    fn check() {
-        if !IS_CHECKED.swap(true, Ordering::Relaxed) && !has_recorder() {
-            tracing::warn!(
-                "a client is served, but its labels are not added to any counter, because this process has no scoped \
-                 recorder: call `dualstack_metrics::prometheus::install(PrometheusBuilder::new())` at start-up, or \
-                 install your own recorder as `ScopedRecorderLayer::new().layer(recorder)`"
-            );
-        }
-    }
-
-    if !IS_CHECKED.load(Ordering::Relaxed) {
-        check();
-    }
-}
-
-/// Keeps a [`Scope`] in force on this thread until it is dropped. See [`Scope::enter`].
-#[derive(Debug)]
-#[must_use = "the scope is left when the guard is dropped"]
-pub struct EnteredScope {
-    previous: Scope,
-    not_send: PhantomData<*const ()>,
-}
-
-impl EnteredScope {
-    /// Wraps a value, so that it is polled and dropped in the scope that this guard has entered.
-    #[inline]
-    #[expect(clippy::unused_self, reason = "the scope is in force because of the guard")]
-    pub(crate) fn wrap<T>(&self, value: T) -> Scoped<T> {
-        // What was entered, and what was added to it since.
-        Scoped::new_unchecked(value, CURRENT.get())
-    }
-}
-
-impl Drop for EnteredScope {
-    #[inline]
-    fn drop(&mut self) {
-        CURRENT.set(self.previous);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{
-        cell::RefCell,
-        panic::{AssertUnwindSafe, catch_unwind},
-        rc::Rc,
-    };
-
     use super::*;
     use crate::labels::{BoundedLabel, ClientLabels, Protocol};
 
     #[derive(Clone, Copy)]
-    enum Kind {
+    pub(super) enum Kind {
         A,
         B,
     }
@@ -618,37 +271,10 @@ mod tests {
         }
     }
 
-    static_assertions::assert_not_impl_any!(EnteredScope: Send);
     static_assertions::assert_impl_all!(Scope: Copy, Send, Sync, std::panic::UnwindSafe);
 
     fn scopes() -> ClientScopes {
         ClientScopes::new(ServerBinding::new(Protocol::Http, "[::]:7070".parse().unwrap()))
-    }
-
-    #[test]
-    fn entering_replaces_and_leaving_restores() {
-        let (a, b) = (Scope::new(&Kind::A), Scope::new(&Kind::B));
-        assert_ne!(a, b);
-        a.run(|| {
-            assert_eq!(Scope::current(), a);
-            b.run(|| assert_eq!(Scope::current().pairs(), [("kind", "b")]));
-            assert_eq!(Scope::current(), a);
-            Scope::none().run(|| assert_eq!(Scope::current(), Scope::none()));
-            assert_eq!(Scope::current(), a);
-        });
-        assert_eq!(Scope::current(), Scope::none());
-    }
-
-    #[test]
-    fn a_panic_restores() {
-        let a = Scope::new(&Kind::A);
-        a.run(|| {
-            let result = catch_unwind(AssertUnwindSafe(|| {
-                Scope::new(&Kind::B).run(|| panic!("on purpose"))
-            }));
-            assert!(result.is_err());
-            assert_eq!(Scope::current(), a);
-        });
     }
 
     #[test]
@@ -744,29 +370,6 @@ mod tests {
             ]
         );
         assert_eq!(nested.value_of("client_address_ip_family"), Some("mine"));
-    }
-
-    #[test]
-    fn a_bound_closure_runs_and_is_dropped_in_its_scope() {
-        struct Witness(Rc<RefCell<Vec<Scope>>>);
-        impl Drop for Witness {
-            fn drop(&mut self) {
-                self.0.borrow_mut().push(Scope::current());
-            }
-        }
-
-        let a = Scope::new(&Kind::A);
-        let seen = Rc::default();
-        let (called, dropped) = (Witness(Rc::clone(&seen)), Witness(Rc::clone(&seen)));
-        let call = a.bind(move || {
-            let _called = called;
-            Scope::current()
-        });
-        let never = a.bind(move || drop(dropped));
-        assert_eq!(call(), a);
-        drop(never);
-        assert_eq!(*seen.borrow(), [a, a]);
-        assert_eq!(Scope::current(), Scope::none());
     }
 
     #[test]

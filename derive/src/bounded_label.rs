@@ -1,6 +1,6 @@
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{Attribute, Data, DeriveInput, Error, Fields, Ident, LitStr, Result, ext::IdentExt as _};
+use syn::{Attribute, Data, DeriveInput, Error, Fields, Ident, LitStr, Result, Variant, ext::IdentExt as _};
 
 pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let Data::Enum(data) = &input.data else {
@@ -17,37 +17,15 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     }
 
     let mut errors = Errors::default();
-    let name = errors
-        .keep(
-            text_of(&input.attrs, "name")
-                .and_then(|name| name.map_or(Ok(None), |name| label_name(name).map(Some))),
-        )
-        .flatten()
-        .unwrap_or_else(|| snake_case(&input.ident));
+    let name = errors.keep(text_of(&input.attrs, "name").and_then(|name| match name {
+        Some(name) => label_name(name, ""),
+        None => label_name(
+            snake_case(&input.ident),
+            "; give the enum a label name with `#[label(name = \"…\")]`",
+        ),
+    }));
 
-    let mut values: Vec<LitStr> = Vec::new();
-    for variant in &data.variants {
-        if !matches!(variant.fields, Fields::Unit) {
-            errors.push(Error::new_spanned(
-                &variant.fields,
-                "a variant of a label cannot have data, because each value would be a time series",
-            ));
-        }
-        let value = errors
-            .keep(
-                text_of(&variant.attrs, "value")
-                    .and_then(|value| value.map_or(Ok(None), |value| label_value(value).map(Some))),
-            )
-            .flatten()
-            .unwrap_or_else(|| snake_case(&variant.ident));
-        if values.iter().any(|other| other.value() == value.value()) {
-            errors.push(Error::new(
-                value.span(),
-                format!("another variant has the value {:?} already", value.value()),
-            ));
-        }
-        values.push(value);
-    }
+    let values = values_of(&data.variants, &mut errors);
     errors.finish()?;
 
     let ident = &input.ident;
@@ -67,6 +45,32 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
             }
         }
     })
+}
+
+/// The value of each variant.
+fn values_of<'a>(variants: impl IntoIterator<Item = &'a Variant>, errors: &mut Errors) -> Vec<LitStr> {
+    let mut values: Vec<LitStr> = Vec::new();
+    for variant in variants {
+        if !matches!(variant.fields, Fields::Unit) {
+            errors.push(Error::new_spanned(
+                &variant.fields,
+                "a variant of a label cannot have data, because each value would be a time series",
+            ));
+        }
+        let given = text_of(&variant.attrs, "value").and_then(|value| value.map(label_value).transpose());
+        let value = errors
+            .keep(given)
+            .flatten()
+            .unwrap_or_else(|| snake_case(&variant.ident));
+        if values.iter().any(|other| other.value() == value.value()) {
+            errors.push(Error::new(
+                value.span(),
+                format!("another variant has the value {:?} already", value.value()),
+            ));
+        }
+        values.push(value);
+    }
+    values
 }
 
 /// The text of `#[label(key = "text")]`.
@@ -93,7 +97,7 @@ fn text_of(attributes: &[Attribute], key: &str) -> Result<Option<LitStr>> {
 }
 
 /// The same rules as those of `dualstack_metrics::labels`, which checks labels that are written by hand.
-fn label_name(name: LitStr) -> Result<LitStr> {
+fn label_name(name: LitStr, advice: &str) -> Result<LitStr> {
     let text = name.value();
     let is_valid = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && !text.starts_with("__")
@@ -107,7 +111,7 @@ fn label_name(name: LitStr) -> Result<LitStr> {
     } else {
         return Ok(name);
     };
-    Err(Error::new(name.span(), format!("{text:?} {problem}")))
+    Err(Error::new(name.span(), format!("{text:?} {problem}{advice}")))
 }
 
 fn label_value(value: LitStr) -> Result<LitStr> {

@@ -90,8 +90,7 @@ pub fn bounded_label(input: TokenStream) -> TokenStream {
 ///
 /// The type must be a struct, each field must be a label set, and no two fields can have a label of the same name. For
 /// a generic struct, the names are compared when it is used. The names of a `FixedLabel` and of a `CappedLabel` are not
-/// known when the program is compiled; if two are
-/// the same, the label of the later field is used.
+/// known when the program is compiled. If two are the same, the label of the later field is used.
 #[proc_macro_derive(LabelSet, attributes(label))]
 pub fn label_set(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);

@@ -11,7 +11,7 @@ use once_cell::race::OnceBox;
 
 use super::{
     Exporter, LabelList, LabelSet, OTHER, grammar,
-    set::{Alternatives, Part},
+    list::{Alternatives, Part},
     text::{LabelText, Overflow, Reason},
 };
 
@@ -47,14 +47,16 @@ use super::{
 /// # Choosing a cap
 ///
 /// A counter has a series for each value, times the other labels of its scope: a cap of 20 with three classes of clients
-/// makes up to 63. [`max_label_sets`](super::max_label_sets) tells. Clients choose which values are the first. If that
-/// matters, list the values that count in a [`FixedLabel`](super::FixedLabel).
+/// makes up to 63. [`max_label_sets`](super::max_label_sets) tells. Clients choose which values are the first. To give
+/// places to values that you know, call [`value`](Self::value) with each before the first client comes. If those are all
+/// that count, list them in a [`FixedLabel`](super::FixedLabel).
 ///
 /// # What an overflow means for a query
 ///
-/// The sum over all values is right, because `other` is one of them. A query for *one* value can be too low: what came
-/// when the label was full is in `other`. After a restart, other values can be the first. So do not alert on the value of
-/// a capped label, and read its values as examples while the counter with the reason `full` grows.
+/// The sum over all values is right, because `other` is one of them. A value that has a place is counted completely in
+/// this process. But in another process, or after a restart, other values can be the first, and what had no place is in
+/// `other`. So a query for *one* value can be too low. Do not alert on the value of a capped label, and read its values as
+/// examples while the counter with the reason `full` grows.
 pub struct CappedLabel {
     name: &'static str,
     cap: usize,
@@ -289,6 +291,8 @@ impl Eq for CappedValue {}
 mod tests {
     use std::{collections::BTreeSet, thread};
 
+    use test_support::eventually;
+
     use super::*;
 
     static_assertions::assert_impl_all!(CappedLabel: Send, Sync);
@@ -338,6 +342,17 @@ mod tests {
             assert_eq!(TAG.value(text), TAG.other(), "{text:?}");
         }
         assert_eq!(TAG.value("a:b").as_str(), "a:b");
+    }
+
+    #[test]
+    fn a_value_that_is_known_or_comes_too_late_waits_for_no_lock() {
+        static LABEL: CappedLabel = CappedLabel::new("label", 1);
+
+        _ = LABEL.value("a");
+        let _inserting = LABEL.table.get().unwrap().inserting.lock().unwrap();
+        let look_up = thread::spawn(|| ["a", "b"].map(|text| LABEL.value(text).as_str()));
+        eventually("both are looked up", || look_up.is_finished());
+        assert_eq!(look_up.join().unwrap(), ["a", "other"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
 
 use super::{
     Exporter, LabelError, LabelList, LabelSet, OTHER, grammar,
-    set::{Alternatives, Part},
+    list::{Alternatives, Part},
     text::{LabelText, Overflow, Reason},
 };
 
@@ -210,8 +210,12 @@ impl Eq for FixedValue {}
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
+    use test_support::eventually;
+
     use super::*;
-    use crate::labels::set::list_of;
+    use crate::labels::list::list_of;
 
     static_assertions::assert_impl_all!(FixedLabel: Copy, Send, Sync);
     static_assertions::assert_impl_all!(FixedValue: Copy, Send, Sync, LabelSet);
@@ -243,9 +247,18 @@ mod tests {
         assert_eq!(values, ["acme", "globex", "other"]);
         let pairs: Vec<_> = list_of(&label.value("acme"))
             .parts()
-            .flat_map(super::super::set::Part::pairs)
+            .flat_map(Part::pairs)
             .collect();
         assert_eq!(pairs, [("tenant", "acme")]);
+    }
+
+    #[test]
+    fn a_look_up_waits_for_no_lock() {
+        let label = FixedLabel::new("tenant", ["acme"]).unwrap();
+        let _making = LABELS.lock().unwrap();
+        let look_up = thread::spawn(move || ["acme", "globex"].map(|text| label.value(text).as_str()));
+        eventually("both are looked up", || look_up.is_finished());
+        assert_eq!(look_up.join().unwrap(), ["acme", "other"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, error::Error, fmt};
 
-use super::{LabelSet, set};
+use super::{LabelSet, list};
 
 /// Whether `name` is a label name of Prometheus that is free to use.
 ///
@@ -60,6 +60,26 @@ pub(super) const fn are_written_alike(a: &str, b: &str) -> bool {
         at += 1;
     }
     true
+}
+
+/// The characters of a label name as the Prometheus exporter writes them. `client.address` and `client_address` are
+/// the same name.
+pub(crate) fn written(name: &str) -> impl Iterator<Item = char> {
+    written_with(name, |_| false)
+}
+
+/// A metric name as the Prometheus exporter writes it: unlike a label's, it may contain colons.
+pub(crate) fn written_metric(name: &str) -> impl Iterator<Item = char> {
+    written_with(name, |c| c == ':')
+}
+
+fn written_with(name: &str, also_valid: fn(char) -> bool) -> impl Iterator<Item = char> {
+    name.chars().enumerate().map(move |(at, c)| match c {
+        'a'..='z' | 'A'..='Z' | '_' => c,
+        '0'..='9' if at > 0 => c,
+        c if also_valid(c) => c,
+        _ => '_',
+    })
 }
 
 pub(super) const fn is_same(a: &str, b: &str) -> bool {
@@ -130,7 +150,7 @@ impl Exporter {
     ///
     /// If the exporter does not take one of the values.
     pub fn check<L: LabelSet>(self, labels: &L) -> Result<(), LabelError> {
-        for one in set::alternatives(labels) {
+        for one in list::alternatives(labels) {
             for part in &one.known {
                 for (name, value) in part.pairs() {
                     check(self, name, value)?;
@@ -290,5 +310,14 @@ mod tests {
             error("a\tb", Exporter::DogStatsD),
             r#"the label "tenant" cannot have the value "a\tb": a value has no control characters and no backslashes"#
         );
+    }
+
+    #[test]
+    fn names_are_written_as_the_exporter_writes_them() {
+        let written = |name| written(name).collect::<String>();
+        assert_eq!(written("a.b:c-d9"), "a_b_c_d9");
+        assert_eq!(written("9a"), "_a");
+        assert_eq!(written("øl"), "_l");
+        assert_eq!(written_metric("9a.b:c-d9").collect::<String>(), "_a_b:c_d9");
     }
 }

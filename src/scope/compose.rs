@@ -8,7 +8,7 @@ use std::sync::{
 };
 
 use super::intern::{self, LabelSetData};
-use crate::labels::set::{LabelList, Part};
+use crate::labels::list::{LabelList, Part};
 
 type Index = u16;
 

@@ -132,8 +132,11 @@ pub fn label_set_limit() -> usize {
 /// Sets the limit of the process, for an operator who wants fewer series than [`MAX_LABEL_SETS`], and checks that the
 /// program needs no more. Call it once, at start-up. Zero turns off all labels.
 ///
-/// `needed` is the sum of what the scopes of the program can be: see [`ClientScopes::max_label_sets`]. From then on, no
-/// request can exceed the limit, even if the sum was wrong. A `limit` above `MAX_LABEL_SETS` counts as that.
+/// `needed` is how many label sets the program can enter. Each layer enters a scope, and [`Scope::add`] makes another, so
+/// the number is a sum. With [`LabelsLayer`] inside [`ClientLabelsLayer`] it is `scopes.max_label_sets(&())` for the outer
+/// layer, and `scopes.max_label_sets(&labels)` for both: see [`ClientScopes::max_label_sets`]. Add one for each binding,
+/// because the scope of the socket itself counts as well. From then on, no request can exceed the limit, even if the sum
+/// was wrong. A `limit` above `MAX_LABEL_SETS` counts as that.
 ///
 /// ```
 /// use dualstack_metrics::{ClientScopes, FixedLabel, Protocol, ServerBinding, scope};
@@ -141,13 +144,12 @@ pub fn label_set_limit() -> usize {
 /// let http = ClientScopes::new(ServerBinding::new(Protocol::Http, "[::]:7070".parse()?));
 /// let tenants = FixedLabel::new("tenant", ["acme", "globex"])?;
 ///
-/// // Three tenants with `other`, times four classes of clients.
-/// let needed = http.max_label_sets(&tenants.other());
-/// # let needed = needed / dualstack_metrics::ClientLabels::ALL.len() * 4;
+/// // Four classes of clients in the outer layer. In the inner layer, each with three tenants, one of them `other`.
+/// let needed = http.max_label_sets(&()) + http.max_label_sets(&tenants.other());
 /// let limit = 10; // from the configuration
 /// assert_eq!(
 ///     scope::limit_label_sets(limit, needed).unwrap_err().to_string(),
-///     "the labels can make 12 series of each counter, but the limit is 10: raise the limit, use labels with fewer values, \
+///     "the labels can make 16 series of each counter, but the limit is 10: raise the limit, use labels with fewer values, \
 ///      or lower the cap of a `CappedLabel`",
 /// );
 /// scope::limit_label_sets(500, needed)?;
@@ -158,7 +160,10 @@ pub fn label_set_limit() -> usize {
 ///
 /// If `needed`, or the number of label sets that the process already has, is above `limit`. The limit stays as it was.
 ///
+/// [`ClientLabelsLayer`]: crate::ClientLabelsLayer
 /// [`ClientScopes::max_label_sets`]: crate::ClientScopes::max_label_sets
+/// [`LabelsLayer`]: crate::LabelsLayer
+/// [`Scope::add`]: crate::Scope::add
 pub fn limit_label_sets(limit: usize, needed: usize) -> Result<(), TooManyLabelSets> {
     let limit = limit.min(MAX_LABEL_SETS);
     let taken = PLACES_TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -170,6 +175,18 @@ pub fn limit_label_sets(limit: usize, needed: usize) -> Result<(), TooManyLabelS
     }
     LIMIT.store(limit, Ordering::Relaxed);
     IS_FULL.store(usize::from(*taken) >= limit, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Fails if so many label sets can never fit.
+pub(super) fn check_limit(needed: usize) -> Result<(), TooManyLabelSets> {
+    let limit = label_set_limit();
+    if needed > limit {
+        return Err(TooManyLabelSets {
+            limit,
+            needed: Some(needed),
+        });
+    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 use crate::labels::{
     ServerBinding,
-    set::{LabelList, Part},
+    list::{LabelList, Part},
     written,
 };
 

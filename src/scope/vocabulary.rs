@@ -175,3 +175,103 @@ impl Vocabulary {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv6Addr};
+
+    use super::*;
+    use crate::{
+        labels::Protocol,
+        scope::{ClientScopes, ClientScopesBuilder, client::tests::inet},
+    };
+
+    fn mapped() -> IpAddr {
+        "::ffff:192.0.2.7".parse().unwrap()
+    }
+
+    fn builder() -> ClientScopesBuilder {
+        let address = "[::ffff:192.0.2.1]:443".parse().unwrap();
+        ClientScopes::builder().binding(ServerBinding::new(Protocol::Https, address))
+    }
+
+    /// The labels of the server that [`builder`] makes.
+    const OTEL: [(&str, &str); 3] = [
+        ("network.local.address", "::ffff:192.0.2.1"),
+        ("network.local.port", "443"),
+        ("network.transport", "tcp"),
+    ];
+
+    #[test]
+    fn the_view_of_the_socket() {
+        let socket = builder().socket_view().build().unwrap();
+        let families = |client: Option<IpAddr>| {
+            let scope = socket.for_client(client);
+            [CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE].map(|label| scope.value_of(label).unwrap())
+        };
+        assert_eq!(families(Some(mapped())), ["inet6", "v4_mapped_v6"]);
+        assert_eq!(families(Some(inet())), ["inet", "plain"]);
+        assert_eq!(families(Some(Ipv6Addr::LOCALHOST.into())), ["inet6", "plain"]);
+        assert_eq!(families(None), ["unknown", "unknown"]);
+        let server = socket.server();
+        assert_eq!(server.value_of("server_binding_address_ip_family"), Some("inet6"));
+        assert_eq!(
+            server.value_of("server_binding_address_ip_type"),
+            Some("v4_mapped_v6")
+        );
+    }
+
+    #[test]
+    fn the_names_of_opentelemetry() {
+        let otel = builder().opentelemetry().build().unwrap();
+        assert_eq!(otel.server().pairs(), OTEL);
+        for (client, family) in [
+            (Some(mapped()), "ipv4"),
+            (Some(inet()), "ipv4"),
+            (Some(Ipv6Addr::LOCALHOST.into()), "ipv6"),
+            (None, "unknown"),
+        ] {
+            assert_eq!(
+                otel.for_client(client).pairs(),
+                [&OTEL[..], &[("network.type", family)]].concat()
+            );
+        }
+        for (protocol, transport) in [
+            (Protocol::Http, "tcp"),
+            (Protocol::Grpc, "tcp"),
+            (Protocol::Tcp, "tcp"),
+            (Protocol::Udp, "udp"),
+        ] {
+            let binding = ServerBinding::new(protocol, "[::]:1".parse().unwrap());
+            let scopes = ClientScopes::builder()
+                .binding(binding)
+                .opentelemetry()
+                .build()
+                .unwrap();
+            assert_eq!(scopes.server().value_of("network.transport"), Some(transport));
+        }
+        let unix = ClientScopes::builder()
+            .binding(ServerBinding::unix(Protocol::Http))
+            .opentelemetry();
+        assert_eq!(
+            unix.build().unwrap().server().value_of("network.transport"),
+            Some("unix")
+        );
+    }
+
+    #[test]
+    fn own_names_and_values() {
+        let own = builder()
+            .opentelemetry()
+            .rename(CLIENT_ADDRESS_IP_TYPE, "via")
+            .rename_value(CLIENT_ADDRESS_IP_TYPE, "v4_mapped_v6", "mapped")
+            .rename_value(CLIENT_ADDRESS_IP_FAMILY, "inet", "v4")
+            .without(SERVER_BINDING_IP)
+            .build()
+            .unwrap();
+        assert_eq!(
+            own.for_client(mapped()).pairs(),
+            [OTEL[1], OTEL[2], ("network.type", "v4"), ("via", "mapped")]
+        );
+    }
+}

@@ -58,6 +58,7 @@ pin_project! {
         future: Option<Scoped<F>>,
         number: u64,
         route: Option<Route>,
+        // The client's, without labels that the handler adds: all outcomes of a class are in one series.
         scope: Scope,
         // Made when the handler has to wait.
         abort: Option<Arc<Abort>>,
@@ -75,13 +76,19 @@ impl<F> Call<F> {
         })
     }
 
-    pub(super) fn start(self: Pin<&mut Self>, number: u64, future: F, scope: Scope, route: Option<Route>) {
+    pub(super) fn start(
+        self: Pin<&mut Self>,
+        number: u64,
+        future: Scoped<F>,
+        scope: Scope,
+        route: Option<Route>,
+    ) {
         let mut this = self.project();
         *this.number = number;
         *this.route = route;
         *this.scope = scope;
         *this.abort = None;
-        this.future.set(Some(Scoped::new(future, scope)));
+        this.future.set(Some(future));
     }
 
     pub(super) fn scope(&self) -> Scope {

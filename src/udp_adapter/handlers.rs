@@ -15,7 +15,7 @@ use super::{
     address::Route,
     call::{Abort, Call, Done},
 };
-use crate::scope::Scope;
+use crate::scope::{Scope, Scoped};
 
 /// The handlers that wait.
 pub(super) struct Handlers<F> {
@@ -74,7 +74,7 @@ where
     pub(super) fn start(
         &mut self,
         cx: &mut Context<'_>,
-        future: F,
+        future: Scoped<F>,
         scope: Scope,
         route: Option<Route>,
     ) -> Option<Done> {

@@ -26,7 +26,7 @@ use super::{
     outbox::{Answer, Outbox},
     report::Report,
 };
-use crate::scope::{ClientScopes, Scope};
+use crate::scope::{ClientScopes, Scope, WithScope as _};
 
 /// How many batches a server that shuts down receives at most. A peer that keeps sending cannot delay it further.
 const BATCHES_WHEN_CLOSING: u32 = 512;
@@ -293,8 +293,10 @@ where
         self.report.received(scope);
         let service = &mut self.service;
         let future = is_ready.and_then(|()| {
+            // The future gets what the call adds to the scope.
+            let call = || service.call(datagram).with_current_scope();
             scope
-                .run(|| catch_unwind(AssertUnwindSafe(|| service.call(datagram))))
+                .run(|| catch_unwind(AssertUnwindSafe(call)))
                 .map_err(|_| Outcome::HandlerPanic)
         });
         match future {

@@ -36,6 +36,21 @@ enum ReservedName {
 }
 
 #[derive(Clone, Copy, BoundedLabel)]
+enum Größe { //~ "größe" is not a label name: use letters, digits, `_` and `.`, and do not begin with a digit, a dot or `__`; give the enum a label name with `#[label(name = "…")]`
+    A,
+}
+
+#[derive(Clone, Copy, BoundedLabel)]
+enum Quantile { //~ "quantile" is the name of a label that Prometheus gives to histograms and summaries: use another; give the enum a label name with `#[label(name = "…")]`
+    A,
+}
+
+#[derive(Clone, Copy, BoundedLabel)]
+union Bits { //~ `BoundedLabel` can be derived for an enum only; for a struct of labels, derive `LabelSet`
+    a: u8,
+}
+
+#[derive(Clone, Copy, BoundedLabel)]
 enum InvalidValue {
     #[label(value = "")] //~ a label without a value is no label to Prometheus: give it a value
     A,

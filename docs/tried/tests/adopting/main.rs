@@ -12,7 +12,6 @@ mod install;
 mod links;
 mod nginx;
 mod opentelemetry_sdk;
-mod own_labels;
 mod page;
 mod plain_hyper;
 mod prometheus_client;

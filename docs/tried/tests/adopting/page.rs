@@ -22,30 +22,33 @@ fn shows(source: &str, block: &str) -> bool {
 
 /// A block may leave something out at its empty lines, and where it says `// …`.
 #[test]
-fn each_block_of_the_page_is_code_that_runs_here() {
+fn each_block_of_the_pages_is_code_that_runs_here() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let sources: Vec<String> = [here.join("tests/adopting"), here.join("tests"), here.to_owned()]
+    let sources: Vec<String> = ["tests/adopting", "tests/own_labels", "tests", "."]
         .iter()
+        .map(|folder| here.join(folder))
         .flat_map(|folder| fs::read_dir(folder).unwrap())
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|ext| ext == "rs" || ext == "yml"))
         .map(|path| bare(&fs::read_to_string(path).unwrap()))
         .collect();
 
-    let page = fs::read_to_string(here.join("../adopting.md")).unwrap();
-    let mut blocks = 0;
-    for block in page.split("```").skip(1).step_by(2) {
-        let Some((language @ ("rust" | "promql"), block)) = block.split_once('\n') else {
-            continue;
-        };
-        let block = bare(block);
-        assert!(
-            sources.iter().any(|source| shows(source, &block)),
-            "no file here has this {language}:\n{block}"
-        );
-        blocks += 1;
+    for page in ["adopting.md", "your-own-labels.md"] {
+        let text = fs::read_to_string(here.join("..").join(page)).unwrap();
+        let mut blocks = 0;
+        for block in text.split("```").skip(1).step_by(2) {
+            let Some((language @ ("rust" | "promql"), block)) = block.split_once('\n') else {
+                continue;
+            };
+            let block = bare(block);
+            assert!(
+                sources.iter().any(|source| shows(source, &block)),
+                "{page}: no file here has this {language}:\n{block}"
+            );
+            blocks += 1;
+        }
+        assert!(blocks > 20, "only {blocks} blocks in {page}");
     }
-    assert!(blocks > 20, "only {blocks} blocks");
 }
 
 #[test]

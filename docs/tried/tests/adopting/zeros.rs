@@ -1,9 +1,9 @@
 use std::net::SocketAddr;
 
 use axum::{Router, routing::get};
-use dualstack_metrics::{ClientScopes, FixedLabel, Protocol, ServerBinding, scope::TooManyLabelSets};
+use dualstack_metrics::{ClientScopes, Protocol, ServerBinding};
 use metrics::counter;
-use test_support::{INET6, MAPPED, V4, and, assert_samples, http, sample, samples, seven};
+use test_support::{INET6, MAPPED, V4, assert_samples, http, sample, samples, seven};
 
 use super::{listener, recorder};
 
@@ -12,13 +12,6 @@ fn start_at_zero(scopes: &ClientScopes) {
         scope.run(|| counter!("requests_total").increment(0));
         scope.run(|| counter!("errors_total").increment(0));
     }
-}
-
-fn tenants_start_at_zero(scopes: &ClientScopes, tenants: FixedLabel) -> Result<(), TooManyLabelSets> {
-    for scope in scopes.expected_with(&tenants.other())? {
-        scope.run(|| counter!("requests_total").increment(0));
-    }
-    Ok(())
 }
 
 #[test]
@@ -31,27 +24,6 @@ fn a_dual_stack_socket_has_two_classes() {
     let expected = ["requests_total", "errors_total"]
         .iter()
         .flat_map(|name| [MAPPED, INET6].map(|seen| sample(name, &seven("udp", server, seen), 0)));
-    assert_samples(samples(&recorder.get_ref().handle().render()), expected);
-}
-
-#[test]
-fn each_tenant_starts_at_zero() {
-    let recorder = recorder();
-    let server: SocketAddr = "[::]:6969".parse().unwrap();
-    let tenants = FixedLabel::new("tenant", ["acme"]).unwrap();
-    metrics::with_local_recorder(&recorder, || {
-        let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, server));
-        tenants_start_at_zero(&scopes, tenants).unwrap();
-    });
-    let expected = ["acme", "other"].iter().flat_map(|tenant| {
-        [MAPPED, INET6].map(|seen| {
-            sample(
-                "requests_total",
-                &and(seven("udp", server, seen), "tenant", tenant),
-                0,
-            )
-        })
-    });
     assert_samples(samples(&recorder.get_ref().handle().render()), expected);
 }
 

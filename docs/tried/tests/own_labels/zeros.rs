@@ -1,0 +1,120 @@
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{Router, routing::get};
+use dualstack_metrics::{
+    ClientScopes, FixedLabel, Protocol, Scope, ScopedRecorder, ServerBinding,
+    prometheus::{Install, PrometheusBuilder, PrometheusRecorder},
+    scope::TooManyLabelSets,
+};
+use metrics::counter;
+use metrics_util::MetricKindMask;
+use test_support::{INET6, MAPPED, and, assert_samples, sample, samples, series, seven, soon};
+use tokio::time::interval;
+use tower::ServiceExt as _;
+
+use super::request;
+
+fn start_at_zero(scopes: &[Scope]) {
+    for scope in scopes {
+        scope.run(|| counter!("requests_total").increment(0));
+    }
+}
+
+const SERVER: &str = "[::]:6969";
+const TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Forgets what nobody counts.
+fn recorder() -> ScopedRecorder<PrometheusRecorder> {
+    Install::new(PrometheusBuilder::new())
+        .idle_timeout(MetricKindMask::ALL, Some(TIMEOUT))
+        .build_recorder()
+}
+
+fn zeros() -> Result<Vec<Scope>, TooManyLabelSets> {
+    let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, SERVER.parse().unwrap()));
+    let tenants = FixedLabel::new("tenant", ["acme"]).unwrap();
+
+    let zeros = scopes.expected_with(&tenants.other())?; // once, at start-up
+    start_at_zero(&zeros);
+
+    Ok(zeros)
+}
+
+fn expected() -> Vec<String> {
+    let server: SocketAddr = SERVER.parse().unwrap();
+    let tenants = ["acme", "other"].into_iter();
+    let of_tenant = |tenant| {
+        [MAPPED, INET6].map(|seen| {
+            let labels = and(seven("udp", server, seen), "tenant", tenant);
+            sample("requests_total", &labels, 0)
+        })
+    };
+    let mut expected: Vec<_> = tenants.flat_map(of_tenant).collect();
+    expected.sort();
+    expected
+}
+
+#[test]
+fn each_tenant_starts_at_zero() {
+    let recorder = recorder();
+    metrics::with_local_recorder(&recorder, || zeros().map(drop)).unwrap();
+    assert_samples(samples(&recorder.get_ref().handle().render()), expected());
+}
+
+/// Longer than the timeout, because something else is forgotten.
+async fn the_zeros_stay(mut scrape: impl AsyncFnMut() -> String) {
+    counter!("forgotten_total").increment(1);
+    loop {
+        let output = scrape().await;
+        if series(&output, "forgotten_total").is_empty() {
+            return assert_samples(samples(&output), expected());
+        }
+        tokio::time::sleep(TIMEOUT / 8).await;
+    }
+}
+
+#[tokio::test]
+async fn each_scrape_keeps_the_zeros() {
+    let recorder = recorder();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let metrics = recorder.get_ref().handle();
+    let zeros = zeros().unwrap();
+
+    let scrape = async move || {
+        start_at_zero(&zeros); // before each render
+        metrics.render()
+    };
+    let app = Router::new().route("/metrics", get(scrape));
+
+    the_zeros_stay(async || {
+        let response = app.clone().oneshot(request("/metrics")).await.unwrap();
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await;
+        String::from_utf8(body.unwrap().to_vec()).unwrap()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_timer_keeps_the_zeros() {
+    let period = TIMEOUT / 8;
+    let recorder = recorder();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let handle = recorder.get_ref().handle();
+    let zeros = zeros().unwrap();
+    counter!("forgotten_total").increment(1);
+
+    tokio::spawn(async move {
+        let mut timer = interval(period); // shorter than the idle timeout
+        loop {
+            timer.tick().await;
+            start_at_zero(&zeros);
+        }
+    });
+
+    // A busy machine may delay the timer, so the zeros may be away for a moment.
+    soon("the rest is forgotten, and the zeros stay", || {
+        let output = handle.render();
+        series(&output, "forgotten_total").is_empty() && samples(&output) == expected()
+    })
+    .await;
+}

@@ -1,0 +1,238 @@
+//! Which clients a socket can see, and which scopes that makes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{ClientScopes, nat64::Nat64Prefixes};
+use crate::{
+    labels::{ClientLabels, LabelSet, ServerBinding, list::alternatives, max_label_sets},
+    scope::{Scope, TooManyLabelSets, intern},
+};
+
+/// A set of classes, as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Classes(u8);
+
+impl Classes {
+    /// What the socket can see; every address, if there is no socket.
+    pub(super) fn of_binding(binding: Option<&ServerBinding>) -> Self {
+        let v4 = ClientLabels::from(IpAddr::from(Ipv4Addr::UNSPECIFIED));
+        let mapped = ClientLabels::from(IpAddr::from(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()));
+        let v6 = ClientLabels::from(IpAddr::from(Ipv6Addr::UNSPECIFIED));
+        let Some(binding) = binding else {
+            return [v4, mapped, v6].into_iter().collect();
+        };
+        match binding.address().map(|address| address.ip()) {
+            None => [ClientLabels::UNKNOWN].into_iter().collect(),
+            Some(IpAddr::V4(_)) => [v4].into_iter().collect(),
+            Some(IpAddr::V6(ip)) if ip.is_unspecified() => [mapped, v6].into_iter().collect(),
+            Some(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => [mapped].into_iter().collect(),
+            Some(IpAddr::V6(_)) => [v6].into_iter().collect(),
+        }
+    }
+
+    /// Translated clients come over IPv6.
+    pub(super) fn with_nat64(self, nat64: Nat64Prefixes) -> Self {
+        let v6 = ClientLabels::from(IpAddr::from(Ipv6Addr::UNSPECIFIED));
+        if self.has(v6) && !nat64.is_empty() {
+            Self(self.0 | 1 << ClientLabels::NAT64.index())
+        } else {
+            self
+        }
+    }
+
+    fn has(self, client: ClientLabels) -> bool {
+        self.0 & (1 << client.index()) != 0
+    }
+}
+
+impl FromIterator<ClientLabels> for Classes {
+    fn from_iter<T: IntoIterator<Item = ClientLabels>>(classes: T) -> Self {
+        const { assert!(ClientLabels::EVERY.len() <= u8::BITS as usize) };
+        Self(
+            classes
+                .into_iter()
+                .fold(0, |bits, client| bits | 1 << client.index()),
+        )
+    }
+}
+
+impl ClientScopes {
+    /// The scopes of the clients that the socket can see if nothing is wrong, to start their series at zero.
+    ///
+    /// | the socket is bound to | clients |
+    /// |---|---|
+    /// | `::` | `inet`/`v4_mapped_v6` and `inet6`/`plain` |
+    /// | an IPv4 address, or `0.0.0.0` | `inet`/`plain` |
+    /// | an IPv4-mapped address | `inet`/`v4_mapped_v6` |
+    /// | any other IPv6 address | `inet6`/`plain` |
+    /// | a Unix socket | `unknown`/`unknown` |
+    ///
+    /// With a [NAT64 prefix](super::ClientScopesBuilder::nat64), `inet`/`nat64` is expected beside `inet6`.
+    ///
+    /// Whether a socket on `::` is IPv6-only cannot be told from its address. Then, and if the client's address does not
+    /// come from the socket but from a proxy, say so with [`expect`](super::ClientScopesBuilder::expect). Without a
+    /// binding, all three classes with an address are expected.
+    ///
+    /// ```
+    /// # use dualstack_metrics::{ClientScopes, Protocol, ServerBinding};
+    /// use metrics::counter;
+    ///
+    /// # let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, "[::]:6969".parse()?));
+    /// for scope in scopes.expected() {
+    ///     scope.run(|| counter!("requests_total").increment(0));
+    /// }
+    /// # assert_eq!(scopes.expected().count(), 2);
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    pub fn expected(&self) -> impl Iterator<Item = Scope> + use<> {
+        let (by_class, expected) = (self.by_class, self.expected);
+        let mut classes = ClientLabels::EVERY
+            .iter()
+            .filter(move |client| expected.has(**client));
+        let mut seen = Vec::new();
+        std::iter::from_fn(move || {
+            // Without the labels of the client, all classes have one scope.
+            let scope = classes
+                .by_ref()
+                .map(|client| by_class[client.index()])
+                .find(|scope| !seen.contains(scope))?;
+            seen.push(scope);
+            Some(scope)
+        })
+    }
+
+    /// The scopes of the [expected](Self::expected) clients, each with all values that your own labels can have, to start
+    /// their series at zero.
+    ///
+    /// `labels` is any value of your labels: see [`max_label_sets`]. The value `other` of a
+    /// [`FixedLabel`](crate::FixedLabel) is one of its values. Of a [`CappedLabel`](crate::CappedLabel), these are the
+    /// values that have come until now.
+    ///
+    /// ```
+    /// # use dualstack_metrics::{ClientScopes, FixedLabel, Protocol, ServerBinding};
+    /// # use metrics::counter;
+    /// # let scopes = ClientScopes::new(ServerBinding::new(Protocol::Http, "[::]:7070".parse()?));
+    /// let tenants = FixedLabel::new("tenant", ["acme", "globex"])?;
+    ///
+    /// for scope in scopes.expected_with(&tenants.other())? {
+    ///     scope.run(|| counter!("requests_total").increment(0));
+    /// }
+    /// # assert_eq!(scopes.expected_with(&tenants.other())?.len(), 2 * 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the process would have more label sets than its [limit](crate::scope::label_set_limit). If the product alone is
+    /// above the limit, nothing is made.
+    pub fn expected_with<L: LabelSet>(&self, labels: &L) -> Result<Vec<Scope>, TooManyLabelSets> {
+        let mut scopes: Vec<Scope> = self.expected().collect();
+        let alternatives = alternatives(labels);
+        let product = alternatives.iter().map(|one| one.known.len());
+        // Before anything is stored: what is stored stays, and would leave no room for others.
+        intern::check_limit(product.fold(scopes.len(), usize::saturating_mul))?;
+        for one in alternatives {
+            let inner = one.known.into_iter().map(Scope::of_part);
+            let inner: Vec<Scope> = inner.collect::<Result<_, _>>()?;
+            let product = scopes
+                .iter()
+                .flat_map(|outer| inner.iter().map(|inner| outer.store_nested(*inner)));
+            scopes = product.collect::<Result<_, _>>()?;
+        }
+        scopes.into_iter().map(Scope::with_place).collect()
+    }
+
+    /// How many label sets the scopes of the clients can be with your own labels: the classes of clients, times all values
+    /// of the labels. A counter that is incremented for clients has at most this many series. For scopes without labels
+    /// of your own, pass `&()`.
+    ///
+    /// `labels` is any value of your labels: see [`max_label_sets`]. To check the number at start-up, use
+    /// [`limit_label_sets`](crate::scope::limit_label_sets), which says what to add up.
+    #[must_use]
+    pub fn max_label_sets<L: LabelSet>(&self, labels: &L) -> usize {
+        let distinct =
+            (0..self.by_class.len()).filter(|&at| !self.by_class[..at].contains(&self.by_class[at]));
+        distinct.count().saturating_mul(max_label_sets(labels))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        labels::{CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE, FixedLabel, Protocol},
+        scope::client::tests::{Eu, REGION},
+    };
+
+    #[test]
+    fn expected_clients_are_those_that_the_binding_can_see() {
+        let classes = |scopes: ClientScopes| -> Vec<_> {
+            let both = |scope: Scope| {
+                [CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE].map(|label| scope.value_of(label).unwrap())
+            };
+            scopes.expected().map(both).collect()
+        };
+        let plain = ["inet", "plain"];
+        let mapped = ["inet", "v4_mapped_v6"];
+        let v6 = ["inet6", "plain"];
+        for (address, expected) in [
+            ("[::]:1", &[mapped, v6][..]),
+            ("0.0.0.0:1", &[plain]),
+            ("192.0.2.1:1", &[plain]),
+            ("[2001:db8::1]:1", &[v6]),
+            ("[::1]:1", &[v6]),
+            ("[::ffff:192.0.2.1]:1", &[mapped]),
+        ] {
+            let binding = ServerBinding::new(Protocol::Udp, address.parse().unwrap());
+            for scopes in [
+                ClientScopes::new(binding),
+                ClientScopes::try_new(binding).unwrap(),
+            ] {
+                assert_eq!(classes(scopes), expected, "{address}");
+                assert_eq!(classes(scopes.nest(Scope::new(&Eu))), expected, "{address}");
+            }
+        }
+        let unix = ClientScopes::new(ServerBinding::unix(Protocol::Http));
+        assert_eq!(classes(unix), [["unknown"; 2]]);
+
+        let all = ClientScopes::builder().build().unwrap();
+        assert_eq!(classes(all), [plain, mapped, v6]);
+        let dual_stack = ServerBinding::new(Protocol::Udp, "[::]:1".parse().unwrap());
+        let v6_only = ClientScopes::builder()
+            .binding(dual_stack)
+            .expect([IpAddr::from(Ipv6Addr::UNSPECIFIED)]);
+        assert_eq!(classes(v6_only.build().unwrap()), [v6]);
+        let none = ClientScopes::builder()
+            .without(CLIENT_ADDRESS_IP_FAMILY)
+            .without(CLIENT_ADDRESS_IP_TYPE);
+        let none = none.label("region", "eu").build().unwrap();
+        assert_eq!(none.expected().map(Scope::pairs).collect::<Vec<_>>(), [REGION]);
+        assert_eq!(none.max_label_sets(&()), 1);
+    }
+
+    #[test]
+    fn expected_clients_with_labels_are_the_product() {
+        let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, "[::]:1".parse().unwrap()));
+        assert_eq!(
+            scopes.expected_with(&()).unwrap(),
+            scopes.expected().collect::<Vec<_>>()
+        );
+
+        let tenants = FixedLabel::new("tenant", ["a", "b"]).unwrap();
+        let product = scopes.expected_with(&(Eu, tenants.other())).unwrap();
+        let expected: Vec<_> = scopes
+            .expected()
+            .flat_map(|scope| {
+                tenants
+                    .values()
+                    .map(move |tenant| Scope::new(&(scope, Eu, tenant)))
+            })
+            .collect();
+        assert_eq!(product, expected);
+        assert_eq!(product.len(), 6);
+        assert_eq!(
+            scopes.max_label_sets(&(Eu, tenants.other())),
+            3 * ClientLabels::ALL.len()
+        );
+    }
+}

@@ -1,0 +1,225 @@
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
+
+use axum::{Router, body::Body, routing::get};
+use bytes::Bytes;
+use dualstack_metrics::{ClientLabels, Datagram, Scope, SocketOptions, UdpServer, WithScope};
+use futures_util::{FutureExt, StreamExt as _, future, stream};
+use metrics::counter;
+use test_support::{
+    INET6, Log, MAPPED, and, assert_samples, block_on, loopbacks, sample, samples, series, seven,
+};
+use tokio::{net::UdpSocket, sync::oneshot, time::timeout};
+use tower::{ServiceExt, service_fn};
+
+use super::{MAPPED_CLIENT, Plan, client_layer, from, send, server, with_recorder};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Counts when it is dropped.
+struct CountDrop;
+
+impl Drop for CountDrop {
+    fn drop(&mut self) {
+        counter!("dropped_total").increment(1);
+    }
+}
+
+async fn buy() -> Body {
+    counter!("begun_total").increment(1);
+    tokio::task::yield_now().await;
+    Scope::add(&Plan::Paid);
+    counter!("authenticated_total").increment(1);
+    tokio::task::yield_now().await;
+    counter!("bought_total").increment(1);
+    let chunks = stream::unfold((0, CountDrop), |(n, guard)| async move {
+        tokio::task::yield_now().await;
+        counter!("chunks_total").increment(1);
+        (n < 2).then_some((Ok::<_, Infallible>("x"), (n + 1, guard)))
+    });
+    Body::from_stream(chunks)
+}
+
+#[test]
+fn a_label_that_is_added_late_holds_for_the_rest_of_the_request() {
+    let app = Router::new()
+        .route("/", get(buy))
+        .route("/hello", get(async || counter!("hellos_total").increment(1)))
+        .layer(client_layer());
+    with_recorder(|handle| {
+        block_on(async {
+            assert_eq!(send(app.clone(), from(MAPPED_CLIENT)).await, "xx");
+            let mut hello = from(MAPPED_CLIENT);
+            *hello.uri_mut() = "/hello".parse().unwrap();
+            // At the same time as a request that adds a label.
+            let (one, other) =
+                future::join(send(app.clone(), from(MAPPED_CLIENT)), send(app.clone(), hello)).await;
+            assert_eq!((&*one, &*other), ("xx", ""));
+        });
+        let before = seven("http", server(), MAPPED);
+        let after = and(before.clone(), "plan", "paid");
+        assert_samples(
+            samples(&handle.render()),
+            [
+                sample("begun_total", &before, 2),
+                sample("hellos_total", &before, 1),
+                sample("authenticated_total", &after, 2),
+                sample("bought_total", &after, 2),
+                sample("chunks_total", &after, 6),
+                sample("dropped_total", &after, 2),
+            ],
+        );
+    });
+}
+
+#[test]
+fn a_request_that_is_cancelled_after_a_label_was_added_counts_with_it() {
+    let app = Router::new()
+        .route(
+            "/",
+            get(async || {
+                let _guard = CountDrop;
+                Scope::add(&Plan::Paid);
+                future::pending::<()>().await;
+            }),
+        )
+        .layer(client_layer());
+    with_recorder(|handle| {
+        assert!(app.oneshot(from(MAPPED_CLIENT)).now_or_never().is_none());
+        let labels = and(seven("http", server(), MAPPED), "plan", "paid");
+        assert_samples(samples(&handle.render()), [sample("dropped_total", &labels, 1)]);
+    });
+}
+
+#[test]
+fn a_label_is_added_to_the_scope_in_force_and_to_no_other() {
+    let scope = Scope::new(&ClientLabels::UNKNOWN);
+    let paid = Scope::new(&(scope, Plan::Paid));
+    scope.run(|| {
+        Scope::add(&Plan::Free);
+        Scope::add(&Plan::Paid);
+        assert_eq!(Scope::current(), paid);
+        Scope::new(&Plan::Free).run(|| {
+            Scope::add(&ClientLabels::UNKNOWN);
+            assert_eq!(Scope::current().value_of("plan"), Some("free"));
+        });
+        assert_eq!(Scope::current(), paid);
+    });
+    // A future in a future: the label is the inner one's.
+    let inner = async {
+        Scope::add(&Plan::Paid);
+        Scope::current()
+    };
+    let outer = async move { (inner.with_scope(scope).await, Scope::current()) };
+    assert_eq!(outer.with_scope(scope).now_or_never(), Some((paid, scope)));
+    // A stream keeps it from item to item.
+    let mut items = stream::iter([0, 1])
+        .map(|n| {
+            if n == 0 {
+                Scope::add(&Plan::Paid);
+            }
+            Scope::current()
+        })
+        .with_scope(scope);
+    assert_eq!(
+        items.by_ref().collect::<Vec<_>>().now_or_never(),
+        Some(vec![paid; 2])
+    );
+    assert_eq!(items.scope(), paid);
+}
+
+#[test]
+fn outside_every_scope_nothing_is_added_and_one_warning_says_so() {
+    let log = Log::of_thread();
+    for _ in 0..2 {
+        Scope::add(&Plan::Paid);
+        assert_eq!(Scope::current(), Scope::none());
+    }
+    assert_eq!(
+        log.lines(),
+        [
+            "WARN dualstack_metrics::scope::enter: `Scope::add` was called outside every scope, so its labels are left out: \
+             call it in a request below `ClientLabelsLayer`, `LabelsLayer` or `UdpServer`, or in a future that was put \
+             into a scope with `with_scope`"
+        ]
+    );
+}
+
+/// A handler that adds its label before or after it makes its future.
+fn paid(datagram: Datagram) -> impl Future<Output = Result<Option<Bytes>, Infallible>> {
+    let is_late = datagram.payload() == "late";
+    if !is_late {
+        Scope::add(&Plan::Paid);
+        counter!("begun_total").increment(1);
+    }
+    async move {
+        let _guard = CountDrop;
+        if is_late {
+            tokio::task::yield_now().await;
+            Scope::add(&Plan::Paid);
+        }
+        tokio::task::yield_now().await;
+        counter!("bought_total").increment(1);
+        Ok(Some(datagram.into_payload()))
+    }
+}
+
+#[test]
+fn a_label_that_is_added_late_holds_for_the_rest_of_a_datagram() {
+    let addresses = loopbacks();
+    let socket = SocketOptions::dual_stack();
+    with_recorder(|handle| {
+        let server = block_on(async {
+            let server = UdpServer::new(socket.bind_udp("[::]:0".parse().unwrap()).unwrap()).unwrap();
+            let address = server.local_addr();
+            let (stop, stopped) = oneshot::channel::<()>();
+            let serve = server
+                .metrics_prefix("s")
+                .serve(service_fn(paid))
+                .with_graceful_shutdown(async { _ = stopped.await });
+            let ask = async {
+                for ip in &addresses {
+                    let client = UdpSocket::bind(SocketAddr::new(*ip, 0)).await.unwrap();
+                    for text in ["late", "early"] {
+                        let to = SocketAddr::new(*ip, address.port());
+                        client.send_to(text.as_bytes(), to).await.unwrap();
+                        let mut answer = [0; 9];
+                        let (length, _) = timeout(PATIENCE, client.recv_from(&mut answer))
+                            .await
+                            .expect("an answer")
+                            .unwrap();
+                        assert_eq!(&answer[..length], text.as_bytes());
+                    }
+                }
+                drop(stop);
+            };
+            future::join(serve.into_future(), ask).await.0.unwrap();
+            address
+        });
+
+        let classes = addresses
+            .iter()
+            .map(|ip| if ip.is_ipv4() { MAPPED } else { INET6 });
+        let expected = classes.flat_map(|seen| {
+            let client = seven("udp", server, seen);
+            let paid = and(client.clone(), "plan", "paid");
+            [
+                sample("begun_total", &paid, 1),
+                sample("bought_total", &paid, 2),
+                sample("dropped_total", &paid, 2),
+                // What the server itself counts has the labels of the client, so that all of a datagram's outcomes do.
+                sample("s_requests_received_total", &client, 2),
+                sample("s_responses_sent_total", &client, 2),
+            ]
+        });
+        let names = [
+            "begun_total",
+            "bought_total",
+            "dropped_total",
+            "s_requests_received_total",
+            "s_responses_sent_total",
+        ];
+        let output = handle.render();
+        let lines = names.iter().flat_map(|name| series(&output, name)).collect();
+        assert_samples(lines, expected);
+    });
+}

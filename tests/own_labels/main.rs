@@ -1,0 +1,76 @@
+//! Your own labels: in requests over HTTP and UDP, added late, and written as `other`.
+
+#![cfg(all(feature = "axum", feature = "udp", feature = "prometheus"))]
+
+mod late;
+mod layers;
+mod values;
+mod vocabularies;
+mod zeros;
+
+use std::net::SocketAddr;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, Request},
+};
+use dualstack_metrics::{
+    BoundedLabel, ClientLabelsLayer, Protocol, Scope, ServerBinding, prometheus::Install,
+};
+use http_body_util::BodyExt;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tower::ServiceExt;
+
+#[derive(Clone, Copy)]
+enum Plan {
+    Free,
+    Paid,
+}
+
+impl BoundedLabel for Plan {
+    const NAME: &'static str = "plan";
+    const VALUES: &'static [&'static str] = &["free", "paid"];
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+const SERVER: &str = "[::]:7070";
+
+fn server() -> SocketAddr {
+    SERVER.parse().unwrap()
+}
+
+fn binding(protocol: Protocol) -> ServerBinding {
+    ServerBinding::new(protocol, server())
+}
+
+fn client_layer() -> ClientLabelsLayer {
+    ClientLabelsLayer::new(binding(Protocol::Http))
+}
+
+/// Runs a test with a recorder of its own.
+fn with_recorder(test: impl FnOnce(&PrometheusHandle)) {
+    let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
+    let handle = recorder.get_ref().handle();
+    metrics::with_local_recorder(&recorder, || test(&handle));
+    assert_eq!(Scope::current(), Scope::none(), "a scope leaked");
+}
+
+fn from(client: &str) -> Request {
+    let client: SocketAddr = client.parse().unwrap();
+    Request::get("/")
+        .extension(ConnectInfo(client))
+        .body(Body::empty())
+        .unwrap()
+}
+
+const MAPPED_CLIENT: &str = "[::ffff:192.0.2.7]:50000";
+
+async fn send(app: Router, request: Request) -> String {
+    let response = app.oneshot(request).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(body.to_vec()).unwrap()
+}
