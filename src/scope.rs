@@ -63,6 +63,7 @@ mod compose;
 mod intern;
 mod pairs;
 mod scoped;
+mod table;
 mod vocabulary;
 
 use std::{
@@ -80,6 +81,7 @@ pub use self::{
     intern::{MAX_LABEL_SETS, TooManyLabelSets, label_set_limit, label_sets, limit_label_sets, overflows},
     scoped::{Scoped, WithScope},
 };
+pub(crate) use self::table::ScopeTable;
 use self::{
     intern::LabelSetData,
     pairs::{Pairs, pairs_of_list, pairs_of_server},
