@@ -105,7 +105,7 @@ use metrics_util::{MetricKind, layers::Layer};
 
 pub use metrics_util::MetricKindMask;
 
-use self::{cache::Cached, filter::NameFilter, handle::Target, lease::Expiry};
+use self::{cache::Cached, filter::KindFilter, handle::Target, lease::Expiry};
 use crate::scope::{self, Scope};
 
 /// How long a cached metric may be idle before it is registered again, by default.
@@ -128,7 +128,7 @@ const REVALIDATE_AFTER: Duration = Duration::from_millis(500);
 /// ```
 #[derive(Clone, Debug)]
 pub struct ScopedRecorderLayer {
-    filter: NameFilter,
+    filter: KindFilter,
     cache: bool,
     revalidate_after: Option<Duration>,
 }
@@ -138,7 +138,7 @@ impl ScopedRecorderLayer {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            filter: NameFilter::new(),
+            filter: KindFilter::new(),
             cache: true,
             revalidate_after: Some(REVALIDATE_AFTER),
         }
@@ -270,7 +270,7 @@ fn count_overflow() {
 pub struct ScopedRecorder<R> {
     inner: Arc<R>,
     target: Arc<Target>,
-    filter: NameFilter,
+    filter: KindFilter,
 }
 
 impl<R> ScopedRecorder<R> {

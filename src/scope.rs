@@ -61,6 +61,7 @@
 mod client;
 mod compose;
 mod intern;
+mod names;
 mod pairs;
 mod scoped;
 mod table;
@@ -81,10 +82,13 @@ pub use self::{
     intern::{MAX_LABEL_SETS, TooManyLabelSets, label_set_limit, label_sets, limit_label_sets, overflows},
     scoped::{Scoped, WithScope},
 };
-pub(crate) use self::table::ScopeTable;
 use self::{
     intern::LabelSetData,
     pairs::{Pairs, pairs_of_list, pairs_of_server},
+};
+pub(crate) use self::{
+    names::{NameFilter, Spelling},
+    table::ScopeTable,
 };
 use crate::labels::{
     LabelList, LabelSet, ServerBinding,
