@@ -95,7 +95,11 @@ mod lease;
 mod metadata;
 mod slots;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit, counter,
@@ -236,7 +240,9 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
     type Output = ScopedRecorder<R>;
 
     fn layer(&self, inner: R) -> ScopedRecorder<R> {
-        scope::recorder_made(count_overflow);
+        static IS_MADE: Once = Once::new();
+
+        IS_MADE.call_once(|| scope::reader_made(count_overflow));
         let cache = self.cache && self.revalidate_after != Some(Duration::ZERO);
         let inner = Arc::new(inner);
         // A `Weak<dyn Recorder>` comes from an `Arc<dyn Recorder>`, and `inner` has to keep its type.

@@ -101,16 +101,20 @@ thread_local! {
     static CURRENT: Cell<Scope> = const { Cell::new(Scope::none()) };
 }
 
-static COUNT_OVERFLOW: OnceLock<fn()> = OnceLock::new();
+/// What each kind of reader, such as a recorder, counts overflows with.
+static COUNT_OVERFLOW: [OnceLock<fn()>; 2] = [const { OnceLock::new() }; 2];
 
-/// Notes that a recorder that reads scopes was made in this process. It counts overflows by `count_overflow`.
-pub(crate) fn recorder_made(count_overflow: fn()) {
-    COUNT_OVERFLOW.get_or_init(|| count_overflow);
+/// Notes that something that reads scopes was made in this process. It counts overflows by `count_overflow`. Call it once
+/// for each kind of reader.
+pub(crate) fn reader_made(count_overflow: fn()) {
+    _ = COUNT_OVERFLOW
+        .iter()
+        .find(|place| place.set(count_overflow).is_ok());
 }
 
-/// Whether a recorder that reads scopes was ever made in this process.
-pub(crate) fn has_recorder() -> bool {
-    COUNT_OVERFLOW.get().is_some()
+/// Whether something that reads scopes was ever made in this process.
+pub(crate) fn has_reader() -> bool {
+    COUNT_OVERFLOW[0].get().is_some()
 }
 
 /// A handle to a list of labels that can be put in force. It is `Copy`, and as small as a pointer.
@@ -384,11 +388,10 @@ impl Scope {
 
         intern::count_overflow();
         // A recorder that itself makes scopes can overflow again while it counts.
-        if let Some(count) = COUNT_OVERFLOW.get()
-            && !IS_COUNTING.replace(true)
-        {
+        if has_reader() && !IS_COUNTING.replace(true) {
             let _counted = Counted;
-            Self::none().run(count);
+            let counts = COUNT_OVERFLOW.iter().map_while(OnceLock::get);
+            Self::none().run(|| counts.for_each(|count| count()));
         }
         instead
     }
@@ -540,18 +543,19 @@ fn warn_nothing_in_force() {
     }
 }
 
-/// Logs a warning if the first client of the process is served and no scoped recorder was made.
+/// Logs a warning if the first client of the process is served and nothing was made that reads scopes.
 #[inline]
 pub(crate) fn warn_without_recorder() {
     static IS_CHECKED: AtomicBool = AtomicBool::new(false);
 
     #[cold]
     fn check() {
-        if !IS_CHECKED.swap(true, Ordering::Relaxed) && !has_recorder() {
+        if !IS_CHECKED.swap(true, Ordering::Relaxed) && !has_reader() {
             tracing::warn!(
                 "a client is served, but its labels are not added to any counter, because this process has no scoped \
                  recorder: call `dualstack_metrics::prometheus::install(PrometheusBuilder::new())` at start-up, or \
-                 install your own recorder as `ScopedRecorderLayer::new().layer(recorder)`"
+                 install your own recorder as `ScopedRecorderLayer::new().layer(recorder)`; for OpenTelemetry, wrap the \
+                 provider as `ScopedMeterProvider::new(provider)`"
             );
         }
     }
