@@ -174,6 +174,9 @@
 pub mod kernel;
 pub mod labels;
 pub mod layer;
+#[cfg(feature = "opentelemetry")]
+#[cfg_attr(docsrs, doc(cfg(feature = "opentelemetry")))]
+pub mod opentelemetry;
 #[cfg(feature = "prometheus")]
 #[cfg_attr(docsrs, doc(cfg(feature = "prometheus")))]
 pub mod prometheus;
@@ -195,6 +198,9 @@ pub use dualstack_metrics_derive::{BoundedLabel, LabelSet};
 #[cfg(feature = "kernel")]
 #[doc(inline)]
 pub use self::kernel::{KernelCounters, KernelCountersError};
+#[cfg(feature = "opentelemetry")]
+#[doc(inline)]
+pub use self::opentelemetry::ScopedMeterProvider;
 #[cfg(feature = "proxy")]
 #[doc(inline)]
 pub use self::proxy::TrustedProxies;

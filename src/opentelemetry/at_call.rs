@@ -1,0 +1,172 @@
+//! What was measured with attributes at the call, by scope and attributes. An instrument remembers a fixed number.
+
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwapOption;
+use once_cell::race::OnceBox;
+use opentelemetry::KeyValue;
+
+use super::{attributes, instrument::Instrument, scoped::Inner};
+use crate::scope::Scope;
+
+// An entry is stored in one of the `WAYS` places of its set. With one place per set, two busy entries with the same set
+// would evict each other at each measurement.
+const SETS: usize = 256;
+const WAYS: usize = 4;
+
+/// In a full set, each entry is kept until another is missed twice in a row, or this many others were missed. So values
+/// that occur once rarely evict what is in use.
+const PATIENCE: usize = 8;
+
+/// The attributes at the call in one scope, with those of the scope.
+struct Entry<I: Instrument> {
+    scope: Scope,
+    at_call: Box<[KeyValue]>,
+    merged: Box<[KeyValue]>,
+    /// Set at the second use, so that attributes that occur once bind nothing.
+    bound: OnceLock<I::Bound>,
+    was_used: AtomicBool,
+}
+
+impl<I: Instrument> Entry<I> {
+    fn is_for(&self, scope: Scope, at_call: &[KeyValue]) -> bool {
+        self.scope == scope && *self.at_call == *at_call
+    }
+
+    #[inline]
+    fn measure(&self, inner: &Inner<I>, value: I::Value) {
+        if !self.was_used.load(Ordering::Relaxed) {
+            self.was_used.store(true, Ordering::Relaxed);
+        }
+        match self.bound.get().or_else(|| self.bind(inner)) {
+            Some(bound) => I::measure_bound(bound, value),
+            None => inner.instrument.measure(value, &self.merged),
+        }
+    }
+
+    fn bind(&self, inner: &Inner<I>) -> Option<&I::Bound> {
+        // Made before, because making it may come back here.
+        let bound = inner.bind(&self.merged)?;
+        Some(self.bound.get_or_init(|| bound))
+    }
+}
+
+struct Set<I: Instrument> {
+    hashes: [AtomicU64; WAYS],
+    entries: [ArcSwapOption<Entry<I>>; WAYS],
+    last_missed: AtomicU64,
+    missed: AtomicUsize,
+}
+
+impl<I: Instrument> Set<I> {
+    fn new() -> Self {
+        Self {
+            hashes: [const { AtomicU64::new(0) }; WAYS],
+            entries: [const { ArcSwapOption::const_empty() }; WAYS],
+            last_missed: AtomicU64::new(0),
+            missed: AtomicUsize::new(0),
+        }
+    }
+
+    fn insert(&self, hash: u64, entry: Arc<Entry<I>>) {
+        if let Some(way) = self.way_for(hash) {
+            self.hashes[way].store(hash, Ordering::Relaxed);
+            self.entries[way].store(Some(entry));
+        }
+    }
+
+    /// The place of an equal entry, an empty one, or that of an entry that was not used since this last looked.
+    fn way_for(&self, hash: u64) -> Option<usize> {
+        let is_same = |way: &usize| self.hashes[*way].load(Ordering::Relaxed) == hash;
+        let is_empty = |way: &usize| self.entries[*way].load().is_none();
+        if let Some(way) = (0..WAYS).find(is_same).or_else(|| (0..WAYS).find(is_empty)) {
+            return Some(way);
+        }
+        let missed = self.missed.fetch_add(1, Ordering::Relaxed);
+        let is_second = self.last_missed.swap(hash, Ordering::Relaxed) == hash;
+        if !is_second && !missed.is_multiple_of(PATIENCE) {
+            return None;
+        }
+        let is_idle = |way: &usize| {
+            let entry = self.entries[*way].load();
+            entry
+                .as_ref()
+                .is_none_or(|entry| !entry.was_used.swap(false, Ordering::Relaxed))
+        };
+        let from = missed / PATIENCE;
+        let mut ways = (from..=from + WAYS).map(|way| way % WAYS);
+        ways.find(is_idle).or(Some(from % WAYS))
+    }
+}
+
+type Table<I> = [OnceBox<Set<I>>; SETS];
+
+/// Nothing is locked meanwhile, and sets are allocated at their first use.
+pub(super) struct AtCall<I: Instrument> {
+    table: OnceBox<Table<I>>,
+}
+
+impl<I: Instrument> AtCall<I> {
+    pub(super) const fn new() -> Self {
+        Self {
+            table: OnceBox::new(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn measure(&self, inner: &Inner<I>, scope: Scope, value: I::Value, at_call: &[KeyValue]) {
+        let hash = hash(scope, at_call);
+        let set = self.table.get().and_then(|table| table[set_of(hash)].get());
+        if let Some(set) = set {
+            for (known, entry) in set.hashes.iter().zip(&set.entries) {
+                if known.load(Ordering::Relaxed) == hash
+                    && let Some(entry) = &*entry.load()
+                    && entry.is_for(scope, at_call)
+                {
+                    return entry.measure(inner, value);
+                }
+            }
+        }
+        self.measure_new(hash, inner, scope, value, at_call);
+    }
+
+    #[cold]
+    fn measure_new(&self, hash: u64, inner: &Inner<I>, scope: Scope, value: I::Value, at_call: &[KeyValue]) {
+        let merged = attributes::merged(scope, at_call);
+        inner.instrument.measure(value, &merged);
+        // What is not equal to itself would not be found again.
+        if at_call.iter().any(|pair| *pair != pair.clone()) {
+            return;
+        }
+        let table = self
+            .table
+            .get_or_init(|| Box::new([const { OnceBox::new() }; SETS]));
+        let set = table[set_of(hash)].get_or_init(|| Box::new(Set::new()));
+        let entry = Entry {
+            scope,
+            at_call: at_call.into(),
+            merged,
+            bound: OnceLock::new(),
+            was_used: AtomicBool::new(false),
+        };
+        set.insert(hash, Arc::new(entry));
+    }
+}
+
+#[inline]
+fn hash(scope: Scope, at_call: &[KeyValue]) -> u64 {
+    let mut hasher = DefaultHasher::default();
+    scope.hash(&mut hasher);
+    at_call.iter().for_each(|pair| pair.hash(&mut hasher));
+    hasher.finish()
+}
+
+fn set_of(hash: u64) -> usize {
+    usize::try_from(hash % SETS as u64).unwrap_or(0)
+}
