@@ -11,11 +11,12 @@ use opentelemetry::{
 
 mod at_call;
 mod attributes;
+mod binding;
 mod instrument;
 mod meter;
 mod scoped;
 
-use self::meter::ScopedMeter;
+use self::{binding::Binding, meter::ScopedMeter};
 use crate::scope::{self, NameFilter, Spelling};
 
 /// A kind of instrument that can be scoped.
@@ -47,7 +48,7 @@ impl Spelling for CaseInsensitive {
 #[derive(Clone, Debug)]
 struct Settings {
     filter: NameFilter<CaseInsensitive, KINDS>,
-    binds: bool,
+    binding: Binding,
 }
 
 impl Settings {
@@ -75,7 +76,7 @@ impl<P> ScopedMeterProvider<P> {
             inner: provider,
             settings: Arc::new(Settings {
                 filter: NameFilter::all(InstrumentKind::Counter as usize),
-                binds: cfg!(feature = "opentelemetry-bound"),
+                binding: Binding::new(),
             }),
         }
     }
@@ -136,7 +137,7 @@ impl<P> ScopedMeterProvider<P> {
     #[cfg(feature = "opentelemetry-bound")]
     #[must_use]
     pub fn without_binding(mut self) -> Self {
-        Arc::make_mut(&mut self.settings).binds = false;
+        Arc::make_mut(&mut self.settings).binding = Binding::off();
         self
     }
 

@@ -51,6 +51,9 @@ impl<I: Instrument> Entry<I> {
     }
 
     fn bind(&self, inner: &Inner<I>) -> Option<&I::Bound> {
+        if !inner.binding.is_known_to_work() {
+            return None;
+        }
         // Made before, because making it may come back here.
         let bound = inner.bind(&self.merged)?;
         Some(self.bound.get_or_init(|| bound))
@@ -139,7 +142,13 @@ impl<I: Instrument> AtCall<I> {
     #[cold]
     fn measure_new(&self, hash: u64, inner: &Inner<I>, scope: Scope, value: I::Value, at_call: &[KeyValue]) {
         let merged = attributes::merged(scope, at_call);
-        inner.instrument.measure(value, &merged);
+        let bound = OnceLock::new();
+        // A provider shows only with new attributes whether it binds.
+        let first = (!inner.binding.is_known_to_work()).then(|| inner.bind(&merged));
+        match first.flatten() {
+            Some(first) => I::measure_bound(bound.get_or_init(|| first), value),
+            None => inner.instrument.measure(value, &merged),
+        }
         // What is not equal to itself would not be found again.
         if at_call.iter().any(|pair| *pair != pair.clone()) {
             return;
@@ -152,7 +161,7 @@ impl<I: Instrument> AtCall<I> {
             scope,
             at_call: at_call.into(),
             merged,
-            bound: OnceLock::new(),
+            bound,
             was_used: AtomicBool::new(false),
         };
         set.insert(hash, Arc::new(entry));
@@ -163,7 +172,9 @@ impl<I: Instrument> AtCall<I> {
 fn hash(scope: Scope, at_call: &[KeyValue]) -> u64 {
     let mut hasher = DefaultHasher::default();
     scope.hash(&mut hasher);
-    at_call.iter().for_each(|pair| pair.hash(&mut hasher));
+    for pair in at_call {
+        pair.hash(&mut hasher);
+    }
     hasher.finish()
 }
 

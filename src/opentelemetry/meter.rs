@@ -30,7 +30,7 @@ macro_rules! scoped {
             }
             $instrument::new(Arc::new(ScopedInstrument::new(Inner {
                 instrument,
-                binds: self.settings.binds,
+                binding: self.settings.binding.clone(),
             })))
         }
     )*};

@@ -6,20 +6,24 @@ use std::{borrow::Cow, sync::OnceLock};
 use opentelemetry::metrics::BoundSyncInstrument;
 use opentelemetry::{KeyValue, metrics::SyncInstrument};
 
-use super::{at_call::AtCall, attributes, instrument::Instrument};
+use super::{at_call::AtCall, attributes, binding::Binding, instrument::Instrument};
 use crate::scope::{Scope, ScopeTable};
 
-/// An instrument of the inner provider, and whether it is bound to attributes that are used again.
+/// An instrument of the inner provider.
 #[derive(Clone)]
 pub(super) struct Inner<I> {
     pub(super) instrument: I,
-    pub(super) binds: bool,
+    pub(super) binding: Binding,
 }
 
 impl<I: Instrument> Inner<I> {
-    /// `None` if it is used with its attributes each time.
+    /// The instrument with these attributes, or `None` if it must be used with its attributes each time.
     pub(super) fn bind(&self, attributes: &[KeyValue]) -> Option<I::Bound> {
-        self.binds.then(|| self.instrument.bind(attributes)).flatten()
+        if self.binding.is_known_to_work() {
+            return self.instrument.bind(attributes);
+        }
+        self.binding
+            .try_out(attributes, |attributes| self.instrument.bind(attributes))
     }
 }
 
