@@ -8,19 +8,19 @@ use std::{
     },
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 use once_cell::race::OnceBox;
 use opentelemetry::KeyValue;
 
 use super::{attributes, instrument::Instrument, scoped::Inner};
 use crate::scope::Scope;
 
-// An entry is stored in one of the `WAYS` places of its set. With one place per set, two busy entries with the same set
-// would evict each other at each measurement.
-const SETS: usize = 256;
+// An entry is stored in one of the `WAYS` places of one of its two sets, so that the table is almost full before busy
+// entries evict each other. The SDK has 2,000 series of an instrument by default.
+const SETS: usize = 512;
 const WAYS: usize = 4;
 
-/// In a full set, each entry is kept until another is missed twice in a row, or this many others were missed. So values
+/// In full sets, an entry is replaced when another is missed twice in a row, or this many others were missed. So values
 /// that occur once rarely evict what is in use.
 const PATIENCE: usize = 8;
 
@@ -77,20 +77,34 @@ impl<I: Instrument> Set<I> {
         }
     }
 
-    fn insert(&self, hash: u64, entry: Arc<Entry<I>>) {
-        if let Some(way) = self.way_for(hash) {
-            self.hashes[way].store(hash, Ordering::Relaxed);
-            self.entries[way].store(Some(entry));
-        }
+    #[inline]
+    fn find(&self, hash: u64, is_it: impl Fn(&Entry<I>) -> bool) -> Option<Guard<Option<Arc<Entry<I>>>>> {
+        let mut entries = self.hashes.iter().zip(&self.entries);
+        entries.find_map(|(known, entry)| {
+            if known.load(Ordering::Relaxed) != hash {
+                return None;
+            }
+            let entry = entry.load();
+            entry.as_deref().is_some_and(&is_it).then_some(entry)
+        })
     }
 
-    /// The place of an equal entry, an empty one, or that of an entry that was not used since this last looked.
-    fn way_for(&self, hash: u64) -> Option<usize> {
-        let is_same = |way: &usize| self.hashes[*way].load(Ordering::Relaxed) == hash;
-        let is_empty = |way: &usize| self.entries[*way].load().is_none();
-        if let Some(way) = (0..WAYS).find(is_same).or_else(|| (0..WAYS).find(is_empty)) {
-            return Some(way);
-        }
+    fn store(&self, way: usize, hash: u64, entry: Arc<Entry<I>>) {
+        self.hashes[way].store(hash, Ordering::Relaxed);
+        self.entries[way].store(Some(entry));
+    }
+
+    fn way_with(&self, hash: u64) -> Option<usize> {
+        (0..WAYS).find(|&way| self.hashes[way].load(Ordering::Relaxed) == hash)
+    }
+
+    /// The first empty place.
+    fn free(&self) -> Option<usize> {
+        (0..WAYS).find(|&way| self.entries[way].load().is_none())
+    }
+
+    /// The place of an entry that was not used since this last looked, if it is to be replaced now.
+    fn victim(&self, hash: u64) -> Option<usize> {
         let missed = self.missed.fetch_add(1, Ordering::Relaxed);
         let is_second = self.last_missed.swap(hash, Ordering::Relaxed) == hash;
         if !is_second && !missed.is_multiple_of(PATIENCE) {
@@ -103,7 +117,7 @@ impl<I: Instrument> Set<I> {
                 .is_none_or(|entry| !entry.was_used.swap(false, Ordering::Relaxed))
         };
         let from = missed / PATIENCE;
-        let mut ways = (from..=from + WAYS).map(|way| way % WAYS);
+        let mut ways = (from..from + WAYS).map(|way| way % WAYS);
         ways.find(is_idle).or(Some(from % WAYS))
     }
 }
@@ -125,15 +139,11 @@ impl<I: Instrument> AtCall<I> {
     #[inline]
     pub(super) fn measure(&self, inner: &Inner<I>, scope: Scope, value: I::Value, at_call: &[KeyValue]) {
         let hash = hash(scope, at_call);
-        let set = self.table.get().and_then(|table| table[set_of(hash)].get());
-        if let Some(set) = set {
-            for (known, entry) in set.hashes.iter().zip(&set.entries) {
-                if known.load(Ordering::Relaxed) == hash
-                    && let Some(entry) = &*entry.load()
-                    && entry.is_for(scope, at_call)
-                {
-                    return entry.measure(inner, value);
-                }
+        if let Some(table) = self.table.get() {
+            let mut sets = sets_of(hash).into_iter().filter_map(|at| table[at].get());
+            let entry = sets.find_map(|set| set.find(hash, |entry| entry.is_for(scope, at_call)));
+            if let Some(entry) = entry.as_ref().and_then(|entry| entry.as_deref()) {
+                return entry.measure(inner, value);
             }
         }
         self.measure_new(hash, inner, scope, value, at_call);
@@ -153,10 +163,6 @@ impl<I: Instrument> AtCall<I> {
         if at_call.iter().any(|pair| *pair != pair.clone()) {
             return;
         }
-        let table = self
-            .table
-            .get_or_init(|| Box::new([const { OnceBox::new() }; SETS]));
-        let set = table[set_of(hash)].get_or_init(|| Box::new(Set::new()));
         let entry = Entry {
             scope,
             at_call: at_call.into(),
@@ -164,7 +170,26 @@ impl<I: Instrument> AtCall<I> {
             bound,
             was_used: AtomicBool::new(false),
         };
-        set.insert(hash, Arc::new(entry));
+        self.insert(hash, Arc::new(entry));
+    }
+
+    /// Stores an entry in the place of an equal one, in the set with more empty places, or in that of an idle one.
+    fn insert(&self, hash: u64, entry: Arc<Entry<I>>) {
+        let table = self
+            .table
+            .get_or_init(|| Box::new([const { OnceBox::new() }; SETS]));
+        let sets = sets_of(hash).map(|at| table[at].get_or_init(|| Box::new(Set::new())));
+        if let Some((set, way)) = sets.iter().find_map(|set| Some((set, set.way_with(hash)?))) {
+            return set.store(way, hash, entry);
+        }
+        let free = sets.iter().filter_map(|set| Some((set, set.free()?)));
+        if let Some((set, way)) = free.min_by_key(|(_, way)| *way) {
+            return set.store(way, hash, entry);
+        }
+        let [first, _] = sets;
+        if let Some(way) = first.victim(hash) {
+            first.store(way, hash, entry);
+        }
     }
 }
 
@@ -178,6 +203,8 @@ fn hash(scope: Scope, at_call: &[KeyValue]) -> u64 {
     hasher.finish()
 }
 
-fn set_of(hash: u64) -> usize {
-    usize::try_from(hash % SETS as u64).unwrap_or(0)
+/// The two sets of a hash.
+#[inline]
+fn sets_of(hash: u64) -> [usize; 2] {
+    [hash, hash >> 32].map(|bits| usize::try_from(bits % SETS as u64).unwrap_or(0))
 }
