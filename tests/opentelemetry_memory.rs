@@ -12,7 +12,7 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, Instrument, PeriodicReader, SdkMeterProvider, Stream,
-    data::{AggregatedMetrics, MetricData},
+    data::{AggregatedMetrics, MetricData, SumDataPoint},
 };
 
 struct Sdk {
@@ -48,7 +48,7 @@ impl Sdk {
             panic!("{metric:?}");
         };
         (
-            sum.data_points().map(|point| point.value()).sum(),
+            sum.data_points().map(SumDataPoint::value).sum(),
             sum.data_points().count(),
         )
     }
@@ -87,7 +87,9 @@ fn an_add_allocates_nothing_after_warming_up() {
             for scope in &scopes {
                 scope.run(|| {
                     counter.add(1, &[]);
-                    kinds.iter().for_each(|kind| counter.add(1, kind));
+                    for kind in &kinds {
+                        counter.add(1, kind);
+                    }
                 });
             }
         };
@@ -153,7 +155,9 @@ fn more_scopes_than_an_instrument_remembers_with_attributes_lose_nothing() {
         for _ in 0..3 {
             for scope in &scopes {
                 scope.run(|| {
-                    kinds.iter().for_each(|kind| counter.add(1, kind));
+                    for kind in &kinds {
+                        counter.add(1, kind);
+                    }
                     counter.add(1, &[]);
                 });
             }

@@ -50,7 +50,8 @@ impl Binding {
         attributes: &[KeyValue],
         bind: impl FnOnce(&[KeyValue]) -> Option<B>,
     ) -> Option<B> {
-        if !self.is_wanted {
+        // Nothing can be kept of no attributes.
+        if !self.is_wanted || attributes.is_empty() {
             return None;
         }
         let names: Vec<Arc<str>> = attributes.iter().map(|pair| pair.key.as_str().into()).collect();

@@ -5,7 +5,9 @@ use opentelemetry::{
     InstrumentationScope, KeyValue,
     metrics::{Meter, MeterProvider},
 };
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::metrics::{
+    InMemoryMetricExporter, PeriodicReader, SdkMeterProvider, data::ResourceMetrics,
+};
 
 use crate::exported::{Sdk, each_path, each_path_with, inet, inet6, point, sorted};
 
@@ -188,15 +190,12 @@ fn an_up_down_counter_is_lowered_in_the_scope_that_it_was_raised_in() {
 }
 
 /// Everything that is exported, without the times.
-fn described(
-    sdk: &SdkMeterProvider,
-    exporter: &opentelemetry_sdk::metrics::InMemoryMetricExporter,
-) -> Vec<String> {
+fn described(sdk: &SdkMeterProvider, exporter: &InMemoryMetricExporter) -> Vec<String> {
     sdk.force_flush().unwrap();
     let finished = exporter.get_finished_metrics().unwrap();
     let mut all: Vec<_> = finished
         .iter()
-        .flat_map(|resource| resource.scope_metrics())
+        .flat_map(ResourceMetrics::scope_metrics)
         .flat_map(|scope| {
             scope.metrics().map(move |metric| {
                 let (name, unit, description) = (metric.name(), metric.unit(), metric.description());
@@ -217,8 +216,8 @@ fn described(
 #[test]
 fn units_descriptions_and_the_identity_of_meters_stay() {
     let describe = |wrap: fn(SdkMeterProvider) -> Box<dyn MeterProvider>| {
-        let exporter = opentelemetry_sdk::metrics::InMemoryMetricExporter::default();
-        let reader = opentelemetry_sdk::metrics::PeriodicReader::builder(exporter.clone()).build();
+        let exporter = InMemoryMetricExporter::default();
+        let reader = PeriodicReader::builder(exporter.clone()).build();
         let sdk = SdkMeterProvider::builder().with_reader(reader).build();
         let provider = wrap(sdk.clone());
         let scope = InstrumentationScope::builder("library")

@@ -120,10 +120,13 @@ fn a_provider_that_ignores_all_stays_so() {
     }
 }
 
+/// The value and the attributes.
+type Measured = (u64, Vec<String>);
+
 /// A provider of somebody else, whose instruments cannot be bound. It counts again while it counts.
 #[derive(Clone, Default)]
 struct Own {
-    measured: Arc<Mutex<Vec<(u64, Vec<String>)>>>,
+    measured: Arc<Mutex<Vec<Measured>>>,
     again: Arc<Mutex<Option<Counter<u64>>>>,
     depth: Arc<AtomicU64>,
 }
@@ -206,28 +209,76 @@ fn an_instrument_may_be_used_while_it_measures() {
 
 #[test]
 fn a_provider_that_is_dropped_is_shut_down_although_instruments_are_kept() {
-    each_path(Sdk::new, |sdk, _| {
-        let alone = Sdk::new();
-        let provider = alone.scoped();
+    let drop_first = |configure: fn(ScopedMeterProvider<SdkMeterProvider>) -> _| {
+        let sdk = Sdk::new();
+        let provider: ScopedMeterProvider<_> = configure(sdk.scoped());
         let counter = provider.meter("test").u64_counter("requests").build();
-        let used = |counter: &Counter<u64>| {
-            inet().run(|| {
-                for _ in 0..3 {
+        let count = || {
+            for scope in [inet(), inet6(), inet()] {
+                scope.run(|| {
                     counter.add(1, &[]);
                     counter.add(1, &[KeyValue::new("kind", "announce")]);
-                }
-            });
+                });
+            }
         };
-        used(&counter);
-        let exporter = alone.into_exporter();
-        drop(provider);
+        count();
+        let exporter = sdk.into_exporter();
+        assert_eq!(exporter.already_exported().names(), [""; 0]);
         // The last provider is gone, which exports what there is.
-        let expected = sorted([point(inet(), &[], 3), point(inet(), &["kind=announce"], 3)]);
-        assert_eq!(exporter.already_exported().points("requests"), expected);
-        used(&counter);
-        assert_eq!(exporter.already_exported().points("requests"), []);
-        assert!(sdk.provider.force_flush().is_ok());
-    });
+        drop(provider);
+        let expected = [(inet(), 2), (inet6(), 1)]
+            .into_iter()
+            .flat_map(|(scope, value)| [point(scope, &[], value), point(scope, &["kind=announce"], value)]);
+        assert_eq!(exporter.already_exported().points("requests"), sorted(expected));
+        count();
+        assert_eq!(exporter.already_exported().names(), [""; 0]);
+    };
+    drop_first(|provider| provider);
+    #[cfg(feature = "opentelemetry-bound")]
+    drop_first(ScopedMeterProvider::without_binding);
+}
+
+/// Counts the providers and instruments that there are.
+#[derive(Clone, Default)]
+struct Alive {
+    provider: Arc<()>,
+    instruments: Arc<()>,
+}
+
+impl MeterProvider for Alive {
+    fn meter_with_scope(&self, _: InstrumentationScope) -> Meter {
+        Meter::new(Arc::new(AliveInstrument(Arc::clone(&self.instruments))))
+    }
+}
+
+struct AliveInstrument(Arc<()>);
+
+impl InstrumentProvider for AliveInstrument {
+    fn u64_counter(&self, _: InstrumentBuilder<'_, Counter<u64>>) -> Counter<u64> {
+        Counter::new(Arc::new(Self(Arc::clone(&self.0))))
+    }
+}
+
+impl SyncInstrument<u64> for AliveInstrument {
+    fn measure(&self, _: u64, _: &[KeyValue]) {}
+}
+
+#[test]
+fn what_is_remembered_keeps_nothing_alive() {
+    let alive = Alive::default();
+    let provider = ScopedMeterProvider::new(alive.clone());
+    let counter = provider.meter("test").u64_counter("requests").build();
+    for _ in 0..3 {
+        inet().run(|| {
+            counter.add(1, &[]);
+            counter.add(1, &[KeyValue::new("kind", "announce")]);
+        });
+    }
+    drop(provider);
+    assert_eq!(Arc::strong_count(&alive.provider), 1);
+    assert!(Arc::strong_count(&alive.instruments) > 1);
+    drop(counter);
+    assert_eq!(Arc::strong_count(&alive.instruments), 1);
 }
 
 #[test]
