@@ -57,6 +57,7 @@
 //! - [`SocketOptions`]: binds sockets that are dual-stack, or IPv6-only, on purpose.
 //! - [`KernelCounters`]: exports the host's own IPv6 counters.
 //! - [`prometheus`](mod@prometheus): builds, wraps and installs the Prometheus recorder in one call.
+//! - [`opentelemetry`](mod@opentelemetry): the same scopes for the instruments of an OpenTelemetry meter provider.
 //!
 //! # Choosing what is labelled
 //!
@@ -156,6 +157,8 @@
 //! | `prometheus` | yes | [`prometheus`](mod@prometheus): the exporter, installed in one call | 28 |
 //! | `kernel` | yes | [`kernel`](mod@kernel): the host's IPv6 counters (Linux) | none |
 //! | `proxy` | no | [`proxy`](mod@proxy): the client's address behind a proxy, from headers and the PROXY protocol | 2 that an axum server does not have; 5 without other features |
+//! | `opentelemetry` | no | [`opentelemetry`](mod@opentelemetry): scopes for the instruments of OpenTelemetry 0.33 | 1: its API, not its SDK |
+//! | `opentelemetry-bound` | no | the same, bound to the attributes of each scope: as fast as without attributes | none more |
 //! | `http-listener` | no | the exporter's own HTTP listener | 19 more than `prometheus` |
 //! | `push-gateway` | no | the exporter's own push gateway client, with TLS | 26 more than `prometheus` |
 //!
