@@ -232,6 +232,11 @@ pub use self::{
 #[doc = include_str!("../docs/behind-a-proxy.md")]
 struct BehindAProxy;
 
+/// The snippets of the documentation compile.
+#[cfg(all(doctest, feature = "axum", feature = "opentelemetry"))]
+#[doc = include_str!("../docs/opentelemetry.md")]
+struct OpenTelemetry;
+
 /// The README's snippets compile.
 #[cfg(all(doctest, feature = "axum", feature = "udp", feature = "prometheus"))]
 #[doc = include_str!("../README.md")]

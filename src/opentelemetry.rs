@@ -114,12 +114,10 @@
 //! A [`Scope`](crate::Scope) and an OpenTelemetry `Context` are independent of each other. Both are in force on a thread,
 //! and each is carried into futures and tasks by its own means: [`WithScope`](crate::WithScope) and `FutureExt`.
 //!
-//! - *Baggage* is data that is sent to other services. A scope is never sent. What is in the baggage does not become an
-//!   attribute, because its values are not bounded.
-//! - [Context-scoped attributes][4931] are attributes of a `Context` that an SDK adds to all measurements. No Rust SDK has
-//!   them yet. A scope behaves as the proposal says: the attributes are added when a value is measured, before views and
-//!   limits, and those at the call have priority. But a scope only has labels with a fixed set of values. With an SDK
-//!   that has them, both can be used: for it, the labels of the scope are attributes at the call.
+//! *Baggage* is data that is sent to other services. A scope is never sent, and what is in the baggage does not become an
+//! attribute, because its values are not bounded. [Context-scoped attributes][4931] are attributes of a `Context` that an
+//! SDK adds to all measurements. No Rust SDK has them yet. A scope behaves as that proposal says, but holds only labels
+//! with a fixed set of values. `docs/opentelemetry.md` compares them.
 //!
 //! [4931]: https://github.com/open-telemetry/opentelemetry-specification/blob/main/oteps/4931-context-scoped-attributes.md
 

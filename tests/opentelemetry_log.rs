@@ -18,7 +18,7 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
-    data::{AggregatedMetrics, MetricData},
+    data::{AggregatedMetrics, MetricData, ScopeMetrics},
 };
 use test_support::{Log, assert_samples, series};
 use tower::{Layer as _, Service as _, service_fn};
@@ -50,7 +50,7 @@ fn new_scope(port: u16) -> Scope {
 fn exported(sdk: &SdkMeterProvider, exporter: &InMemoryMetricExporter, name: &str) -> Option<u64> {
     sdk.force_flush().unwrap();
     let finished = exporter.get_finished_metrics().unwrap();
-    let mut metrics = finished.last()?.scope_metrics().flat_map(|scope| scope.metrics());
+    let mut metrics = finished.last()?.scope_metrics().flat_map(ScopeMetrics::metrics);
     let metric = metrics.find(|metric| metric.name() == name)?;
     let AggregatedMetrics::U64(MetricData::Sum(sum)) = metric.data() else {
         panic!("{metric:?}");

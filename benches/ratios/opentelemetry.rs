@@ -1,6 +1,9 @@
 //! An `add` in a scope, against the SDK's own with no attributes and with the same attributes written by hand.
 
-use std::hint::black_box;
+use std::{
+    hint::black_box,
+    sync::atomic::{AtomicI64, Ordering},
+};
 
 use dualstack_metrics::{ClientLabels, Scope, ScopedMeterProvider};
 use opentelemetry::{
@@ -34,26 +37,42 @@ fn one_attribute(counter: &Counter<u64>) {
 }
 
 /// The labels of the contract, as a program without scopes writes them.
-fn by_hand() -> [KeyValue; 7] {
-    [
-        KeyValue::new("client_address_ip_family", black_box("inet")),
-        KeyValue::new("client_address_ip_type", black_box("v4_mapped_v6")),
-        KeyValue::new("server_binding_address_ip_family", black_box("inet6")),
-        KeyValue::new("server_binding_address_ip_type", black_box("plain")),
-        KeyValue::new("server_binding_ip", black_box("::")),
-        KeyValue::new("server_binding_port", black_box("6969")),
-        KeyValue::new("server_binding_protocol", black_box("udp")),
-    ]
+macro_rules! by_hand {
+    ($($first:expr)?) => {
+        [
+            $($first,)?
+            KeyValue::new("client_address_ip_family", black_box("inet")),
+            KeyValue::new("client_address_ip_type", black_box("v4_mapped_v6")),
+            KeyValue::new("server_binding_address_ip_family", black_box("inet6")),
+            KeyValue::new("server_binding_address_ip_type", black_box("plain")),
+            KeyValue::new("server_binding_ip", black_box("::")),
+            KeyValue::new("server_binding_port", black_box("6969")),
+            KeyValue::new("server_binding_protocol", black_box("udp")),
+        ]
+    };
 }
 
 fn seven_by_hand(counter: &Counter<u64>) {
-    counter.add(1, &by_hand());
+    counter.add(1, &by_hand!());
 }
 
 fn eight_by_hand(counter: &Counter<u64>) {
-    let [a, b, c, d, e, f, g] = by_hand();
-    let kind = KeyValue::new("request_kind", "announce");
-    counter.add(1, &[kind, a, b, c, d, e, f, g]);
+    counter.add(1, &by_hand!(KeyValue::new("request_kind", "announce")));
+}
+
+/// 100,000 values in turn, far more than are remembered and than the SDK has series.
+fn next_value() -> KeyValue {
+    static NEXT: AtomicI64 = AtomicI64::new(0);
+
+    KeyValue::new("peer", NEXT.fetch_add(1, Ordering::Relaxed) % 100_000)
+}
+
+fn dynamic_attribute(counter: &Counter<u64>) {
+    counter.add(1, &[next_value()]);
+}
+
+fn eight_with_dynamic(counter: &Counter<u64>) {
+    counter.add(1, &by_hand!(next_value()));
 }
 
 type Add = fn(&Counter<u64>);
@@ -83,13 +102,9 @@ pub(crate) fn print() {
     let outside = |add: Add| against(&bound, Scope::none(), add, add);
     print("no attributes, outside every scope", outside(no_attributes), "");
     print("one at the call, outside every scope", outside(one_attribute), "");
-    let by_hand = |add: Add| against(&alone, Scope::none(), add, no_attributes);
-    print("the SDK with one / with none", by_hand(one_attribute), "");
-    print(
-        "the SDK with seven by hand / with none",
-        by_hand(seven_by_hand),
-        "",
-    );
+    let sdk = |add: Add| against(&alone, Scope::none(), add, no_attributes);
+    print("the SDK with one / with none", sdk(one_attribute), "");
+    print("the SDK with seven by hand / with none", sdk(seven_by_hand), "");
     for (path, ours, targets) in [
         ("bound", &bound, ["≤ 2.5", "≤ 0.1", "≤ 0.4"]),
         ("not bound", &plain, [""; 3]),
@@ -111,5 +126,8 @@ pub(crate) fn print() {
             inside(one_attribute, eight_by_hand),
             eight,
         );
+        let dynamic = against(ours, client, dynamic_attribute, eight_with_dynamic);
+        let dynamic_row = format!("the scope's seven and 100,000 values in turn, {path} / eight by hand");
+        row(&dynamic_row, &dynamic.0, "", "");
     }
 }
