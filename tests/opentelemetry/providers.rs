@@ -1,8 +1,12 @@
 //! Providers around providers, several of them, and the end of one.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
 };
 
 use dualstack_metrics::{Scope, ScopedMeterProvider, ScopedRecorderLayer};
@@ -16,7 +20,7 @@ use opentelemetry::{
     },
 };
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use test_support::{assert_samples, sample, series};
+use test_support::{assert_samples, eventually, sample, series};
 
 use crate::exported::{Sdk, each_path, inet, inet6, point, scopes, sorted, written};
 
@@ -361,5 +365,43 @@ fn a_bound_counter_chooses_its_scope_at_each_increment() {
             expected.push(with_kind);
         }
         assert_eq!(sdk.exported().points("requests"), sorted(expected));
+    });
+}
+
+/// Counts when its thread's locals are dropped.
+struct CountsLast(Counter<u64>);
+
+impl Drop for CountsLast {
+    fn drop(&mut self) {
+        inet().run(|| {
+            self.0.add(1, &[]);
+            self.0.add(1, &[KeyValue::new("kind", "announce")]);
+        });
+    }
+}
+
+#[test]
+fn an_instrument_may_be_used_while_the_locals_of_a_thread_are_dropped() {
+    thread_local! {
+        static LAST: RefCell<Vec<CountsLast>> = const { RefCell::new(Vec::new()) };
+    }
+
+    each_path(Sdk::new, |sdk, meter| {
+        let counter = meter.u64_counter("requests").build();
+        thread::scope(|threads| {
+            for _ in 0..4 {
+                let kept = CountsLast(counter.clone());
+                threads.spawn(move || {
+                    // Before and after the first use of what this thread has of others.
+                    LAST.with_borrow_mut(|last| last.push(CountsLast(kept.0.clone())));
+                    drop(kept);
+                });
+            }
+        });
+        // The locals may still be dropped when the threads are joined.
+        let expected = sorted([point(inet(), &[], 8), point(inet(), &["kind=announce"], 8)]);
+        eventually("all were counted", || {
+            sdk.exported().points("requests") == expected
+        });
     });
 }
