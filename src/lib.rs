@@ -58,6 +58,7 @@
 //! - [`SocketOptions`]: binds sockets that are dual-stack, or IPv6-only, on purpose.
 //! - [`KernelCounters`]: exports the host's own IPv6 counters.
 //! - [`prometheus`](mod@prometheus): builds, wraps and installs the Prometheus recorder in one call.
+//! - [`opentelemetry`](mod@opentelemetry): the same scopes for the instruments of an OpenTelemetry meter provider.
 //!
 //! # Choosing what is labelled
 //!
@@ -191,6 +192,8 @@
 //! | `kernel` | yes | [`kernel`](mod@kernel): the host's IPv6 counters (Linux) | none |
 //! | `derive` | no | the derives of [`BoundedLabel`] and [`LabelSet`] for labels of your own | 2 beside the default; 5 without other features |
 //! | `proxy` | no | [`proxy`](mod@proxy): the client's address behind a proxy, from headers and the PROXY protocol | 2 that an axum server does not have; 5 without other features |
+//! | `opentelemetry` | no | [`opentelemetry`](mod@opentelemetry): scopes for the instruments of OpenTelemetry 0.33 | 1: its API, not its SDK |
+//! | `opentelemetry-bound` | no | the same, bound to the attributes of each scope: as fast as without attributes | none more |
 //! | `http-listener` | no | the exporter's own HTTP listener | 19 more than `prometheus` |
 //! | `push-gateway` | no | the exporter's own push gateway client, with TLS | 26 more than `prometheus` |
 //!
@@ -209,6 +212,9 @@
 pub mod kernel;
 pub mod labels;
 pub mod layer;
+#[cfg(feature = "opentelemetry")]
+#[cfg_attr(docsrs, doc(cfg(feature = "opentelemetry")))]
+pub mod opentelemetry;
 #[cfg(feature = "prometheus")]
 #[cfg_attr(docsrs, doc(cfg(feature = "prometheus")))]
 pub mod prometheus;
@@ -230,6 +236,9 @@ pub use dualstack_metrics_derive::{BoundedLabel, LabelSet};
 #[cfg(feature = "kernel")]
 #[doc(inline)]
 pub use self::kernel::{KernelCounters, KernelCountersError};
+#[cfg(feature = "opentelemetry")]
+#[doc(inline)]
+pub use self::opentelemetry::ScopedMeterProvider;
 #[cfg(feature = "proxy")]
 #[doc(inline)]
 pub use self::proxy::TrustedProxies;
@@ -257,6 +266,11 @@ pub use self::{
 #[cfg(all(doctest, feature = "axum", feature = "proxy"))]
 #[doc = include_str!("../docs/behind-a-proxy.md")]
 struct BehindAProxy;
+
+/// The snippets of the documentation compile.
+#[cfg(all(doctest, feature = "axum", feature = "opentelemetry"))]
+#[doc = include_str!("../docs/opentelemetry.md")]
+struct OpenTelemetry;
 
 /// The README's snippets compile.
 #[cfg(all(doctest, feature = "axum", feature = "udp", feature = "prometheus"))]

@@ -95,7 +95,11 @@ mod lease;
 mod metadata;
 mod slots;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit, counter,
@@ -105,7 +109,7 @@ use metrics_util::{MetricKind, layers::Layer};
 
 pub use metrics_util::MetricKindMask;
 
-use self::{cache::Cached, filter::NameFilter, handle::Target, lease::Expiry};
+use self::{cache::Cached, filter::KindFilter, handle::Target, lease::Expiry};
 use crate::scope::{self, Scope};
 
 /// How long a cached metric may be idle before it is registered again, by default.
@@ -128,7 +132,7 @@ const REVALIDATE_AFTER: Duration = Duration::from_millis(500);
 /// ```
 #[derive(Clone, Debug)]
 pub struct ScopedRecorderLayer {
-    filter: NameFilter,
+    filter: KindFilter,
     cache: bool,
     revalidate_after: Option<Duration>,
 }
@@ -138,7 +142,7 @@ impl ScopedRecorderLayer {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            filter: NameFilter::new(),
+            filter: KindFilter::new(),
             cache: true,
             revalidate_after: Some(REVALIDATE_AFTER),
         }
@@ -236,7 +240,9 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
     type Output = ScopedRecorder<R>;
 
     fn layer(&self, inner: R) -> ScopedRecorder<R> {
-        scope::recorder_made(count_overflow);
+        static IS_MADE: Once = Once::new();
+
+        IS_MADE.call_once(|| scope::reader_made(count_overflow));
         let cache = self.cache && self.revalidate_after != Some(Duration::ZERO);
         let inner = Arc::new(inner);
         // A `Weak<dyn Recorder>` comes from an `Arc<dyn Recorder>`, and `inner` has to keep its type.
@@ -270,7 +276,7 @@ fn count_overflow() {
 pub struct ScopedRecorder<R> {
     inner: Arc<R>,
     target: Arc<Target>,
-    filter: NameFilter,
+    filter: KindFilter,
 }
 
 impl<R> ScopedRecorder<R> {

@@ -63,14 +63,15 @@ mod compose;
 mod enter;
 mod intern;
 mod make;
+mod names;
 mod pairs;
 mod reader;
 mod scoped;
+mod table;
 mod vocabulary;
 
 use std::fmt;
 
-pub(crate) use self::reader::{recorder_made, warn_without_recorder};
 pub use self::{
     client::{ClientScopes, ClientScopesBuilder, ClientScopesError},
     enter::EnteredScope,
@@ -78,6 +79,11 @@ pub use self::{
     scoped::{Scoped, WithScope},
 };
 use self::{intern::LabelSetData, pairs::pairs_of_server};
+pub(crate) use self::{
+    names::{NameFilter, Spelling},
+    reader::{reader_made, warn_without_recorder},
+    table::ScopeTable,
+};
 use crate::labels::{LabelList, LabelSet, ServerBinding, list::Part, written};
 
 /// A handle to a list of labels that can be put in force. It is `Copy`, and as small as a pointer.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench ratios            # everything, as Markdown
-//! cargo bench --bench ratios -- udp     # one part: increments, labels, http or udp
+//! cargo bench --bench ratios -- udp     # one part: increments, labels, opentelemetry, http or udp
 //! ```
 //!
 //! Each ratio is the median over rounds in which both sides run one after the other, so a machine whose speed drifts does
@@ -10,6 +10,7 @@
 
 mod http;
 mod increments;
+mod opentelemetry;
 mod own_labels;
 mod paired;
 // Uses the CPU clock of a thread.
@@ -31,6 +32,9 @@ fn main() {
     }
     if is_wanted("labels") {
         own_labels::print();
+    }
+    if is_wanted("opentelemetry") {
+        opentelemetry::print();
     }
     if is_wanted("http") {
         http::print();

@@ -11,7 +11,7 @@ use super::{
     key,
     lease::{Expiry, Latest, Lease, Now},
     metadata::OwnedMetadata,
-    slots::Slots,
+    slots::{Slot, Slots},
 };
 use crate::scope::Scope;
 
@@ -67,7 +67,7 @@ impl<M: Metric> Handle<M> {
             target: Arc::clone(target),
             metadata,
             key: key.to_retained(),
-            slots: Slots::new(),
+            slots: Slots::new(Slot::new()),
             credit: AtomicIsize::new(0),
         }
     }

@@ -147,11 +147,9 @@ impl Scope {
 
         intern::count_overflow();
         // A recorder that itself makes scopes can overflow again while it counts.
-        if let Some(count) = reader::count_overflow()
-            && !IS_COUNTING.replace(true)
-        {
+        if reader::has_reader() && !IS_COUNTING.replace(true) {
             let _counted = Counted;
-            Self::none().run(count);
+            Self::none().run(reader::count_overflow);
         }
         instead
     }

@@ -5,34 +5,41 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-static COUNT_OVERFLOW: OnceLock<fn()> = OnceLock::new();
+/// What each kind of reader, such as a recorder, counts overflows with.
+static COUNT_OVERFLOW: [OnceLock<fn()>; 2] = [const { OnceLock::new() }; 2];
 
-/// Notes that a recorder that reads scopes was made in this process. It counts overflows by `count_overflow`.
-pub(crate) fn recorder_made(count_overflow: fn()) {
-    COUNT_OVERFLOW.get_or_init(|| count_overflow);
+/// Notes that something that reads scopes was made in this process. It counts overflows by `count_overflow`. Call it once
+/// for each kind of reader.
+pub(crate) fn reader_made(count_overflow: fn()) {
+    _ = COUNT_OVERFLOW
+        .iter()
+        .find(|place| place.set(count_overflow).is_ok());
 }
 
-/// Whether a recorder that reads scopes was ever made in this process.
-fn has_recorder() -> bool {
-    COUNT_OVERFLOW.get().is_some()
+/// Whether something that reads scopes was ever made in this process.
+pub(super) fn has_reader() -> bool {
+    COUNT_OVERFLOW[0].get().is_some()
 }
 
-pub(super) fn count_overflow() -> Option<fn()> {
-    COUNT_OVERFLOW.get().copied()
+/// Counts an overflow with each kind of reader.
+pub(super) fn count_overflow() {
+    let counts = COUNT_OVERFLOW.iter().map_while(OnceLock::get);
+    counts.for_each(|count| count());
 }
 
-/// Logs a warning if the first client of the process is served and no scoped recorder was made.
+/// Logs a warning if the first client of the process is served and nothing was made that reads scopes.
 #[inline]
 pub(crate) fn warn_without_recorder() {
     static IS_CHECKED: AtomicBool = AtomicBool::new(false);
 
     #[cold]
     fn check() {
-        if !IS_CHECKED.swap(true, Ordering::Relaxed) && !has_recorder() {
+        if !IS_CHECKED.swap(true, Ordering::Relaxed) && !has_reader() {
             tracing::warn!(
                 "a client is served, but its labels are not added to any counter, because this process has no scoped \
                  recorder: call `dualstack_metrics::prometheus::install(PrometheusBuilder::new())` at start-up, or \
-                 install your own recorder as `ScopedRecorderLayer::new().layer(recorder)`"
+                 install your own recorder as `ScopedRecorderLayer::new().layer(recorder)`; for OpenTelemetry, wrap the \
+                 provider as `ScopedMeterProvider::new(provider)`"
             );
         }
     }

@@ -1,0 +1,7 @@
+//! What an OpenTelemetry SDK exports for instruments of a `ScopedMeterProvider`.
+
+mod attributes;
+mod exported;
+mod kinds;
+mod providers;
+mod sdk;

@@ -1,0 +1,301 @@
+//! What the SDK does below: views, temporality, the limit of cardinality.
+
+use std::{collections::BTreeMap, thread};
+
+use dualstack_metrics::{BoundedLabel, Scope, ScopedMeterProvider};
+use opentelemetry::{Key, KeyValue, metrics::MeterProvider as _};
+use opentelemetry_sdk::metrics::{Instrument, Stream, Temporality};
+
+use crate::exported::{Exported, Sdk, each_path, each_path_with, inet, inet6, point, scopes, sorted};
+
+fn limited(limit: usize) -> impl Fn(&Instrument) -> Option<Stream> + Send + Sync + 'static {
+    move |_| Stream::builder().with_cardinality_limit(limit).build().ok()
+}
+
+#[test]
+fn a_view_that_drops_attributes_adds_their_series_up() {
+    let only_family = |_: &Instrument| {
+        let keys = ["client_address_ip_family", "kind"].map(Key::from);
+        Stream::builder().with_allowed_attribute_keys(keys).build().ok()
+    };
+    each_path(
+        || Sdk::with_view(only_family),
+        |sdk, meter| {
+            let counter = meter.u64_counter("requests").build();
+            let kind = [
+                KeyValue::new("kind", "announce"),
+                KeyValue::new("peer", "dropped"),
+            ];
+            for _ in 0..3 {
+                for scope in [inet(), inet6()] {
+                    scope.run(|| {
+                        counter.add(1, &[]);
+                        counter.add(10, &kind);
+                    });
+                }
+                // Another type, but the same family.
+                let plain = scopes().for_client(std::net::IpAddr::from([192, 0, 2, 7]));
+                plain.run(|| counter.add(100, &[]));
+            }
+            let family = |value: &str| format!("client_address_ip_family={value}");
+            let with_kind = |value| vec![family(value), "kind=announce".to_owned()];
+            let expected = [
+                (vec![family("inet")], "303"),
+                (vec![family("inet6")], "3"),
+                (with_kind("inet"), "30"),
+                (with_kind("inet6"), "30"),
+            ];
+            let expected = sorted(expected.map(|(attributes, value)| (attributes, value.to_owned())));
+            assert_eq!(sdk.exported().points("requests"), expected);
+        },
+    );
+}
+
+#[test]
+fn a_view_that_drops_everything_leaves_one_series() {
+    let none = |_: &Instrument| Stream::builder().with_allowed_attribute_keys([]).build().ok();
+    each_path(
+        || Sdk::with_view(none),
+        |sdk, meter| {
+            let counter = meter.u64_counter("requests").build();
+            for _ in 0..3 {
+                inet().run(|| counter.add(1, &[]));
+                inet6().run(|| counter.add(1, &[KeyValue::new("kind", "announce")]));
+            }
+            assert_eq!(sdk.exported().points("requests"), [point(Scope::none(), &[], 6)]);
+        },
+    );
+}
+
+/// Filters are by the name that the program uses.
+#[test]
+fn a_view_may_rename_an_instrument() {
+    let renamed = |instrument: &Instrument| {
+        (instrument.name() == "requests").then(|| Stream::builder().with_name("renamed").build().ok())?
+    };
+    each_path_with(
+        || Sdk::with_view(renamed),
+        |provider| provider.exclude("renamed"),
+        |sdk, meter| {
+            let counter = meter.u64_counter("requests").build();
+            inet().run(|| counter.add(1, &[]));
+            let exported = sdk.exported();
+            assert_eq!(exported.names(), ["renamed"]);
+            assert_eq!(exported.points("renamed"), [point(inet(), &[], 1)]);
+        },
+    );
+}
+
+#[test]
+fn cumulative_temporality_exports_totals() {
+    each_path(Sdk::new, |sdk, meter| {
+        let counter = meter.u64_counter("requests").build();
+        let kind = [KeyValue::new("kind", "announce")];
+        for round in 1..=4 {
+            inet().run(|| {
+                counter.add(1, &[]);
+                counter.add(10, &kind);
+            });
+            let expected = sorted([
+                point(inet(), &[], round),
+                point(inet(), &["kind=announce"], 10 * round),
+            ]);
+            assert_eq!(sdk.exported().points("requests"), expected);
+        }
+    });
+}
+
+#[test]
+fn delta_temporality_exports_what_came_since_and_idle_series_come_back() {
+    each_path(Sdk::delta, |sdk, meter| {
+        let counter = meter.u64_counter("requests").build();
+        let kind = [KeyValue::new("kind", "announce")];
+        let count = |scope: Scope, value: u64| {
+            scope.run(|| {
+                counter.add(value, &[]);
+                counter.add(value, &kind);
+            });
+        };
+        let expected =
+            |scope, value| sorted([point(scope, &[], value), point(scope, &["kind=announce"], value)]);
+        for value in 1..=3 {
+            count(inet(), value);
+            assert_eq!(sdk.exported().points("requests"), expected(inet(), value));
+        }
+        // Idle for several collections, in which the SDK forgets what is not bound.
+        for value in 1..=3 {
+            count(inet6(), value);
+            assert_eq!(sdk.exported().points("requests"), expected(inet6(), value));
+        }
+        assert_eq!(sdk.exported().names(), [""; 0]);
+        count(inet(), 5);
+        assert_eq!(sdk.exported().points("requests"), expected(inet(), 5));
+    });
+}
+
+#[derive(Clone, Copy)]
+struct Tenant(usize);
+
+impl BoundedLabel for Tenant {
+    const NAME: &'static str = "tenant";
+    const VALUES: &'static [&'static str] = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+
+    fn index(self) -> usize {
+        self.0
+    }
+}
+
+const OVERFLOW: &str = "otel.metric.overflow=Bool(true)";
+
+#[test]
+fn the_limit_of_cardinality_holds_and_no_increment_is_lost() {
+    for temporality in [Temporality::Cumulative, Temporality::Delta] {
+        each_path(
+            || Sdk::with(temporality, |builder| builder.with_view(limited(6))),
+            |sdk, meter| {
+                let counter = meter.u64_counter("requests").build();
+                for _ in 0..3 {
+                    for tenant in 0..10 {
+                        Scope::new(&Tenant(tenant)).run(|| counter.add(1, &[]));
+                    }
+                }
+                let known = (0..6).map(|tenant| point(Scope::new(&Tenant(tenant)), &[], 3));
+                let expected = sorted(known.chain([point(Scope::none(), &[OVERFLOW], 12)]));
+                assert_eq!(sdk.exported().points("requests"), expected);
+            },
+        );
+    }
+}
+
+/// With delta temporality, the SDK forgets series that are idle and has room again. A bound series is never forgotten.
+#[test]
+fn without_binding_there_is_room_again_after_an_overflow() {
+    let delta = || Sdk::with(Temporality::Delta, |builder| builder.with_view(limited(2)));
+    let counted = |provider: ScopedMeterProvider<_>, sdk: &Sdk| {
+        let counter = provider.meter("test").u64_counter("requests").build();
+        let count = |tenant| Scope::new(&Tenant(tenant)).run(|| counter.add(1, &[]));
+        (0..4).for_each(count);
+        sdk.exported();
+        // Now the first two are idle.
+        for _ in 0..3 {
+            count(2);
+            count(3);
+            sdk.exported();
+        }
+        count(2);
+        sdk.exported().points("requests")
+    };
+    let room = [point(Scope::new(&Tenant(2)), &[], 1)];
+    #[cfg(feature = "opentelemetry-bound")]
+    {
+        let (bound, plain) = (delta(), delta());
+        let overflow = [point(Scope::none(), &[OVERFLOW], 1)];
+        assert_eq!(counted(bound.scoped(), &bound), overflow);
+        assert_eq!(counted(plain.scoped().without_binding(), &plain), room);
+    }
+    #[cfg(not(feature = "opentelemetry-bound"))]
+    {
+        let plain = delta();
+        assert_eq!(counted(plain.scoped(), &plain), room);
+    }
+}
+
+#[test]
+fn the_documented_number_of_series_fits_the_limit() {
+    let kinds = ["announce", "scrape"].map(|kind| [KeyValue::new("kind", kind)]);
+    // Each scope with each value at the call, and what is counted outside every scope.
+    let needed = (scopes().max_label_sets(&Tenant(0)) + 1) * kinds.len();
+    each_path(
+        || {
+            Sdk::with(Temporality::Cumulative, |builder| {
+                builder.with_view(limited(needed))
+            })
+        },
+        |sdk, meter| {
+            let counter = meter.u64_counter("requests").build();
+            let mut all = vec![Scope::none()];
+            for class in dualstack_metrics::ClientLabels::ALL {
+                let scope = scopes().for_client(*class);
+                all.extend((0..10).map(|tenant| scope.nest(Scope::new(&Tenant(tenant)))));
+            }
+            for scope in all {
+                scope.run(|| kinds.iter().for_each(|kind| counter.add(1, kind)));
+            }
+            let points = sdk.exported().points("requests");
+            assert_eq!(points.len(), needed);
+            assert!(
+                points
+                    .iter()
+                    .all(|(attributes, value)| value == "1" && !attributes.contains(&OVERFLOW.into()))
+            );
+        },
+    );
+}
+
+fn total(exported: &Exported) -> u64 {
+    let points = exported.points("requests");
+    points
+        .iter()
+        .map(|(_, value)| value.parse::<u64>().unwrap())
+        .sum()
+}
+
+#[test]
+fn a_million_increments_from_eight_threads_are_a_million() {
+    const EACH: u64 = 125_000;
+
+    for temporality in [Temporality::Cumulative, Temporality::Delta] {
+        each_path(
+            || Sdk::with(temporality, |builder| builder),
+            |sdk, meter| {
+                let counter = meter.u64_counter("requests").build();
+                let kinds = [0, 1, 2].map(|kind| [KeyValue::new("kind", kind)]);
+                let (mut totals, mut collected) = (BTreeMap::new(), 0);
+                let mut gather = |exported: Exported| {
+                    collected = if temporality == Temporality::Delta {
+                        collected
+                    } else {
+                        0
+                    } + total(&exported);
+                    for (attributes, value) in exported.points("requests") {
+                        let sum: &mut u64 = totals.entry(attributes).or_default();
+                        *sum = if temporality == Temporality::Delta {
+                            *sum
+                        } else {
+                            0
+                        } + value.parse::<u64>().unwrap();
+                    }
+                    collected
+                };
+                thread::scope(|threads| {
+                    let workers: Vec<_> = (0..8)
+                        .map(|worker| {
+                            let (counter, kinds) = (&counter, &kinds);
+                            threads.spawn(move || {
+                                let scope = [inet(), inet6(), Scope::none(), inet()][worker % 4];
+                                for at in 0..EACH {
+                                    scope.run(|| match at % 4 {
+                                        3 => counter.add(1, &[]),
+                                        kind => counter.add(1, &kinds[usize::try_from(kind).unwrap()]),
+                                    });
+                                }
+                            })
+                        })
+                        .collect();
+                    // Collects meanwhile.
+                    while workers.iter().any(|worker| !worker.is_finished()) {
+                        gather(sdk.exported());
+                    }
+                });
+                assert_eq!(gather(sdk.exported()), 8 * EACH);
+                let expected = [(inet(), 4), (inet6(), 2), (Scope::none(), 2)];
+                let expected = expected.into_iter().flat_map(|(scope, workers)| {
+                    let more = ["kind=I64(0)", "kind=I64(1)", "kind=I64(2)"].map(|kind| vec![kind]);
+                    let each = more.into_iter().chain([vec![]]);
+                    each.map(move |more| (point(scope, &more, 0).0, workers * EACH / 4))
+                });
+                assert_eq!(totals, expected.collect());
+            },
+        );
+    }
+}
