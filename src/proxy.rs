@@ -51,10 +51,10 @@
 //!
 //! A trusted proxy may send no address, or something that is none. Then the labels are those of the [`Fallback`], the
 //! counter [`REJECTED`] grows by 1 with a [`Reason`], and a warning says what to do. It is logged at most once a minute
-//! for each reason. The counter also has the headers of peers that are not trusted, with the reason `untrusted`.
+//! for each reason. The counter also has what peers sent that are not trusted, with the reason `untrusted`.
 //!
 //! The work for one request has a bound: of a list, at most 8 KiB are read. The header of the PROXY protocol must be
-//! complete within 5 s and 4 KiB.
+//! complete within 5 s and 8 KiB.
 
 mod forwarded;
 mod header;

@@ -177,7 +177,9 @@ impl Shared {
         }
         parse(line).map_err(|reason| match reason {
             // Two lines that a proxy on the way has joined.
-            Reason::Malformed if line.iter().take(node::MAX_LENGTH).any(|&byte| byte == b',') => {
+            Reason::Malformed | Reason::Oversized
+                if line.iter().take(node::MAX_LENGTH).any(|&byte| byte == b',') =>
+            {
                 Reason::Contradictory
             }
             _ => reason,

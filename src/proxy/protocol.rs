@@ -32,6 +32,10 @@ const V1_START: &[u8] = b"PROXY ";
 const V1_MAX: usize = 107;
 
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// As many bytes show whether they are the beginning of a header.
+pub(super) const START_MAX: usize = V2_START.len();
+
 /// The signature, the version and command, the family, and two bytes with the length of the rest.
 const V2_FIXED: usize = 16;
 /// The longest header of version 2 that is read. There is room for the certificate of a client. The protocol allows
@@ -80,6 +84,15 @@ async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, into: &mut Vec<u8>) -> 
     .await?;
     into.extend_from_slice(buffer.filled());
     Ok(!buffer.filled().is_empty())
+}
+
+/// Whether this is the beginning of a header, or `None` if more bytes are needed to know that.
+pub(super) fn is_header(bytes: &[u8]) -> Option<bool> {
+    let has_start = [V1_START, V2_START].iter().any(|start| bytes.starts_with(start));
+    match length_of(bytes) {
+        Err(Reason::Missing) => Some(false),
+        _ => has_start.then_some(true),
+    }
 }
 
 /// The length of the header at the beginning of `bytes`, or `None` if more bytes are needed to know that it is complete.
@@ -228,6 +241,9 @@ mod tests {
             (v2(0x21, 0x21, &mapped), client("[::ffff:192.0.2.7]:50000")),
             (v2(0x21, 0x00, &[]), Said::Unknown),
             (v2(0x21, 0x31, &[b'/'; 216]), Said::Unknown),
+            // Although it is about datagrams, the address is the client's.
+            (v2(0x21, 0x12, &INET), client("192.0.2.7:50000")),
+            (v2(0x21, 0x22, &mapped), client("[::ffff:192.0.2.7]:50000")),
             (v2(0x20, 0x00, &[]), Said::Local),
             (v2(0x20, 0x11, &INET), Said::Local),
             // What `LOCAL` comes with is ignored.

@@ -20,7 +20,7 @@ pub enum Reason {
     Missing,
     /// `malformed`: what a trusted proxy gave is no address.
     Malformed,
-    /// `oversized`: longer than any proxy writes it.
+    /// `oversized`: longer than any address, or a list or header of which only a part is read.
     Oversized,
     /// `contradictory`: two addresses where there can be one.
     Contradictory,

@@ -205,13 +205,17 @@ fn a_peer_that_is_not_trusted_is_itself_the_client() {
 #[test]
 fn what_cannot_be_used_is_counted_and_answered_by_the_fallback() {
     let long = ",".repeat(20_000);
+    let long_hop = "x".repeat(5_000);
+    let long_node = format!("for=\"_{long_hop}\"");
     let x_forwarded_for: &[(&[&str], &str)] = &[
         (&[], "missing"),
         (&["", ","], "missing"),
+        (&["\"\""], "missing"),
         (&["localhost"], "malformed"),
         (&["192.0.2.7, localhost"], "malformed"),
         (&["192.0.2.7, localhost, 10.0.0.2"], "malformed"),
         (&["192.0.2.7", &long], "oversized"),
+        (&["192.0.2.7", &long_hop], "oversized"),
         (&["192.0.2.7, unknown"], "unknown"),
         (&["_hidden"], "obfuscated"),
     ];
@@ -221,6 +225,7 @@ fn what_cannot_be_used_is_counted_and_answered_by_the_fallback() {
         (&["192.0.2.7"], "malformed"),
         (&["for=192.0.2.7, for=\"192.0.2.8"], "malformed"),
         (&["for=192.0.2.7", &long], "oversized"),
+        (&["for=192.0.2.7", &long_node], "oversized"),
         (&["for=192.0.2.7;for=192.0.2.7"], "contradictory"),
         (&["for=unknown"], "unknown"),
         (&["for=\"_hidden\""], "obfuscated"),
@@ -231,6 +236,13 @@ fn what_cannot_be_used_is_counted_and_answered_by_the_fallback() {
         (&["localhost"], "malformed"),
         (&["192.0.2.7", "192.0.2.7"], "contradictory"),
         (&["192.0.2.7, 192.0.2.7"], "contradictory"),
+        (
+            &[
+                "[2001:db8:1234:1234:1234:1234:1234:1234]:50000, [2001:db8:1234:1234:1234:1234:1234:1234]:50000",
+            ],
+            "contradictory",
+        ),
+        (&[&long_hop], "oversized"),
         (&["unknown"], "unknown"),
     ];
     for (name, cases) in [
