@@ -262,6 +262,10 @@ fn reject(rejections: &Rejections, reason: Reason, peer: Option<SocketAddr>) {
     let peer = peer.map(|peer| peer.ip());
     rejections.count(reason, peer, || {
         let advice = match reason {
+            Reason::Untrusted if peer.is_none() => {
+                "the peer on a Unix socket sent a PROXY protocol header, but is not trusted; if only your proxy can connect \
+                 to the socket, add \"unix:\" to `TrustedProxies`"
+            }
             Reason::Untrusted => {
                 "the peer sent a PROXY protocol header, but is not a trusted proxy; if it is your proxy, add its address to \
                  `TrustedProxies`"
@@ -278,7 +282,14 @@ fn reject(rejections: &Rejections, reason: Reason, peer: Option<SocketAddr>) {
                 "the trusted peer sent no complete PROXY protocol header; if this is a health check, let the proxy \
                  send one there too (`check-send-proxy` in HAProxy)"
             }
-            _ => "the trusted peer sent a PROXY protocol header that cannot be used",
+            Reason::Oversized => {
+                "the trusted peer sent a PROXY protocol header that is longer than 107 bytes in version 1, or 8 KiB in \
+                 version 2; let the proxy add less to it (`proxy-v2-options` in HAProxy)"
+            }
+            _ => {
+                "the trusted peer sent a PROXY protocol header that is neither version 1 nor 2, or not complete; compare \
+                 with its specification what the proxy sends"
+            }
         };
         advice.to_owned()
     });
