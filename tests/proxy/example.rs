@@ -5,10 +5,10 @@ use std::{net::SocketAddr, path::PathBuf};
 use test_support::{
     INET, INET6, Program, assert_samples,
     http::{get, raw},
-    samples, seven, skip_or_fail,
+    sample, samples, seven, skip_or_fail,
 };
 
-use super::{rejected, requests};
+use super::{on_unix, rejected, requests};
 
 /// Where Cargo puts examples. It builds them for `cargo test`, but not for `cargo test --test proxy`.
 fn program() -> PathBuf {
@@ -157,5 +157,37 @@ fn an_error_says_what_to_write_instead() {
         assert!(!output.status.success());
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(error.lines().next(), Some(expected), "{args}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn it_serves_a_proxy_on_a_unix_socket() {
+    use std::{
+        io::{Read as _, Write as _},
+        os::unix::net::UnixStream,
+    };
+
+    let Some(program) = program_or_skip() else { return };
+    for (from, in_front, header) in [
+        ("x-forwarded-for", "", "X-Forwarded-For: 2001:db8::7"),
+        ("proxy-protocol", "PROXY TCP6 2001:db8::7 ::1 1 1\r\n", "A: b"),
+    ] {
+        let path = format!("dualstack-example-{}-{from}", std::process::id());
+        let path = std::env::temp_dir().join(path);
+        let listen = format!("unix:{}", path.display());
+        let args = format!("--listen {listen} --trust unix: --from {from} --metrics 127.0.0.1:0");
+        let (_program, urls) = Program::listening(&program, &args);
+        assert_eq!(urls[0], format!("http+{listen}"));
+        let mut stream = UnixStream::connect(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        write!(stream, "{in_front}GET / HTTP/1.0\r\n{header}\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("\nclient_address_ip_family=inet6\n"), "{answer}");
+        assert_samples(
+            samples(&get(address(&urls[1]), "/metrics").text()),
+            [sample("requests_total", &on_unix(INET6), 1)],
+        );
     }
 }

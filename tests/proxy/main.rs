@@ -2,6 +2,7 @@
 
 #![cfg(all(feature = "axum", feature = "prometheus", feature = "proxy"))]
 
+mod connections;
 mod example;
 mod headers;
 mod listener;
