@@ -44,8 +44,8 @@
 //!
 //! The family is that of the client. The type is what the proxy tells. A proxy on a dual-stack socket sees its IPv4
 //! clients as `::ffff:a.b.c.d`. If it writes them like that, as nginx and HAProxy do, the type is `v4_mapped_v6`. If it
-//! writes `a.b.c.d`, as Caddy does, or listens on a socket for each family, the type is `plain`. So the type is about the
-//! socket of the proxy, and not about the socket of this process.
+//! writes `a.b.c.d`, as Caddy, Envoy and Traefik do, or listens on a socket for each family, the type is `plain`. So the
+//! type is about the socket of the proxy, and not about the socket of this process.
 //!
 //! # When there is no address
 //!
