@@ -37,6 +37,7 @@
 //! - [`TrustedProxies::x_forwarded_for`] and [`forwarded`](TrustedProxies::forwarded): lists to which each proxy adds.
 //! - [`TrustedProxies::header`]: one address, which the proxy sets and a client cannot extend.
 //! - [`TrustedProxies::proxy_protocol`]: a proxy that passes on TCP connections and knows no HTTP.
+//! - [`TrustedProxies::proxy_protocol_datagrams`]: a proxy that passes on datagrams.
 //!
 //! `docs/behind-a-proxy.md` has a table with the settings of common proxies and clouds.
 //!
@@ -56,6 +57,7 @@
 //! The work for one request has a bound: of a list, at most 8 KiB are read. The header of the PROXY protocol must be
 //! complete within 5 s and 8 KiB.
 
+mod datagrams;
 mod forwarded;
 mod header;
 mod list;
@@ -67,6 +69,7 @@ mod stream;
 mod trust;
 
 pub use self::{
+    datagrams::ProxyProtocolDatagrams,
     header::HeaderSource,
     listener::{Accept, ProxyProtocolListener},
     rejection::{REJECTED, Reason},

@@ -258,7 +258,7 @@ impl<L: Accept> ProxyProtocolListener<L> {
 }
 
 #[cold]
-fn reject(rejections: &Rejections, reason: Reason, peer: Option<SocketAddr>) {
+pub(super) fn reject(rejections: &Rejections, reason: Reason, peer: Option<SocketAddr>) {
     let peer = peer.map(|peer| peer.ip());
     rejections.count(reason, peer, || {
         let advice = match reason {
@@ -276,7 +276,7 @@ fn reject(rejections: &Rejections, reason: Reason, peer: Option<SocketAddr>) {
             Reason::Missing => {
                 "the trusted peer sent something else than a PROXY protocol header; let the proxy send one \
                  (`proxy_protocol on` in nginx, `send-proxy-v2` in HAProxy), or take the peer out of `TrustedProxies` \
-                 if it is a client, or call `ProxyProtocolListener::optional`"
+                 if it is a client, or make the header `optional`"
             }
             Reason::TimedOut | Reason::Closed => {
                 "the trusted peer sent no complete PROXY protocol header; if this is a health check, let the proxy \

@@ -4,6 +4,7 @@
 
 use std::{future::poll_fn, io, net::SocketAddr, pin::Pin, task::ready};
 
+use bytes::Bytes;
 use proxy_header::{ParseConfig, ProxyHeader};
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -71,6 +72,20 @@ where
             }
         }
     }
+}
+
+/// Takes the header from the front of a datagram. Leaves it there if it cannot be used.
+pub(super) fn split(datagram: &mut Bytes) -> Result<Said, Reason> {
+    let Some(length) = length_of(datagram)? else {
+        // No more bytes will come.
+        return Err(match is_header(datagram) {
+            Some(true) => Reason::Malformed,
+            _ => Reason::Missing,
+        });
+    };
+    let said = parse(&datagram[..length])?;
+    *datagram = datagram.slice(length..);
+    Ok(said)
 }
 
 /// Appends what has arrived. Returns false at the end of the stream.

@@ -26,7 +26,10 @@ use super::{
     outbox::{Answer, Outbox},
     report::Report,
 };
-use crate::scope::{ClientScopes, Scope};
+use crate::{
+    layer::DatagramSource,
+    scope::{ClientScopes, Scope},
+};
 
 /// How many batches a server that shuts down receives at most. A peer that keeps sending cannot delay it further.
 const BATCHES_WHEN_CLOSING: u32 = 512;
@@ -141,6 +144,7 @@ struct Core<S: Service<Datagram>> {
     socket: DatagramSocket,
     service: S,
     scopes: ClientScopes,
+    source: Option<Box<dyn DatagramSource>>,
     max_in_flight: usize,
     overload: Overload,
     shutdown_timeout: Duration,
@@ -163,6 +167,7 @@ impl<S: Service<Datagram>> Core<S> {
             socket: server.socket,
             service,
             scopes: server.scopes,
+            source: server.source,
             max_in_flight: server.max_in_flight,
             overload: server.overload,
             shutdown_timeout: server.shutdown_timeout,
@@ -189,10 +194,19 @@ impl<S: Service<Datagram>> Core<S> {
         let Some(datagram) = self.inbox.next(&self.socket) else {
             return false;
         };
+        let datagram = self.read(datagram).unwrap_or_else(|refused| refused);
         let client = self.scopes.for_client(&datagram);
         self.report.received(client);
         self.report.aborted(client);
         true
+    }
+
+    /// Learns of the client. An error if the datagram must not be served.
+    fn read(&self, datagram: Datagram) -> Result<Datagram, Datagram> {
+        match &self.source {
+            Some(source) => datagram.read(&**source),
+            None => Ok(datagram),
+        }
     }
 }
 
@@ -288,9 +302,17 @@ where
         let Some(datagram) = self.inbox.next(&self.socket) else {
             return Poll::Ready(());
         };
-        let scope = self.scopes.for_client(&datagram);
         let route = Route::new(self.socket.local_addr(), datagram.local_addr(), datagram.peer());
+        let (datagram, is_served) = match self.read(datagram) {
+            Ok(datagram) => (datagram, true),
+            Err(refused) => (refused, false),
+        };
+        let scope = self.scopes.for_client(&datagram);
         self.report.received(scope);
+        if !is_served {
+            self.report.unanswered(scope);
+            return Poll::Ready(());
+        }
         let service = &mut self.service;
         let future = is_ready.and_then(|()| {
             scope

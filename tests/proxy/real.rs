@@ -2,6 +2,8 @@
 //! client.
 
 mod caddy;
+#[cfg(feature = "udp")]
+mod dnsdist;
 mod envoy;
 mod haproxy;
 mod nginx;
