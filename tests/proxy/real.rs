@@ -1,4 +1,4 @@
-//! nginx, HAProxy and Caddy as Debian packages them, Envoy and Traefik, in a network namespace with an IPv4 and an IPv6
+//! nginx, HAProxy, Caddy and dnsdist as Debian packages them, Envoy and Traefik, in a network namespace with an IPv4 and an IPv6
 //! client.
 
 mod caddy;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dualstack_metrics::{Datagram, SocketOptions, UdpServer};
 use metrics::counter;
 use test_support::seven;
-use tokio::{net::UdpSocket, task::LocalSet};
+use tokio::net::UdpSocket;
 use tower::service_fn;
 
 use super::*;
@@ -48,7 +48,7 @@ fn answers() -> SocketAddr {
             answer[2] |= 0x80;
             std::future::ready(Ok::<_, Infallible>(Some(Bytes::from(answer))))
         }));
-    tokio::task::spawn_local(server);
+    tokio::spawn(server);
     address
 }
 
@@ -82,45 +82,35 @@ fn counted(server: SocketAddr, seen: &[(Seen, u64)]) -> Vec<String> {
 #[test]
 fn each_datagram_has_the_class_of_its_client() {
     with_clients(async |metrics| {
-        let tasks = LocalSet::new();
-        tasks
-            .run_until(async {
-                let port = test_support::free_port();
-                let server = answers();
-                let Some(_dnsdist) = dnsdist(port, server, "server:setUp()") else {
-                    return;
-                };
-                for client in CLIENTS {
-                    ask(client, port).await;
-                    ask(client, port).await;
-                }
-                assert_samples(
-                    samples(&metrics.render()),
-                    counted(server, &[(INET, 2), (INET6, 2)]),
-                );
-                // Past the load balancer, nobody is believed.
-                ask("192.0.2.7", server.port()).await;
-                let seen = [(INET, 2), (INET6, 2), (MAPPED, 1)];
-                assert_samples(samples(&metrics.render()), counted(server, &seen));
-            })
-            .await;
+        let port = test_support::free_port();
+        let server = answers();
+        let Some(_dnsdist) = dnsdist(port, server, "server:setUp()") else {
+            return;
+        };
+        for client in CLIENTS {
+            ask(client, port).await;
+            ask(client, port).await;
+        }
+        assert_samples(
+            samples(&metrics.render()),
+            counted(server, &[(INET, 2), (INET6, 2)]),
+        );
+        // Past the load balancer, a client is itself the peer.
+        ask("192.0.2.7", server.port()).await;
+        let seen = [(INET, 2), (INET6, 2), (MAPPED, 1)];
+        assert_samples(samples(&metrics.render()), counted(server, &seen));
     });
 }
 
 #[test]
 fn its_health_checks_are_its_own() {
     with_clients(async |metrics| {
-        let tasks = LocalSet::new();
-        tasks
-            .run_until(async {
-                let port = test_support::free_port();
-                let server = answers();
-                let Some(_dnsdist) = dnsdist(port, server, "") else {
-                    return;
-                };
-                test_support::soon("the check has been counted", || !metrics.render().is_empty()).await;
-                assert_samples(samples(&metrics.render()), counted(server, &[(MAPPED, 1)]));
-            })
-            .await;
+        let port = test_support::free_port();
+        let server = answers();
+        let Some(_dnsdist) = dnsdist(port, server, "") else {
+            return;
+        };
+        test_support::soon("the check has been counted", || !metrics.render().is_empty()).await;
+        assert_samples(samples(&metrics.render()), counted(server, &[(MAPPED, 1)]));
     });
 }
