@@ -12,7 +12,8 @@ use crate::{
 /// [`ClientLabelsLayer::source`](crate::ClientLabelsLayer::source).
 ///
 /// Made by [`TrustedProxies::x_forwarded_for`], [`forwarded`](TrustedProxies::forwarded) and
-/// [`header`](TrustedProxies::header).
+/// [`header`](TrustedProxies::header). Clones share the limit of their warnings, so clone one source if you need one for
+/// each connection.
 ///
 /// `Peer` is the source of the address at the other end of the connection, by default the request itself
 /// ([`HasClient`](crate::layer::HasClient)).

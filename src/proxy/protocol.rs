@@ -1,6 +1,9 @@
 //! The header of the PROXY protocol, versions 1 and 2.
 //!
 //! <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>
+//!
+//! `proxy-header` parses a header that is complete. The listener of `proxy-protocol-rs` is not used: it reads one header at
+//! a time, so a silent peer delays all others, takes a mapped address for an IPv6 address, and has TCP only.
 
 use std::{future::poll_fn, io, net::SocketAddr, pin::Pin, task::ready};
 

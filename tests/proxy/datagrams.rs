@@ -69,8 +69,8 @@ async fn ask(
         }
         stop.send(()).unwrap();
     };
-    let ((), served) = tokio::join!(ask, serve);
-    served.unwrap();
+    let ((), end) = tokio::join!(ask, serve);
+    end.unwrap();
     address
 }
 

@@ -26,7 +26,7 @@ fn program_or_skip() -> Option<String> {
     Some(program.to_str().unwrap().to_owned())
 }
 
-fn address(url: &String) -> SocketAddr {
+fn address(url: &str) -> SocketAddr {
     let address = url.strip_prefix("http://").unwrap();
     address.trim_end_matches("/metrics").parse().unwrap()
 }
@@ -40,8 +40,12 @@ fn it_answers_with_the_labels_that_it_counts_with() {
              --metrics 127.0.0.1:0"
         );
         let (program, urls) = Program::listening(&program, &args);
-        let [one, two, metrics]: [SocketAddr; 3] =
-            urls.iter().map(address).collect::<Vec<_>>().try_into().unwrap();
+        let [one, two, metrics]: [SocketAddr; 3] = urls
+            .iter()
+            .map(|url| address(url))
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap();
         (program, [one, two], metrics)
     };
     for (from, in_front, header) in [
@@ -109,7 +113,7 @@ fn both_wildcard_addresses_can_have_one_port() {
     let port = test_support::free_port();
     let args = format!("--listen [::]:{port} --listen 0.0.0.0:{port} --metrics 127.0.0.1:0");
     let (_program, urls) = Program::listening(&program, &args);
-    let addresses: Vec<_> = urls.iter().map(address).collect();
+    let addresses: Vec<_> = urls.iter().map(|url| address(url)).collect();
     let mut expected = Vec::new();
     for (asked, server, seen) in [
         (format!("127.0.0.1:{port}"), addresses[1], INET),

@@ -296,7 +296,7 @@ fn the_warning_is_not_repeated() {
 
 #[test]
 fn the_warning_fits_what_is_configured() {
-    let long = "x".repeat(100);
+    let overlong = "x".repeat(100);
     for (name, value, expected) in [
         (
             "forwarded",
@@ -310,13 +310,13 @@ fn the_warning_fits_what_is_configured() {
         ),
         (
             "x-forwarded-for",
-            &long,
+            &overlong,
             "an element that is longer than an address, or more than 8 KiB of trusted hops, in `x-forwarded-for`; let \
              the proxy write addresses, and trust no network with clients in it",
         ),
         (
             "x-real-ip",
-            &long,
+            &overlong,
             "more than an address in `x-real-ip`; let the proxy replace what the client sent",
         ),
         (

@@ -19,7 +19,7 @@ fn envoy(listeners: &[serde_json::Value], clusters: &[serde_json::Value], ports:
 }
 
 /// One listener for both families, with one filter.
-fn listener(port: u16, filter: &str, config: serde_json::Value) -> serde_json::Value {
+fn listener(port: u16, filter: &str, config: &serde_json::Value) -> serde_json::Value {
     json!({
         "address": { "socket_address": { "address": "::", "port_value": port, "ipv4_compat": true } },
         "filter_chains": [{ "filters": [{ "name": filter, "typed_config": config }] }],
@@ -41,7 +41,7 @@ fn http(port: u16, cluster: &str) -> serde_json::Value {
         "http_filters": [router],
         "route_config": { "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": [route] }] },
     });
-    listener(port, "envoy.filters.network.http_connection_manager", config)
+    listener(port, "envoy.filters.network.http_connection_manager", &config)
 }
 
 fn tcp(port: u16, cluster: &str) -> serde_json::Value {
@@ -50,7 +50,7 @@ fn tcp(port: u16, cluster: &str) -> serde_json::Value {
         "stat_prefix": "tcp",
         "cluster": cluster,
     });
-    listener(port, "envoy.filters.network.tcp_proxy", config)
+    listener(port, "envoy.filters.network.tcp_proxy", &config)
 }
 
 fn cluster(name: &str, server: SocketAddr) -> serde_json::Value {
