@@ -7,7 +7,7 @@ use bytes::Bytes;
 /// `TrustedProxies::proxy_protocol_datagrams` makes one.
 pub trait DatagramSource: fmt::Debug + Send + Sync + 'static {
     /// Reads who the client is, and removes what says so from the payload. `peer` sent the datagram to the socket, and
-    /// gets the answer.
+    /// gets the answer. A panic here ends the server.
     ///
     /// # Errors
     ///
