@@ -12,7 +12,7 @@ use crate::layer::{DatagramClient, DatagramSource};
 
 /// Reads the header of the PROXY protocol in front of each datagram from a trusted proxy, for `UdpServer::source`.
 ///
-/// Made by [`TrustedProxies::proxy_protocol_datagrams`].
+/// Made by [`TrustedProxies::proxy_protocol_datagrams`]. In your own loop, call [`client`](DatagramSource::client).
 #[derive(Clone, Debug)]
 pub struct ProxyProtocolDatagrams {
     proxies: TrustedProxies,

@@ -287,8 +287,8 @@ pub(super) fn reject(rejections: &Rejections, reason: Reason, peer: Option<Socke
                  version 2; let the proxy add less to it (`proxy-v2-options` in HAProxy)"
             }
             _ => {
-                "the trusted peer sent a PROXY protocol header that is neither version 1 nor 2, or not complete; compare \
-                 with its specification what the proxy sends"
+                "the trusted peer sent a PROXY protocol header that is neither version 1 nor 2, or is cut off; check what \
+                 the proxy sends"
             }
         };
         advice.to_owned()

@@ -3,12 +3,12 @@
 use std::{net::SocketAddr, time::Duration};
 
 use dualstack_metrics::{
-    ClientLabelsLayer, Protocol, ServerBinding,
+    ClientLabelsLayer, ClientScopes, Protocol, ServerBinding, TrustedProxies, WithScope as _,
     layer::ClientConnectInfo,
     proxy::{Fallback, ProxyProtocolListener},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use test_support::{INET, INET6, Log, MAPPED, Seen, UNKNOWN, assert_samples, samples};
+use test_support::{INET, INET6, Log, MAPPED, Seen, UNKNOWN, assert_samples, sample, samples, seven};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -156,6 +156,35 @@ fn a_peer_that_is_not_trusted_is_its_own_client_and_a_header_of_it_is_noticed() 
              source=proxy-protocol reason=untrusted peer=127.0.0.1 unlogged=0"
         ]
     );
+}
+
+/// A loop that reads in the scope of the client counts with the same labels.
+#[test]
+fn what_is_counted_has_no_labels_of_a_scope() {
+    local(async |metrics| {
+        let (listener, address, binding) = dual_stack();
+        let scopes = ClientScopes::new(binding);
+        let mut listener = TrustedProxies::default().proxy_protocol(listener);
+        let mut client = connect(address).await;
+        client.write_all(V1).await.unwrap();
+        let (mut stream, info) = listener.accept().await.unwrap();
+        let read = async {
+            metrics::counter!("reads_total").increment(1);
+            let mut start = [0; 6];
+            stream.read_exact(&mut start).await.unwrap();
+            start
+        };
+        let start = read.with_scope(scopes.for_client(info.client())).await;
+        assert_eq!(&start, b"PROXY ");
+        let labels = seven("http", address, MAPPED);
+        assert_samples(
+            samples(&metrics.render()),
+            [
+                rejected("proxy-protocol", "untrusted", 1),
+                sample("reads_total", &labels, 1),
+            ],
+        );
+    });
 }
 
 #[test]
