@@ -26,10 +26,7 @@ use super::{
     outbox::{Answer, Outbox},
     report::Report,
 };
-use crate::{
-    layer::DatagramSource,
-    scope::{ClientScopes, Scope},
-};
+use crate::scope::{ClientScopes, Scope};
 
 /// How many batches a server that shuts down receives at most. A peer that keeps sending cannot delay it further.
 const BATCHES_WHEN_CLOSING: u32 = 512;
@@ -144,7 +141,7 @@ struct Core<S: Service<Datagram>> {
     socket: DatagramSocket,
     service: S,
     scopes: ClientScopes,
-    source: Option<Box<dyn DatagramSource>>,
+    source: Option<Box<dyn crate::layer::DatagramSource>>,
     max_in_flight: usize,
     overload: Overload,
     shutdown_timeout: Duration,
