@@ -31,8 +31,8 @@ impl Datagram {
         }
     }
 
-    /// The datagram as the source reads it, or an error if the source refuses it.
-    pub(super) fn read(mut self, source: &dyn DatagramSource) -> Result<Self, Self> {
+    /// Takes the client from the source. Returns false if the source refuses the datagram.
+    pub(super) fn read_client(&mut self, source: &dyn DatagramSource) -> bool {
         let client = source.client(&mut self.payload, self.peer);
         match client.unwrap_or_else(|client| client) {
             DatagramClient::Peer => {}
@@ -42,7 +42,7 @@ impl Datagram {
             }
             DatagramClient::Unknown => self.client = ClientLabels::UNKNOWN,
         }
-        if client.is_ok() { Ok(self) } else { Err(self) }
+        client.is_ok()
     }
 
     /// The payload: 0 to 65,527 bytes.

@@ -188,22 +188,20 @@ impl<S: Service<Datagram>> Core<S> {
 
     /// Counts the next datagram of the batch as aborted, if there is one.
     fn refuse_next(&mut self) -> bool {
-        let Some(datagram) = self.inbox.next(&self.socket) else {
+        let Some(mut datagram) = self.inbox.next(&self.socket) else {
             return false;
         };
-        let datagram = self.read(datagram).unwrap_or_else(|refused| refused);
+        self.read_client(&mut datagram);
         let client = self.scopes.for_client(&datagram);
         self.report.received(client);
         self.report.aborted(client);
         true
     }
 
-    /// Learns of the client. An error if the datagram must not be served.
-    fn read(&self, datagram: Datagram) -> Result<Datagram, Datagram> {
-        match &self.source {
-            Some(source) => datagram.read(&**source),
-            None => Ok(datagram),
-        }
+    /// Returns false if the datagram must not be served.
+    fn read_client(&self, datagram: &mut Datagram) -> bool {
+        let source = self.source.as_deref();
+        source.is_none_or(|source| datagram.read_client(source))
     }
 }
 
@@ -296,14 +294,11 @@ where
             Err(_) => Err(Outcome::HandlerPanic),
         };
 
-        let Some(datagram) = self.inbox.next(&self.socket) else {
+        let Some(mut datagram) = self.inbox.next(&self.socket) else {
             return Poll::Ready(());
         };
         let route = Route::new(self.socket.local_addr(), datagram.local_addr(), datagram.peer());
-        let (datagram, is_served) = match self.read(datagram) {
-            Ok(datagram) => (datagram, true),
-            Err(refused) => (refused, false),
-        };
+        let is_served = self.read_client(&mut datagram);
         let scope = self.scopes.for_client(&datagram);
         self.report.received(scope);
         if !is_served {
