@@ -156,11 +156,19 @@ pub(super) fn parse(header: &[u8]) -> Result<Said, Reason> {
         ..ParseConfig::default()
     };
     match ProxyHeader::parse(header, config) {
-        Ok((parsed, length)) if length == header.len() => Ok(parsed
-            .proxied_address()
-            .map_or(Said::Unknown, |address| Said::Client(address.source))),
+        Ok((parsed, length)) if length == header.len() => match parsed.proxied_address() {
+            None => Ok(Said::Unknown),
+            Some(_) if header.starts_with(V1_START) && !has_ports(header) => Err(Reason::Malformed),
+            Some(address) => Ok(Said::Client(address.source)),
+        },
         _ => Err(Reason::Malformed),
     }
+}
+
+/// Whether a line of version 1 ends with two ports as they must be written. `proxy-header` also takes `+80` and `080`.
+fn has_ports(line: &[u8]) -> bool {
+    let mut ports = line.trim_ascii_end().rsplit(|&byte| byte == b' ').take(2);
+    ports.all(|port| port == b"0" || (!port.starts_with(b"0") && port.iter().all(u8::is_ascii_digit)))
 }
 
 #[cfg(test)]
@@ -241,6 +249,10 @@ mod tests {
                 client("192.0.2.7:50000"),
             ),
             (
+                v1("PROXY TCP4 192.0.2.7 192.0.2.1 0 0\r\n"),
+                client("192.0.2.7:0"),
+            ),
+            (
                 v1("PROXY TCP6 2001:db8::7 ::1 50000 80\r\n"),
                 client("[2001:db8::7]:50000"),
             ),
@@ -302,6 +314,10 @@ mod tests {
             (b"PROXY TCP4 2001:db8::7 ::1 50000 80\r\n", Reason::Malformed),
             (b"PROXY TCP6 192.0.2.7 192.0.2.1 50000 80\r\n", Reason::Malformed),
             (b"PROXY TCP4 192.0.2.7 192.0.2.1 65536 80\r\n", Reason::Malformed),
+            (b"PROXY TCP4 192.0.2.7 192.0.2.1 +50000 80\r\n", Reason::Malformed),
+            (b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 080\r\n", Reason::Malformed),
+            (b"PROXY TCP4 192.0.2.07 192.0.2.1 50000 80\r\n", Reason::Malformed),
+            (b"PROXY TCP6 fe80::7%eth0 ::1 50000 80\r\n", Reason::Malformed),
             (b"PROXY TCP4 192.0.2.7  192.0.2.1 50000 80\r\n", Reason::Malformed),
             (b"PROXY UDP4 192.0.2.7 192.0.2.1 50000 80\r\n", Reason::Malformed),
             (
