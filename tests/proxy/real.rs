@@ -1,5 +1,5 @@
-//! nginx, HAProxy, Caddy and dnsdist as Debian packages them, Envoy and Traefik, in a network namespace with an IPv4 and an IPv6
-//! client.
+//! nginx, HAProxy, Caddy and dnsdist as Debian packages them, Envoy and Traefik, in a network namespace with
+//! an IPv4 and an IPv6 client.
 
 mod caddy;
 #[cfg(feature = "udp")]
