@@ -11,6 +11,7 @@ use std::{
     fmt,
     io::{self, IsTerminal as _},
     net::SocketAddr,
+    process::ExitCode,
     str::FromStr,
 };
 
@@ -54,12 +55,16 @@ enum Listen {
 }
 
 impl FromStr for Listen {
-    type Err = <SocketAddr as FromStr>::Err;
+    type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.strip_prefix("unix:") {
+            Some("") => Err("write the path of the socket behind `unix:`"),
             Some(path) => Ok(Self::Unix(path.to_owned())),
-            None => text.parse().map(Self::Tcp),
+            None => match text.parse() {
+                Ok(address) => Ok(Self::Tcp(address)),
+                Err(_) => Err("write an IP address and a port, such as `[::]:8080`, or `unix:` and a path"),
+            },
         }
     }
 }
@@ -74,9 +79,10 @@ impl FromStr for Source {
     type Err = <HeaderName as FromStr>::Err;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "proxy-protocol" => Ok(Self::ProxyProtocol),
-            name => name.parse().map(Self::Header),
+        if text.eq_ignore_ascii_case("proxy-protocol") {
+            Ok(Self::ProxyProtocol)
+        } else {
+            text.parse().map(Self::Header)
         }
     }
 }
@@ -119,29 +125,49 @@ fn serve<L>(
     }
 }
 
+/// A wildcard IPv6 socket leaves IPv4 to a socket that is also asked for on its port.
+fn options(address: SocketAddr, all: &[Listen]) -> SocketOptions {
+    let takes_ipv4 = |other: &Listen| matches!(other, Listen::Tcp(other) if other.is_ipv4() && other.port() == address.port());
+    if address.is_ipv6() && address.port() != 0 && all.iter().any(takes_ipv4) {
+        SocketOptions::v6_only()
+    } else {
+        SocketOptions::dual_stack()
+    }
+}
+
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
-    let args = Args::parse();
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let proxies = TrustedProxies::new(&args.trust)?;
     let metrics = dualstack_metrics::prometheus::install(PrometheusBuilder::new())?;
 
     let mut servers = Servers::new();
     let mut urls = Vec::new();
-    for listen in args.listen {
+    for listen in &args.listen {
         match listen {
             Listen::Tcp(address) => {
-                let listener = SocketOptions::dual_stack().bind_tcp(address)?;
+                let listener = options(*address, &args.listen).bind_tcp(*address)?;
                 let binding = ServerBinding::new(Protocol::Http, listener.local_addr()?);
                 urls.push(binding.to_string());
                 serve(&mut servers, listener, binding, &proxies, &args.from);
             }
             #[cfg(unix)]
             Listen::Unix(path) => {
-                let listener = tokio::net::UnixListener::bind(&path)?;
+                let listener = tokio::net::UnixListener::bind(path)
+                    .map_err(|error| format!("cannot listen on unix:{path}: {error}"))?;
                 let binding = ServerBinding::unix(Protocol::Http);
                 urls.push(format!("{binding}:{path}"));
                 serve(&mut servers, listener, binding, &proxies, &args.from);

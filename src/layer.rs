@@ -88,6 +88,7 @@
 //! [`with_current_scope`](crate::WithScope::with_current_scope).
 
 mod connection;
+mod datagram;
 mod labels;
 mod response;
 mod service;
@@ -98,6 +99,7 @@ use tower_layer::Layer;
 use self::service::impl_scoped_service;
 pub use self::{
     connection::ClientConnectInfo,
+    datagram::{DatagramClient, DatagramSource},
     labels::{LabelSource, LabelsLayer, LabelsService},
     response::{ResponseFuture, ScopeResponse},
     source::{ClientSource, FromExtension, FromRequest, HasClient, Or, connect_info},

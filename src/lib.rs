@@ -263,7 +263,7 @@ pub use self::{
 };
 
 /// The snippets of the documentation compile.
-#[cfg(all(doctest, feature = "axum", feature = "proxy"))]
+#[cfg(all(doctest, feature = "axum", feature = "proxy", feature = "udp"))]
 #[doc = include_str!("../docs/behind-a-proxy.md")]
 struct BehindAProxy;
 

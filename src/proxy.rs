@@ -37,6 +37,7 @@
 //! - [`TrustedProxies::x_forwarded_for`] and [`forwarded`](TrustedProxies::forwarded): lists to which each proxy adds.
 //! - [`TrustedProxies::header`]: one address, which the proxy sets and a client cannot extend.
 //! - [`TrustedProxies::proxy_protocol`]: a proxy that passes on TCP connections and knows no HTTP.
+//! - [`TrustedProxies::proxy_protocol_datagrams`]: a proxy that passes on datagrams.
 //!
 //! `docs/behind-a-proxy.md` has a table with the settings of common proxies and clouds.
 //!
@@ -44,18 +45,19 @@
 //!
 //! The family is that of the client. The type is what the proxy tells. A proxy on a dual-stack socket sees its IPv4
 //! clients as `::ffff:a.b.c.d`. If it writes them like that, as nginx and HAProxy do, the type is `v4_mapped_v6`. If it
-//! writes `a.b.c.d`, as Caddy does, or listens on a socket for each family, the type is `plain`. So the type is about the
-//! socket of the proxy, and not about the socket of this process.
+//! writes `a.b.c.d`, as Caddy, Envoy and Traefik do, or listens on a socket for each family, the type is `plain`. So the
+//! type is about the socket of the proxy, and not about the socket of this process.
 //!
 //! # When there is no address
 //!
 //! A trusted proxy may send no address, or something that is none. Then the labels are those of the [`Fallback`], the
 //! counter [`REJECTED`] grows by 1 with a [`Reason`], and a warning says what to do. It is logged at most once a minute
-//! for each reason. The counter also has the headers of peers that are not trusted, with the reason `untrusted`.
+//! for each reason. The counter also has what peers sent that are not trusted, with the reason `untrusted`.
 //!
 //! The work for one request has a bound: of a list, at most 8 KiB are read. The header of the PROXY protocol must be
-//! complete within 5 s and 4 KiB.
+//! complete within 5 s and 8 KiB.
 
+mod datagrams;
 mod forwarded;
 mod header;
 mod list;
@@ -67,6 +69,7 @@ mod stream;
 mod trust;
 
 pub use self::{
+    datagrams::ProxyProtocolDatagrams,
     header::HeaderSource,
     listener::{Accept, ProxyProtocolListener},
     rejection::{REJECTED, Reason},

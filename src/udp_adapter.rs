@@ -30,7 +30,7 @@
 //! |---|---|
 //! | `…_requests_received_total` | datagrams taken from the socket |
 //! | `…_responses_sent_total` | answers that the socket took |
-//! | `…_requests_unanswered_total` | datagrams that the service chose not to answer (`None`), or that cannot be answered |
+//! | `…_requests_unanswered_total` | datagrams that the service chose not to answer (`None`), that cannot be answered, or that a [source](UdpServer::source) refused |
 //! | `…_requests_aborted_total` | handlers that were dropped before they were done, and datagrams refused past the limit |
 //! | `…_requests_failed_total{reason}` | `handler_error`, `handler_panic`, `send` (an error of the socket), or `send_blocked` ([no room](#a-socket-that-takes-no-answers)) |
 //!
@@ -157,6 +157,7 @@ use tower_service::Service;
 pub use self::{batch::Batch, datagram::Datagram, drops::SocketDrops, serve::Serve, socket::DatagramSocket};
 use crate::{
     labels::{Protocol, ServerBinding},
+    layer::DatagramSource,
     scope::ClientScopes,
 };
 
@@ -181,6 +182,7 @@ pub enum Overload {
 pub struct UdpServer {
     socket: DatagramSocket,
     scopes: ClientScopes,
+    source: Option<Box<dyn DatagramSource>>,
     prefix: String,
     max_in_flight: usize,
     overload: Overload,
@@ -199,6 +201,7 @@ impl UdpServer {
         Ok(Self {
             socket: DatagramSocket::new(socket)?,
             scopes: ClientScopes::try_new(binding).map_err(io::Error::other)?,
+            source: None,
             prefix: "udp_server".to_owned(),
             max_in_flight: MAX_IN_FLIGHT,
             overload: Overload::default(),
@@ -215,6 +218,13 @@ impl UdpServer {
     /// The scopes of the clients. Default: those of the socket's own binding. Use it to nest in your own labels.
     pub fn scopes(mut self, scopes: ClientScopes) -> Self {
         self.scopes = scopes;
+        self
+    }
+
+    /// Where the client of each datagram is read. Default: the client is the peer. Behind a proxy, see
+    /// `TrustedProxies::proxy_protocol_datagrams` (feature `proxy`).
+    pub fn source(mut self, source: impl DatagramSource) -> Self {
+        self.source = Some(Box::new(source));
         self
     }
 

@@ -14,8 +14,11 @@ use axum::{
     extract::ConnectInfo,
     routing::{RouterIntoService, get},
 };
+use bytes::Bytes;
 use dualstack_metrics::{
-    ClientLabelsLayer, Protocol, ServerBinding, TrustedProxies, layer::ClientConnectInfo, proxy::HeaderSource,
+    ClientLabelsLayer, ClientScopes, Protocol, ServerBinding, TrustedProxies,
+    layer::{ClientConnectInfo, DatagramClient, DatagramSource as _},
+    proxy::HeaderSource,
 };
 use futures_util::FutureExt as _;
 use http::{HeaderName, HeaderValue, Request, Response};
@@ -131,6 +134,37 @@ pub(crate) fn print() {
     counting();
     connections();
     sources();
+    datagrams();
+}
+
+/// The scope of a datagram's client, which is in a header of the PROXY protocol in front of it, or is the peer.
+fn datagrams() {
+    const IN_FRONT: &[u8] =
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c\xc0\0\x02\x07\xc0\0\x02\x01\xc3\x50\0\x35ask";
+
+    header("the scope of a datagram, behind a proxy / without one");
+    let scopes = ClientScopes::new(binding());
+    let source = TrustedProxies::new(["192.0.2.0/24", "10.0.0.0/8", "::1"]).expect("networks");
+    let source = source.proxy_protocol_datagrams();
+    // As in the server, the payload is a part of a buffer.
+    let payload = Bytes::from(IN_FRONT.to_vec());
+    let behind = || {
+        let mut payload = black_box(&payload).slice(..);
+        match source.client(&mut payload, black_box(PEER)) {
+            Ok(DatagramClient::Behind(client)) => scopes.for_client(client),
+            other => unreachable!("{other:?}"),
+        }
+    };
+    let direct = || {
+        black_box(black_box(&payload).slice(..));
+        scopes.for_client(black_box(PEER))
+    };
+    let paired = paired(
+        || nanos(CALLS, || _ = black_box(behind())),
+        || nanos(CALLS, || _ = black_box(direct())),
+    );
+    let more = allocations(|| _ = black_box(behind())) - allocations(|| _ = black_box(direct()));
+    row("`proxy_protocol_datagrams`", &paired, "", format!("{more:+}"));
 }
 
 /// The sources behind a proxy. Both sides get the same request.

@@ -8,10 +8,11 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use dualstack_metrics::{
     ClientLabels, TrustedProxies,
-    layer::{ClientConnectInfo, ClientSource as _},
-    proxy::{Accept, HeaderSource},
+    layer::{ClientConnectInfo, ClientSource as _, DatagramClient, DatagramSource as _},
+    proxy::{Accept, HeaderSource, ProxyProtocolDatagrams},
 };
 use http::{HeaderName, HeaderValue, Request};
 use tokio::{
@@ -113,7 +114,7 @@ thread_local! {
     static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().unwrap();
 }
 
-/// A number that says how the stream comes in pieces, and the stream.
+/// A number that says how the stream comes in pieces, and the stream. It is also read as a datagram.
 pub fn proxy_protocol(data: &[u8]) {
     let Some((&piece, stream)) = data.split_first() else {
         return;
@@ -130,9 +131,32 @@ pub fn proxy_protocol(data: &[u8]) {
     // The same in pieces of any size, and nothing is lost or invented.
     let in_pieces = accept(stream, piece, PROXY);
     assert_eq!(in_pieces, accept(stream, stream.len().max(1), PROXY));
-    if let Some((info, bytes)) = in_pieces {
-        assert!(stream.ends_with(&bytes));
+    if let Some((info, bytes)) = &in_pieces {
+        assert!(stream.ends_with(bytes));
         assert_eq!(info.peer(), Some(address(PROXY)));
+    }
+
+    let in_datagram = read_datagram(stream, PROXY);
+    for peer in [INET, INET6] {
+        let untouched = (Ok(DatagramClient::Peer), stream.to_vec());
+        assert_eq!(read_datagram(stream, peer), untouched);
+    }
+    match in_datagram {
+        // A refused datagram is left as it is, and its stream is closed.
+        (Err(client), payload) => {
+            assert_eq!((client, &*payload), (DatagramClient::Unknown, stream));
+            assert_eq!(in_pieces, None);
+        }
+        (Ok(client), payload) => {
+            let (info, bytes) = in_pieces.unwrap();
+            assert_eq!(payload, bytes);
+            let expected = match client {
+                DatagramClient::Behind(client) => Some(client),
+                DatagramClient::Peer => Some(address(PROXY)),
+                DatagramClient::Unknown => None,
+            };
+            assert_eq!(info.client(), expected);
+        }
     }
 
     // What the proxy sent counts, and not what its client sent after it.
@@ -151,7 +175,22 @@ pub fn proxy_protocol(data: &[u8]) {
             ClientConnectInfo::new(Some(address(client)), Some(address(PROXY)))
         );
         assert_eq!(bytes, stream);
+        let datagram = read_datagram(&[header, stream].concat(), PROXY);
+        assert_eq!(
+            datagram,
+            (Ok(DatagramClient::Behind(address(client))), stream.to_vec())
+        );
     }
+}
+
+/// The client, and what is left of the datagram.
+fn read_datagram(bytes: &[u8], peer: &str) -> (Result<DatagramClient, DatagramClient>, Vec<u8>) {
+    thread_local! {
+        static SOURCE: ProxyProtocolDatagrams = proxies().proxy_protocol_datagrams();
+    }
+    let mut payload = Bytes::copy_from_slice(bytes);
+    let client = SOURCE.with(|source| source.client(&mut payload, address(peer)));
+    (client, payload.into())
 }
 
 /// The addresses, and all bytes that can be read, unless the connection is closed.

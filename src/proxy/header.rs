@@ -12,7 +12,8 @@ use crate::{
 /// [`ClientLabelsLayer::source`](crate::ClientLabelsLayer::source).
 ///
 /// Made by [`TrustedProxies::x_forwarded_for`], [`forwarded`](TrustedProxies::forwarded) and
-/// [`header`](TrustedProxies::header).
+/// [`header`](TrustedProxies::header). Clones share the limit of their warnings, so clone one source if you need one for
+/// each connection.
 ///
 /// `Peer` is the source of the address at the other end of the connection, by default the request itself
 /// ([`HasClient`](crate::layer::HasClient)).
@@ -177,7 +178,9 @@ impl Shared {
         }
         parse(line).map_err(|reason| match reason {
             // Two lines that a proxy on the way has joined.
-            Reason::Malformed if line.iter().take(node::MAX_LENGTH).any(|&byte| byte == b',') => {
+            Reason::Malformed | Reason::Oversized
+                if line.iter().take(node::MAX_LENGTH).any(|&byte| byte == b',') =>
+            {
                 Reason::Contradictory
             }
             _ => reason,
@@ -188,19 +191,56 @@ impl Shared {
     fn reject(&self, reason: Reason, peer: Client) {
         let Self { name, rejections, .. } = self;
         rejections.count(reason, peer.ip(), || match reason {
+            Reason::Untrusted if peer == Client::UNIX => format!(
+                "the peer on a Unix socket sent `{name}`, but is not trusted; if only your proxy can connect to the socket, \
+                 add \"unix:\" to `TrustedProxies`"
+            ),
+            Reason::Untrusted if peer.ip().is_none() => format!(
+                "the peer sent `{name}`, but only its labels are known, so it cannot be a trusted proxy"
+            ),
             Reason::Untrusted => format!(
                 "the peer sent `{name}`, but is not a trusted proxy; if it is your proxy, add its address to \
                  `TrustedProxies`"
             ),
-            Reason::Missing => format!(
-                "the trusted proxy sent no `{name}`; let the proxy set it, or read the header that the proxy sets"
-            ),
-            Reason::Contradictory => format!(
-                "the trusted proxy sent several addresses in `{name}`; let the proxy replace what the client sent, and not \
-                 add to it"
-            ),
-            _ => format!("what the trusted proxy sent in `{name}` is no address that can be used"),
+            _ => format!("the trusted proxy sent {}", self.advice(reason)),
         });
+    }
+
+    /// What a trusted proxy sent, and which setting of it helps.
+    fn advice(&self, reason: Reason) -> String {
+        let Self { name, form, .. } = self;
+        let is_list = matches!(form, Form::List | Form::Forwarded);
+        match reason {
+            Reason::Missing => format!(
+                "no address in `{name}`; let the proxy set it, or read the header that the proxy sets"
+            ),
+            Reason::Contradictory if is_list => {
+                format!("two `for` in one element of `{name}`; let the proxy write one")
+            }
+            Reason::Contradictory => format!(
+                "several addresses in `{name}`; let the proxy replace what the client sent, and not add to it"
+            ),
+            Reason::Oversized if is_list => format!(
+                "an element that is longer than an address, or more than 8 KiB of trusted hops, in `{name}`; let the proxy \
+                 write addresses, and trust no network with clients in it"
+            ),
+            Reason::Oversized => {
+                format!("more than an address in `{name}`; let the proxy replace what the client sent")
+            }
+            Reason::Unknown | Reason::Obfuscated => format!(
+                "`{name}` without the address, because it hides it or does not know it; let the proxy write the address, or \
+                 read another header"
+            ),
+            _ => {
+                let what = match form {
+                    Form::SingleWithPort => "is no address with a port",
+                    _ => "is no address",
+                };
+                format!(
+                    "in `{name}` what {what}; let the proxy write the address of its peer there, or read another header"
+                )
+            }
+        }
     }
 }
 

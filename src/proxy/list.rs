@@ -1,4 +1,6 @@
 //! Lists of hops: each proxy adds an element at the right end, so the left end is what the client has written.
+//!
+//! The crate `client-ip` takes the rightmost element of the last line. If there are two proxies, that is one of them.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::ValueIter};
 

@@ -75,8 +75,9 @@ impl Accept for UnixListener {
 /// Made by [`TrustedProxies::proxy_protocol`]. With the feature `axum` it is an `axum::serve::Listener` of axum 0.8. For
 /// everything else there is [`accept`](Self::accept).
 ///
-/// Connections of peers that are not trusted are returned as they are, and nothing is read from them. The headers of
-/// trusted peers are read at the same time, so that one that is slow delays no other.
+/// Connections of peers that are not trusted are returned as they are, with every byte that they send. If that begins with
+/// a header, it is counted as [untrusted](Reason::Untrusted). The headers of trusted peers are read at the same time, so
+/// that one that is slow delays no other.
 #[derive(Debug)]
 pub struct ProxyProtocolListener<L: Accept> {
     listener: L,
@@ -222,7 +223,9 @@ impl<L: Accept> ProxyProtocolListener<L> {
             let (io, peer) = ready!(self.listener.poll_accept(cx))?;
             let info = ClientConnectInfo::direct(peer);
             if !info.into_client().is_some_and(|peer| self.proxies.trusts(peer)) {
-                return Poll::Ready(Ok((ProxyStream::new(io, Vec::new()), info)));
+                let rejections = Arc::clone(&self.rejections);
+                let stream = ProxyStream::watched(io, move || reject(&rejections, Reason::Untrusted, peer));
+                return Poll::Ready(Ok((stream, info)));
             }
             // Made here, because it panics without a time driver.
             let timeout = tokio::time::sleep(self.timeout);
@@ -239,11 +242,11 @@ impl<L: Accept> ProxyProtocolListener<L> {
             Ok((Said::Client(client), early)) => (ClientConnectInfo::new(Some(client), peer), early),
             Ok((Said::Local, early)) => (ClientConnectInfo::direct(peer), early),
             Ok((Said::Unknown, early)) => {
-                self.reject(Reason::Unknown, peer);
+                reject(&self.rejections, Reason::Unknown, peer);
                 (instead(), early)
             }
             Err(Rejected { reason, read }) => {
-                self.reject(reason, peer);
+                reject(&self.rejections, reason, peer);
                 if reason != Reason::Missing || !self.is_optional {
                     return None;
                 }
@@ -252,29 +255,44 @@ impl<L: Accept> ProxyProtocolListener<L> {
         };
         Some((ProxyStream::new(io, early), info))
     }
+}
 
-    #[cold]
-    fn reject(&self, reason: Reason, peer: Option<SocketAddr>) {
-        let peer = peer.map(|peer| peer.ip());
-        self.rejections.count(reason, peer, || {
-            let advice = match reason {
-                Reason::Unknown => {
-                    "the proxy does not know it, or it is no IP address, such as that of a client on a Unix socket"
-                }
-                Reason::Missing => {
-                    "the trusted peer sent something else than a PROXY protocol header; let the proxy send one \
-                     (`proxy_protocol on` in nginx, `send-proxy-v2` in HAProxy), or take the peer out of `TrustedProxies` \
-                     if it is a client, or call `ProxyProtocolListener::optional`"
-                }
-                Reason::TimedOut | Reason::Closed => {
-                    "the trusted peer sent no complete PROXY protocol header; if this is a health check, let the proxy \
-                     send one there too (`check-send-proxy` in HAProxy)"
-                }
-                _ => "the trusted peer sent a PROXY protocol header that cannot be used",
-            };
-            advice.to_owned()
-        });
-    }
+#[cold]
+pub(super) fn reject(rejections: &Rejections, reason: Reason, peer: Option<SocketAddr>) {
+    let peer = peer.map(|peer| peer.ip());
+    rejections.count(reason, peer, || {
+        let advice = match reason {
+            Reason::Untrusted if peer.is_none() => {
+                "the peer on a Unix socket sent a PROXY protocol header, but is not trusted; if only your proxy can connect \
+                 to the socket, add \"unix:\" to `TrustedProxies`"
+            }
+            Reason::Untrusted => {
+                "the peer sent a PROXY protocol header, but is not a trusted proxy; if it is your proxy, add its address to \
+                 `TrustedProxies`"
+            }
+            Reason::Unknown => {
+                "the proxy does not know it, or it is no IP address, such as that of a client on a Unix socket"
+            }
+            Reason::Missing => {
+                "the trusted peer sent something else than a PROXY protocol header; let the proxy send one \
+                 (`proxy_protocol on` in nginx, `send-proxy-v2` in HAProxy), or take the peer out of `TrustedProxies` \
+                 if it is a client, or make the header `optional`"
+            }
+            Reason::TimedOut | Reason::Closed => {
+                "the trusted peer sent no complete PROXY protocol header; if this is a health check, let the proxy \
+                 send one there too (`check-send-proxy` in HAProxy)"
+            }
+            Reason::Oversized => {
+                "the trusted peer sent a PROXY protocol header that is longer than 107 bytes in version 1, or 8 KiB in \
+                 version 2; let the proxy add less to it (`proxy-v2-options` in HAProxy)"
+            }
+            _ => {
+                "the trusted peer sent a PROXY protocol header that is neither version 1 nor 2, or is cut off; check what \
+                 the proxy sends"
+            }
+        };
+        advice.to_owned()
+    });
 }
 
 async fn handshake<Io>(mut io: Io, peer: Option<SocketAddr>, timeout: tokio::time::Sleep) -> Handshake<Io>

@@ -63,7 +63,7 @@ pub(super) fn parse_with_port(text: &[u8]) -> Result<IpAddr, Reason> {
 
 fn text_of(bytes: &[u8]) -> Result<&str, Reason> {
     if bytes.len() > MAX_LENGTH {
-        return Err(Reason::Malformed);
+        return Err(Reason::Oversized);
     }
     str::from_utf8(bytes).map_err(|_| Reason::Malformed)
 }
@@ -169,7 +169,24 @@ mod tests {
             assert_eq!(parse(text.as_bytes()), Err(Reason::Malformed), "{text}");
         }
         assert_eq!(parse(b"192.0.2.7\xff"), Err(Reason::Malformed));
-        assert_eq!(parse(":".repeat(100_000).as_bytes()), Err(Reason::Malformed));
+    }
+
+    #[test]
+    fn refuses_what_is_longer_than_any_address() {
+        for text in [
+            ":".repeat(100_000),
+            format!("_{}", "x".repeat(MAX_LENGTH)),
+            format!("192.0.2.7{}", " ".repeat(MAX_LENGTH) + "x"),
+        ] {
+            assert_eq!(parse(text.as_bytes()), Err(Reason::Oversized));
+            assert_eq!(parse_with_port(text.as_bytes()), Err(Reason::Oversized));
+        }
+        let longest = format!(
+            "[fe80:1234:1234:1234:1234:1234:192.168.100.100%{}]:65535",
+            "x".repeat(26)
+        );
+        assert_eq!(longest.len(), MAX_LENGTH);
+        assert!(parse(longest.as_bytes()).is_ok());
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! The header of the PROXY protocol, versions 1 and 2.
 //!
 //! <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>
+//!
+//! `proxy-header` parses a header that is complete. The listener of `proxy-protocol-rs` is not used: it reads one header at
+//! a time, so a silent peer delays all others, takes a mapped address for an IPv6 address, and has TCP only.
 
 use std::{future::poll_fn, io, net::SocketAddr, pin::Pin, task::ready};
 
+use bytes::Bytes;
 use proxy_header::{ParseConfig, ProxyHeader};
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -32,6 +36,10 @@ const V1_START: &[u8] = b"PROXY ";
 const V1_MAX: usize = 107;
 
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// As many bytes show whether they are the beginning of a header.
+pub(super) const START_MAX: usize = V2_START.len();
+
 /// The signature, the version and command, the family, and two bytes with the length of the rest.
 const V2_FIXED: usize = 16;
 /// The longest header of version 2 that is read. There is room for the certificate of a client. The protocol allows
@@ -69,6 +77,20 @@ where
     }
 }
 
+/// Takes the header from the front of a datagram. Leaves it there if it cannot be used.
+pub(super) fn split(datagram: &mut Bytes) -> Result<Said, Reason> {
+    let Some(length) = length_of(datagram)? else {
+        // No more bytes will come.
+        return Err(match is_header(datagram) {
+            Some(true) => Reason::Malformed,
+            _ => Reason::Missing,
+        });
+    };
+    let said = parse(&datagram[..length])?;
+    *datagram = datagram.slice(length..);
+    Ok(said)
+}
+
 /// Appends what has arrived. Returns false at the end of the stream.
 async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, into: &mut Vec<u8>) -> io::Result<bool> {
     let mut bytes = [0; 512];
@@ -80,6 +102,15 @@ async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, into: &mut Vec<u8>) -> 
     .await?;
     into.extend_from_slice(buffer.filled());
     Ok(!buffer.filled().is_empty())
+}
+
+/// Whether this is the beginning of a header, or `None` if more bytes are needed to know that.
+pub(super) fn is_header(bytes: &[u8]) -> Option<bool> {
+    let has_start = [V1_START, V2_START].iter().any(|start| bytes.starts_with(start));
+    match length_of(bytes) {
+        Err(Reason::Missing) => Some(false),
+        _ => has_start.then_some(true),
+    }
 }
 
 /// The length of the header at the beginning of `bytes`, or `None` if more bytes are needed to know that it is complete.
@@ -125,11 +156,19 @@ pub(super) fn parse(header: &[u8]) -> Result<Said, Reason> {
         ..ParseConfig::default()
     };
     match ProxyHeader::parse(header, config) {
-        Ok((parsed, length)) if length == header.len() => Ok(parsed
-            .proxied_address()
-            .map_or(Said::Unknown, |address| Said::Client(address.source))),
+        Ok((parsed, length)) if length == header.len() => match parsed.proxied_address() {
+            None => Ok(Said::Unknown),
+            Some(_) if header.starts_with(V1_START) && !has_ports(header) => Err(Reason::Malformed),
+            Some(address) => Ok(Said::Client(address.source)),
+        },
         _ => Err(Reason::Malformed),
     }
+}
+
+/// Whether a line of version 1 ends with two ports as they must be written. `proxy-header` also takes `+80` and `080`.
+fn has_ports(line: &[u8]) -> bool {
+    let mut ports = line.trim_ascii_end().rsplit(|&byte| byte == b' ').take(2);
+    ports.all(|port| port == b"0" || (!port.starts_with(b"0") && port.iter().all(u8::is_ascii_digit)))
 }
 
 #[cfg(test)]
@@ -210,6 +249,10 @@ mod tests {
                 client("192.0.2.7:50000"),
             ),
             (
+                v1("PROXY TCP4 192.0.2.7 192.0.2.1 0 0\r\n"),
+                client("192.0.2.7:0"),
+            ),
+            (
                 v1("PROXY TCP6 2001:db8::7 ::1 50000 80\r\n"),
                 client("[2001:db8::7]:50000"),
             ),
@@ -228,6 +271,9 @@ mod tests {
             (v2(0x21, 0x21, &mapped), client("[::ffff:192.0.2.7]:50000")),
             (v2(0x21, 0x00, &[]), Said::Unknown),
             (v2(0x21, 0x31, &[b'/'; 216]), Said::Unknown),
+            // Although it is about datagrams, the address is the client's.
+            (v2(0x21, 0x12, &INET), client("192.0.2.7:50000")),
+            (v2(0x21, 0x22, &mapped), client("[::ffff:192.0.2.7]:50000")),
             (v2(0x20, 0x00, &[]), Said::Local),
             (v2(0x20, 0x11, &INET), Said::Local),
             // What `LOCAL` comes with is ignored.
@@ -268,6 +314,10 @@ mod tests {
             (b"PROXY TCP4 2001:db8::7 ::1 50000 80\r\n", Reason::Malformed),
             (b"PROXY TCP6 192.0.2.7 192.0.2.1 50000 80\r\n", Reason::Malformed),
             (b"PROXY TCP4 192.0.2.7 192.0.2.1 65536 80\r\n", Reason::Malformed),
+            (b"PROXY TCP4 192.0.2.7 192.0.2.1 +50000 80\r\n", Reason::Malformed),
+            (b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 080\r\n", Reason::Malformed),
+            (b"PROXY TCP4 192.0.2.07 192.0.2.1 50000 80\r\n", Reason::Malformed),
+            (b"PROXY TCP6 fe80::7%eth0 ::1 50000 80\r\n", Reason::Malformed),
             (b"PROXY TCP4 192.0.2.7  192.0.2.1 50000 80\r\n", Reason::Malformed),
             (b"PROXY UDP4 192.0.2.7 192.0.2.1 50000 80\r\n", Reason::Malformed),
             (

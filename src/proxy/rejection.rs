@@ -10,6 +10,8 @@ use std::{
 
 use metrics::{SharedString, counter};
 
+use crate::scope::Scope;
+
 /// Why the address that a proxy, or somebody who is not one, gave for a client was not used.
 ///
 /// The value of the label `reason` of the counter [`REJECTED`].
@@ -20,7 +22,7 @@ pub enum Reason {
     Missing,
     /// `malformed`: what a trusted proxy gave is no address.
     Malformed,
-    /// `oversized`: longer than any proxy writes it.
+    /// `oversized`: longer than any address, or a list or header of which only a part is read.
     Oversized,
     /// `contradictory`: two addresses where there can be one.
     Contradictory,
@@ -99,7 +101,10 @@ impl Rejections {
     /// `advice` says what the operator can do about it. It is only called if it is logged.
     #[cold]
     pub(super) fn count(&self, reason: Reason, peer: Option<IpAddr>, advice: impl FnOnce() -> String) {
-        counter!(REJECTED, "source" => self.source.clone(), "reason" => reason.as_str()).increment(1);
+        // What is read in the scope of a client is counted with the same labels.
+        Scope::none().run(|| {
+            counter!(REJECTED, "source" => self.source.clone(), "reason" => reason.as_str()).increment(1);
+        });
         if let Some(unlogged) = self.take_turn(reason, START.elapsed()) {
             let peer = peer.map(|peer| tracing::field::display(peer.to_canonical()));
             tracing::warn!(

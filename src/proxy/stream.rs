@@ -1,10 +1,13 @@
 use std::{
+    fmt,
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::protocol;
 
 /// A connection after its PROXY protocol header.
 #[derive(Debug)]
@@ -13,11 +16,36 @@ pub struct ProxyStream<S> {
     /// What arrived together with the header, and how much of it was read.
     early: Vec<u8>,
     at: usize,
+    watch: Option<Watch>,
+}
+
+/// Notices a header that is not read, because the peer is not trusted.
+struct Watch {
+    /// The first bytes of the connection, until they are known to be a header or not.
+    start: Vec<u8>,
+    found: Box<dyn FnOnce() + Send + Sync>,
 }
 
 impl<S> ProxyStream<S> {
     pub(super) fn new(inner: S, early: Vec<u8>) -> Self {
-        Self { inner, early, at: 0 }
+        Self {
+            inner,
+            early,
+            at: 0,
+            watch: None,
+        }
+    }
+
+    /// Calls `found` if the first bytes that are read are the beginning of a header. They are passed on.
+    pub(super) fn watched(inner: S, found: impl FnOnce() + Send + Sync + 'static) -> Self {
+        let watch = Watch {
+            start: Vec::new(),
+            found: Box::new(found),
+        };
+        Self {
+            watch: Some(watch),
+            ..Self::new(inner, Vec::new())
+        }
     }
 
     /// The socket. Do not read from it: the first bytes may have been read already.
@@ -38,6 +66,25 @@ impl<S> ProxyStream<S> {
     }
 }
 
+impl Watch {
+    /// Looks at what was read, and returns itself if it has to see more.
+    fn after(mut self, read: &[u8]) -> Option<Self> {
+        self.start.extend(read.iter().take(protocol::START_MAX));
+        match protocol::is_header(&self.start) {
+            None => return Some(self),
+            Some(true) => (self.found)(),
+            Some(false) => {}
+        }
+        None
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").finish_non_exhaustive()
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for ProxyStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -47,7 +94,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for ProxyStream<S> {
         let this = &mut *self;
         let early = &this.early[this.at..];
         if early.is_empty() {
-            return Pin::new(&mut this.inner).poll_read(cx, buffer);
+            let before = buffer.filled().len();
+            let poll = Pin::new(&mut this.inner).poll_read(cx, buffer);
+            if let Some(watch) = this.watch.take() {
+                this.watch = watch.after(&buffer.filled()[before..]);
+            }
+            return poll;
         }
         let length = early.len().min(buffer.remaining());
         buffer.put_slice(&early[..length]);

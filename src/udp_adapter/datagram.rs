@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::address::canonical;
 use crate::{
     labels::{Client, ClientLabels, IntoClient},
-    layer::HasClient,
+    layer::{DatagramClient, DatagramSource, HasClient},
 };
 
 /// A datagram as a handler sees it.
@@ -31,6 +31,20 @@ impl Datagram {
         }
     }
 
+    /// Takes the client from the source. Returns false if the source refuses the datagram.
+    pub(super) fn read_client(&mut self, source: &dyn DatagramSource) -> bool {
+        let client = source.client(&mut self.payload, self.peer);
+        match client.unwrap_or_else(|client| client) {
+            DatagramClient::Peer => {}
+            DatagramClient::Behind(client) => {
+                self.peer = canonical(client);
+                self.client = client.into();
+            }
+            DatagramClient::Unknown => self.client = ClientLabels::UNKNOWN,
+        }
+        client.is_ok()
+    }
+
     /// The payload: 0 to 65,527 bytes.
     #[must_use]
     pub fn payload(&self) -> &Bytes {
@@ -43,13 +57,14 @@ impl Datagram {
         self.payload
     }
 
-    /// The client's address, canonical.
+    /// The client's address, canonical. That of the proxy if a [source](crate::UdpServer::source) does not know the
+    /// client.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
 
-    /// The class of the client's address as the socket reported it. For scopes that know a
+    /// The class of the client's address as the socket, or the [source](crate::UdpServer::source), reported it. For scopes that know a
     /// [NAT64 prefix](crate::ClientScopesBuilder::nat64), pass the datagram itself to
     /// [`ClientScopes::for_client`](crate::ClientScopes::for_client).
     #[must_use]
@@ -69,9 +84,9 @@ impl Datagram {
 impl IntoClient for &Datagram {
     fn into_client(self) -> Option<Client> {
         Some(match self.peer.ip() {
+            IpAddr::V6(_) if self.client != ClientLabels::UNKNOWN => self.peer.into(),
             // It may have been a mapped address.
-            IpAddr::V4(_) => self.client.into(),
-            IpAddr::V6(_) => self.peer.into(),
+            _ => self.client.into(),
         })
     }
 }

@@ -141,6 +141,7 @@ struct Core<S: Service<Datagram>> {
     socket: DatagramSocket,
     service: S,
     scopes: ClientScopes,
+    source: Option<Box<dyn crate::layer::DatagramSource>>,
     max_in_flight: usize,
     overload: Overload,
     shutdown_timeout: Duration,
@@ -163,6 +164,7 @@ impl<S: Service<Datagram>> Core<S> {
             socket: server.socket,
             service,
             scopes: server.scopes,
+            source: server.source,
             max_in_flight: server.max_in_flight,
             overload: server.overload,
             shutdown_timeout: server.shutdown_timeout,
@@ -186,13 +188,20 @@ impl<S: Service<Datagram>> Core<S> {
 
     /// Counts the next datagram of the batch as aborted, if there is one.
     fn refuse_next(&mut self) -> bool {
-        let Some(datagram) = self.inbox.next(&self.socket) else {
+        let Some(mut datagram) = self.inbox.next(&self.socket) else {
             return false;
         };
+        self.read_client(&mut datagram);
         let client = self.scopes.for_client(&datagram);
         self.report.received(client);
         self.report.aborted(client);
         true
+    }
+
+    /// Returns false if the datagram must not be served.
+    fn read_client(&self, datagram: &mut Datagram) -> bool {
+        let source = self.source.as_deref();
+        source.is_none_or(|source| datagram.read_client(source))
     }
 }
 
@@ -285,12 +294,17 @@ where
             Err(_) => Err(Outcome::HandlerPanic),
         };
 
-        let Some(datagram) = self.inbox.next(&self.socket) else {
+        let Some(mut datagram) = self.inbox.next(&self.socket) else {
             return Poll::Ready(());
         };
-        let scope = self.scopes.for_client(&datagram);
         let route = Route::new(self.socket.local_addr(), datagram.local_addr(), datagram.peer());
+        let is_served = self.read_client(&mut datagram);
+        let scope = self.scopes.for_client(&datagram);
         self.report.received(scope);
+        if !is_served {
+            self.report.unanswered(scope);
+            return Poll::Ready(());
+        }
         let service = &mut self.service;
         let future = is_ready.and_then(|()| {
             // The future gets what the call adds to the scope.

@@ -2,7 +2,8 @@
 
 use axum::{Router, body::Body, extract::ConnectInfo, routing::get};
 use dualstack_metrics::{
-    ClientLabelsLayer, ClientScopes, Nat64Prefix, Protocol, Scope, ServerBinding, TrustedProxies,
+    ClientLabels, ClientLabelsLayer, ClientScopes, Nat64Prefix, Protocol, Scope, ServerBinding,
+    TrustedProxies,
     labels::Client,
     layer::ClientConnectInfo,
     proxy::{Fallback, HeaderSource},
@@ -205,13 +206,17 @@ fn a_peer_that_is_not_trusted_is_itself_the_client() {
 #[test]
 fn what_cannot_be_used_is_counted_and_answered_by_the_fallback() {
     let long = ",".repeat(20_000);
+    let long_hop = "x".repeat(5_000);
+    let long_node = format!("for=\"_{long_hop}\"");
     let x_forwarded_for: &[(&[&str], &str)] = &[
         (&[], "missing"),
         (&["", ","], "missing"),
+        (&["\"\""], "missing"),
         (&["localhost"], "malformed"),
         (&["192.0.2.7, localhost"], "malformed"),
         (&["192.0.2.7, localhost, 10.0.0.2"], "malformed"),
         (&["192.0.2.7", &long], "oversized"),
+        (&["192.0.2.7", &long_hop], "oversized"),
         (&["192.0.2.7, unknown"], "unknown"),
         (&["_hidden"], "obfuscated"),
     ];
@@ -221,6 +226,7 @@ fn what_cannot_be_used_is_counted_and_answered_by_the_fallback() {
         (&["192.0.2.7"], "malformed"),
         (&["for=192.0.2.7, for=\"192.0.2.8"], "malformed"),
         (&["for=192.0.2.7", &long], "oversized"),
+        (&["for=192.0.2.7", &long_node], "oversized"),
         (&["for=192.0.2.7;for=192.0.2.7"], "contradictory"),
         (&["for=unknown"], "unknown"),
         (&["for=\"_hidden\""], "obfuscated"),
@@ -231,6 +237,13 @@ fn what_cannot_be_used_is_counted_and_answered_by_the_fallback() {
         (&["localhost"], "malformed"),
         (&["192.0.2.7", "192.0.2.7"], "contradictory"),
         (&["192.0.2.7, 192.0.2.7"], "contradictory"),
+        (
+            &[
+                "[2001:db8:1234:1234:1234:1234:1234:1234]:50000, [2001:db8:1234:1234:1234:1234:1234:1234]:50000",
+            ],
+            "contradictory",
+        ),
+        (&[&long_hop], "oversized"),
         (&["unknown"], "unknown"),
     ];
     for (name, cases) in [
@@ -251,8 +264,17 @@ fn what_cannot_be_used_is_counted_and_answered_by_the_fallback() {
     }
 }
 
+/// The warnings about rejected addresses, without what they all begin with.
+fn warnings(log: &Log) -> Vec<String> {
+    const START: &str = "WARN dualstack_metrics::proxy::rejection: the address of a client was not used: ";
+
+    let lines = log.lines();
+    let warnings = lines.iter().filter_map(|line| line.strip_prefix(START));
+    warnings.map(str::to_owned).collect()
+}
+
 #[test]
-fn the_warning_fits_and_is_not_repeated() {
+fn the_warning_is_not_repeated() {
     let log = Log::of_thread();
     local(async |_| {
         let source = proxies().header("x-real-ip");
@@ -261,28 +283,96 @@ fn the_warning_fits_and_is_not_repeated() {
             seen(source.clone(), "[2001:db8::7]:1", &[("x-real-ip", "192.0.2.7")]);
         }
     });
-    let lines: Vec<_> = log
-        .lines()
-        .into_iter()
-        .filter(|line| line.contains("rejection"))
-        .collect();
-    let line = |text: &str, fields: &str| {
-        format!(
-            "WARN dualstack_metrics::proxy::rejection: the address of a client was not used: {text} {fields}"
-        )
-    };
     assert_eq!(
-        lines,
+        warnings(&log),
         [
-            line(
-                "the trusted proxy sent no `x-real-ip`; let the proxy set it, or read the header that the proxy sets",
-                "source=x-real-ip reason=missing peer=10.0.0.1 unlogged=0"
-            ),
-            line(
-                "the peer sent `x-real-ip`, but is not a trusted proxy; if it is your proxy, add its address to \
-                 `TrustedProxies`",
-                "source=x-real-ip reason=untrusted peer=2001:db8::7 unlogged=0"
-            ),
+            "the trusted proxy sent no address in `x-real-ip`; let the proxy set it, or read the header that the proxy sets \
+             source=x-real-ip reason=missing peer=10.0.0.1 unlogged=0",
+            "the peer sent `x-real-ip`, but is not a trusted proxy; if it is your proxy, add its address to \
+             `TrustedProxies` source=x-real-ip reason=untrusted peer=2001:db8::7 unlogged=0",
+        ]
+    );
+}
+
+#[test]
+fn the_warning_fits_what_is_configured() {
+    let overlong = "x".repeat(100);
+    for (name, value, expected) in [
+        (
+            "forwarded",
+            "for=::1;for=::1",
+            "two `for` in one element of `forwarded`; let the proxy write one",
+        ),
+        (
+            "x-real-ip",
+            "::1, ::1",
+            "several addresses in `x-real-ip`; let the proxy replace what the client sent, and not add to it",
+        ),
+        (
+            "x-forwarded-for",
+            &overlong,
+            "an element that is longer than an address, or more than 8 KiB of trusted hops, in `x-forwarded-for`; let \
+             the proxy write addresses, and trust no network with clients in it",
+        ),
+        (
+            "x-real-ip",
+            &overlong,
+            "more than an address in `x-real-ip`; let the proxy replace what the client sent",
+        ),
+        (
+            "x-forwarded-for",
+            "unknown",
+            "`x-forwarded-for` without the address, because it hides it or does not know it; let the proxy write the \
+             address, or read another header",
+        ),
+        (
+            "forwarded",
+            "for=_hidden",
+            "`forwarded` without the address, because it hides it or does not know it; let the proxy write the address, \
+             or read another header",
+        ),
+        (
+            "true-client-ip",
+            "localhost",
+            "in `true-client-ip` what is no address; let the proxy write the address of its peer there, or read another \
+             header",
+        ),
+        (
+            "cloudfront-viewer-address",
+            "192.0.2.7",
+            "in `cloudfront-viewer-address` what is no address with a port; let the proxy write the address of its peer \
+             there, or read another header",
+        ),
+    ] {
+        let log = Log::of_thread();
+        local(async |_| assert_eq!(seen(proxies().header(name), PROXY, &[(name, value)]), UNKNOWN));
+        let warnings = warnings(&log);
+        let (advice, _) = warnings[0].split_once(" source=").unwrap();
+        assert_eq!(advice, format!("the trusted proxy sent {expected}"));
+        assert_eq!(warnings.len(), 1);
+    }
+}
+
+#[test]
+fn a_peer_of_whom_only_the_class_is_known_is_not_trusted() {
+    let log = Log::of_thread();
+    local(async |metrics| {
+        let mut request = request(PROXY, &[("x-forwarded-for", "2001:db8::7")]);
+        request
+            .extensions_mut()
+            .insert(ClientLabels::from_ip("192.0.2.7".parse().unwrap()));
+        let everybody = trusting(&["0.0.0.0/0", "::/0", "unix:"]);
+        assert_eq!(ask(layer(everybody.x_forwarded_for()), request), INET);
+        assert_samples(
+            samples(&metrics.render()),
+            [rejected("x-forwarded-for", "untrusted", 1)],
+        );
+    });
+    assert_eq!(
+        warnings(&log),
+        [
+            "the peer sent `x-forwarded-for`, but only its labels are known, so it cannot be a trusted proxy \
+             source=x-forwarded-for reason=untrusted unlogged=0"
         ]
     );
 }
@@ -335,6 +425,11 @@ fn a_peer_on_a_unix_socket_is_trusted_if_the_list_says_so() {
         lines.iter().filter(|line| line.contains(advice)).count(),
         1,
         "{lines:?}"
+    );
+    assert_eq!(
+        warnings(&log).pop().unwrap(),
+        "the peer on a Unix socket sent `x-forwarded-for`, but is not trusted; if only your proxy can connect to the \
+         socket, add \"unix:\" to `TrustedProxies` source=x-forwarded-for reason=untrusted unlogged=0"
     );
 }
 

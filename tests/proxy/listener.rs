@@ -3,12 +3,12 @@
 use std::{net::SocketAddr, time::Duration};
 
 use dualstack_metrics::{
-    ClientLabelsLayer, Protocol, ServerBinding,
+    ClientLabelsLayer, ClientScopes, Protocol, ServerBinding, TrustedProxies, WithScope as _,
     layer::ClientConnectInfo,
     proxy::{Fallback, ProxyProtocolListener},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use test_support::{INET, INET6, MAPPED, Seen, UNKNOWN, assert_samples, samples};
+use test_support::{INET, INET6, Log, MAPPED, Seen, UNKNOWN, assert_samples, sample, samples, seven};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -102,7 +102,88 @@ fn a_peer_that_is_not_trusted_is_not_listened_to() {
         // To HTTP, a header is a bad request.
         assert!(!ask(server, &[V1, GET]).await);
         assert!(!ask(server, &[V2, GET]).await);
-        check(&metrics, server, &[(MAPPED, 1)], &[]);
+        check(&metrics, server, &[(MAPPED, 1)], &[("untrusted", 2)]);
+    });
+}
+
+/// All bytes of it are passed on. What looks like a header is counted once for each connection, also in pieces.
+#[test]
+fn a_peer_that_is_not_trusted_is_its_own_client_and_a_header_of_it_is_noticed() {
+    let log = Log::of_thread();
+    local(async |metrics| {
+        let (listener, address, _) = dual_stack();
+        let mut listener = trusting(&["192.0.2.0/24"]).proxy_protocol(listener);
+        let nearly = [&V2[..11], b"x"].concat();
+        for (bytes, counted) in [
+            (&b""[..], 0),
+            (b"PRO", 0),
+            (b"PROXY", 0),
+            (b"PROXYING / HTTP/1.1\r\n", 0),
+            (GET, 0),
+            (&V2[..11], 0),
+            (&nearly, 0),
+            (b"PROXY ", 1),
+            (V1, 2),
+            (&[V1, V1].concat(), 3),
+            (V2, 4),
+            (V2_LOCAL, 5),
+        ] {
+            let mut client = connect(address).await;
+            client.write_all(bytes).await.unwrap();
+            client.shutdown().await.unwrap();
+            let (mut stream, info) = listener.accept().await.unwrap();
+            let peer = SocketAddr::new(
+                "::ffff:127.0.0.1".parse().unwrap(),
+                client.local_addr().unwrap().port(),
+            );
+            assert_eq!(info, ClientConnectInfo::direct(Some(peer)));
+            let mut received = Vec::new();
+            while let Ok(byte) = stream.read_u8().await {
+                received.push(byte);
+            }
+            assert_eq!(received, bytes);
+            let expected = (counted > 0).then(|| rejected("proxy-protocol", "untrusted", counted));
+            assert_samples(samples(&metrics.render()), expected);
+        }
+    });
+    let lines = log.lines();
+    let lines: Vec<_> = lines.iter().filter(|line| line.contains("rejection")).collect();
+    assert_eq!(
+        lines,
+        [
+            "WARN dualstack_metrics::proxy::rejection: the address of a client was not used: the peer sent a PROXY \
+             protocol header, but is not a trusted proxy; if it is your proxy, add its address to `TrustedProxies` \
+             source=proxy-protocol reason=untrusted peer=127.0.0.1 unlogged=0"
+        ]
+    );
+}
+
+/// A loop that reads in the scope of the client counts with the same labels.
+#[test]
+fn what_is_counted_has_no_labels_of_a_scope() {
+    local(async |metrics| {
+        let (listener, address, binding) = dual_stack();
+        let scopes = ClientScopes::new(binding);
+        let mut listener = TrustedProxies::default().proxy_protocol(listener);
+        let mut client = connect(address).await;
+        client.write_all(V1).await.unwrap();
+        let (mut stream, info) = listener.accept().await.unwrap();
+        let read = async {
+            metrics::counter!("reads_total").increment(1);
+            let mut start = [0; 6];
+            stream.read_exact(&mut start).await.unwrap();
+            start
+        };
+        let start = read.with_scope(scopes.for_client(info.client())).await;
+        assert_eq!(&start, b"PROXY ");
+        let labels = seven("http", address, MAPPED);
+        assert_samples(
+            samples(&metrics.render()),
+            [
+                rejected("proxy-protocol", "untrusted", 1),
+                sample("reads_total", &labels, 1),
+            ],
+        );
     });
 }
 

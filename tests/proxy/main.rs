@@ -2,6 +2,9 @@
 
 #![cfg(all(feature = "axum", feature = "prometheus", feature = "proxy"))]
 
+mod connections;
+#[cfg(feature = "udp")]
+mod datagrams;
 mod example;
 mod headers;
 mod listener;

@@ -1,9 +1,14 @@
-//! nginx, HAProxy and Caddy as Debian packages them, in a network namespace with an IPv4 and an IPv6 client.
+//! nginx, HAProxy, Caddy and dnsdist as Debian packages them, Envoy and Traefik, in a network namespace with
+//! an IPv4 and an IPv6 client.
 
 mod caddy;
+#[cfg(feature = "udp")]
+mod dnsdist;
+mod envoy;
 mod haproxy;
 mod nginx;
 mod rows;
+mod traefik;
 
 use std::{
     fs,
@@ -15,6 +20,7 @@ use std::{
 
 use dualstack_metrics::{ClientLabelsLayer, Protocol, ServerBinding, TrustedProxies};
 use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::json;
 use test_support::{INET, INET6, MAPPED, Program, Seen, assert_samples, in_namespace, sample, samples};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -31,7 +37,8 @@ const FORGED: &str = "X-Forwarded-For: {other}, 127.0.0.1\r\n\
                       Forwarded: for=\"{other}\", for=127.0.0.1\r\n\
                       X-Real-IP: {other}\r\n\
                       CF-Connecting-IP: {other}\r\n\
-                      True-Client-IP: {other}\r\n";
+                      True-Client-IP: {other}\r\n\
+                      X-Envoy-External-Address: {other}\r\n";
 
 /// Runs a test in a namespace that has the addresses of [`CLIENTS`].
 fn with_clients(test: impl AsyncFnOnce(PrometheusHandle) + Send) {

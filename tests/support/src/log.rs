@@ -2,10 +2,13 @@
 
 use std::{
     fmt, io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
-use tracing::subscriber::DefaultGuard;
+use tracing::{
+    Dispatch,
+    subscriber::{DefaultGuard, NoSubscriber},
+};
 use tracing_subscriber::{FmtSubscriber, fmt::MakeWriter};
 
 /// Captures what is logged at INFO or above.
@@ -14,9 +17,14 @@ pub struct Log {
     _guard: Option<DefaultGuard>,
 }
 
+// While there is only one subscriber, `tracing` asks the one of the thread that reaches a log line first, and keeps the
+// answer for all threads. That thread may have none.
+static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+
 impl Log {
     /// Captures the log of this thread until it is dropped.
     pub fn of_thread() -> Self {
+        LazyLock::force(&ANOTHER);
         let lines = Lines::default();
         let guard = tracing::subscriber::set_default(lines.subscriber());
         Self {

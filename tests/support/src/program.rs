@@ -1,6 +1,7 @@
 //! Other programs, as child processes.
 
 use std::{
+    env,
     io::{BufRead, BufReader, Read},
     process::{Child, ChildStdout, Command, Output, Stdio},
     thread::{self, JoinHandle},
@@ -11,12 +12,19 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{eventually, skip_or_fail, spawning};
+use crate::{eventually, say_skipped, skip_or_fail, spawning};
 
 fn command(path: &str, args: &str) -> Command {
     let mut command = Command::new(path);
     command.args(args.split_whitespace());
     command
+}
+
+/// Whether `REQUIRE_EXTERNAL=1` demands the program. It demands what Debian does not have only if `ALSO_REQUIRE` has its
+/// name.
+fn is_required(program: &str) -> bool {
+    let also_required = env::var("ALSO_REQUIRE").unwrap_or_default();
+    !["envoy", "traefik"].contains(&program) || also_required.split(' ').any(|also| also == program)
 }
 
 /// A program that runs. It is killed when this is dropped.
@@ -45,7 +53,12 @@ impl Program {
                     Some(started)
                 }
                 Err(error) => {
-                    skip_or_fail(&format!("{program}: {error}"));
+                    let reason = format!("{program}: {error}");
+                    if is_required(&program) {
+                        skip_or_fail(&reason);
+                    } else {
+                        say_skipped(&reason);
+                    }
                     None
                 }
             }
