@@ -299,3 +299,48 @@ fn a_million_increments_from_eight_threads_are_a_million() {
         );
     }
 }
+
+/// Entries are evicted in all threads while others use them.
+#[test]
+fn eight_threads_with_many_values_lose_nothing() {
+    const EACH: i64 = 4_000;
+
+    for temporality in [Temporality::Cumulative, Temporality::Delta] {
+        each_path(
+            || Sdk::with(temporality, |builder| builder.with_view(limited(50))),
+            |sdk, meter| {
+                let counter = meter.u64_counter("requests").build();
+                let mut deltas = 0;
+                thread::scope(|threads| {
+                    let workers: Vec<_> = (0..8)
+                        .map(|worker| {
+                            let counter = &counter;
+                            threads.spawn(move || {
+                                let scope = [inet(), inet6()][worker % 2];
+                                for at in 0..EACH {
+                                    scope.run(|| {
+                                        // Each value is used by four threads at about the same time.
+                                        counter.add(1, &[KeyValue::new("peer", at)]);
+                                        counter.add(1, &[KeyValue::new("kind", at % 4)]);
+                                    });
+                                }
+                            })
+                        })
+                        .collect();
+                    while workers.iter().any(|worker| !worker.is_finished()) {
+                        deltas += total(&sdk.exported());
+                    }
+                });
+                let exported = sdk.exported();
+                assert!(exported.points("requests").len() <= 51);
+                let last = total(&exported);
+                let all = if temporality == Temporality::Delta {
+                    deltas + last
+                } else {
+                    last
+                };
+                assert_eq!(all, 8 * 2 * EACH.unsigned_abs());
+            },
+        );
+    }
+}
