@@ -57,8 +57,8 @@
 //! - [`DatagramSocket`]: a UDP socket that answers from the address that was asked, for your own receive loop.
 //! - [`SocketOptions`]: binds sockets that are dual-stack, or IPv6-only, on purpose.
 //! - [`KernelCounters`]: exports the host's own IPv6 counters.
-//! - [`prometheus`](mod@prometheus): builds, wraps and installs the Prometheus recorder in one call.
-//! - [`opentelemetry`](mod@opentelemetry): the same scopes for the instruments of an OpenTelemetry meter provider.
+//! - [`prometheus`][mod@prometheus]: builds, wraps and installs the Prometheus recorder in one call.
+//! - [`opentelemetry`][mod@opentelemetry]: the same scopes for the instruments of an OpenTelemetry meter provider.
 //!
 //! # Choosing what is labelled
 //!
@@ -188,11 +188,11 @@
 //! |---|---|---|---|
 //! | `axum` | yes | reads the client's address from the `ConnectInfo` of axum 0.8 or 0.7; [`socket`] | 25, which an axum program has already |
 //! | `udp` | yes | [`udp_adapter`] and [`socket`] | 11; 4 beside `axum` and `prometheus` |
-//! | `prometheus` | yes | [`prometheus`](mod@prometheus): the exporter, installed in one call | 28 |
-//! | `kernel` | yes | [`kernel`](mod@kernel): the host's IPv6 counters (Linux) | none |
+//! | `prometheus` | yes | [`prometheus`][mod@prometheus]: the exporter, installed in one call | 28 |
+//! | `kernel` | yes | [`kernel`][mod@kernel]: the host's IPv6 counters (Linux) | none |
 //! | `derive` | no | the derives of [`BoundedLabel`] and [`LabelSet`] for labels of your own | 2 beside the default; 5 without other features |
-//! | `proxy` | no | [`proxy`](mod@proxy): the client's address behind a proxy, from headers and the PROXY protocol | 2 that an axum server does not have; 5 without other features |
-//! | `opentelemetry` | no | [`opentelemetry`](mod@opentelemetry): scopes for the instruments of OpenTelemetry 0.33 | 1: its API, not its SDK |
+//! | `proxy` | no | [`proxy`][mod@proxy]: the client's address behind a proxy, from headers and the PROXY protocol | 2 that an axum server does not have; 5 without other features |
+//! | `opentelemetry` | no | [`opentelemetry`][mod@opentelemetry]: scopes for the instruments of OpenTelemetry 0.33 | 1: its API, not its SDK |
 //! | `opentelemetry-bound` | no | the same, bound to the attributes of each scope: as fast as without attributes | none more |
 //! | `http-listener` | no | the exporter's own HTTP listener | 19 more than `prometheus` |
 //! | `push-gateway` | no | the exporter's own push gateway client, with TLS | 26 more than `prometheus` |
@@ -205,6 +205,22 @@
 //! dualstack-metrics = { version = "0.1", default-features = false, features = ["axum", "prometheus"] }
 //! ```
 
+// What is turned off cannot be linked.
+#![cfg_attr(
+    not(any(feature = "axum", feature = "udp")),
+    doc = "[`SocketOptions`]: #features\n[`socket`]: #features"
+)]
+#![cfg_attr(
+    not(feature = "udp"),
+    doc = "[`UdpServer`]: #features\n[`DatagramSocket`]: #features\n[`udp_adapter`]: #features"
+)]
+#![cfg_attr(
+    not(feature = "kernel"),
+    doc = "[`KernelCounters`]: #features\n[mod@kernel]: #features"
+)]
+#![cfg_attr(not(feature = "opentelemetry"), doc = "[mod@opentelemetry]: #features")]
+#![cfg_attr(not(feature = "prometheus"), doc = "[mod@prometheus]: #features")]
+#![cfg_attr(not(feature = "proxy"), doc = "[mod@proxy]: #features")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "kernel")]

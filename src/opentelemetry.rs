@@ -109,7 +109,7 @@
 //!
 //! With several listening sockets, add up their numbers. A bound series that exceeds the limit stays in the overflow. With
 //! delta temporality, the SDK forgets series that are idle, and then has room for others, but it never forgets a bound
-//! one. If a program needs that room, use [`without_binding`](ScopedMeterProvider::without_binding).
+//! one. If a program needs that room, use `ScopedMeterProvider::without_binding`.
 //!
 //! # Context, baggage and context-scoped attributes
 //!

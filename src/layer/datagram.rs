@@ -2,7 +2,7 @@ use std::{fmt, net::SocketAddr};
 
 use bytes::Bytes;
 
-/// Where [`UdpServer`](crate::UdpServer) takes the client of a datagram from, if that is not always the peer.
+/// Where `UdpServer` takes the client of a datagram from, if that is not always the peer.
 ///
 /// `TrustedProxies::proxy_protocol_datagrams` makes one.
 pub trait DatagramSource: fmt::Debug + Send + Sync + 'static {
