@@ -143,6 +143,7 @@ mod inbox;
 mod outbox;
 mod payload;
 mod platform;
+mod queue;
 mod report;
 mod send;
 mod serve;
@@ -184,6 +185,7 @@ pub struct UdpServer {
     prefix: String,
     max_in_flight: usize,
     overload: Overload,
+    max_send_batch: usize,
     shutdown_timeout: Duration,
 }
 
@@ -202,6 +204,7 @@ impl UdpServer {
             prefix: "udp_server".to_owned(),
             max_in_flight: MAX_IN_FLIGHT,
             overload: Overload::default(),
+            max_send_batch: send::AT_ONCE,
             shutdown_timeout: SHUTDOWN_TIMEOUT,
         })
     }
@@ -228,6 +231,17 @@ impl UdpServer {
     /// What to do when [`max_in_flight`](Self::max_in_flight) handlers wait. Default: [`Overload::AbortOldest`].
     pub fn on_overload(mut self, overload: Overload) -> Self {
         self.overload = overload;
+        self
+    }
+
+    /// How many answers leave together at most, 1 to 32. Default: 32 on Linux and Android, 1 on other systems, which have
+    /// no call for several.
+    ///
+    /// An answer waits while the next datagrams of its batch are handled, until there are this many, or none is left. So
+    /// a handler that holds the thread delays at most this number less one. With 1, each answer leaves before the next
+    /// handler runs.
+    pub fn max_send_batch(mut self, answers: usize) -> Self {
+        self.max_send_batch = answers.clamp(1, send::AT_ONCE);
         self
     }
 

@@ -1,4 +1,9 @@
-//! Sends a datagram from an address of the host.
+//! Sends datagrams from addresses of the host.
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod linux;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+mod one_by_one;
 
 use std::{
     io::{self, ErrorKind},
@@ -10,7 +15,38 @@ use std::{
 use quinn_udp::UdpSocketState;
 use tokio::net::UdpSocket;
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) use self::linux::AT_ONCE;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use self::linux::{send_from, send_run};
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) use self::one_by_one::AT_ONCE;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+use self::one_by_one::{send_from, send_run};
 use super::address::Route;
+
+/// Sends the first of `messages`, and those behind it that leave from the same address, [`AT_ONCE`] at most. Returns how
+/// many were sent. An error is about the first: none was sent.
+pub(super) fn send_first<'a>(
+    socket: &UdpSocket,
+    state: &UdpSocketState,
+    refused: &RefusedSource,
+    messages: impl Iterator<Item = (&'a [u8], &'a Route)> + Clone,
+) -> io::Result<usize> {
+    let Some((payload, first)) = messages.clone().next() else {
+        return Ok(0);
+    };
+    let run = messages.take_while(|(_, route)| route.has_source_of(first));
+    if !first.from.is_some_and(|from| refused.is(from)) {
+        match send_run(socket, first, run) {
+            // The first may be the only one that fails, or another source may help it.
+            Err(error) if error.kind() != ErrorKind::WouldBlock => {}
+            Ok(0) => {}
+            result => return result,
+        }
+    }
+    send(socket, state, refused, payload, first).map(|()| 1)
+}
 
 /// Sends along `route`, or from an address that the system chooses if that of the route is refused.
 pub(super) fn send(
@@ -82,88 +118,6 @@ impl RefusedSource {
     fn now(&self, ip: Ipv4Addr) -> u64 {
         u64::from(ip.to_bits()) << 32 | self.start.elapsed().as_secs() & u64::from(u32::MAX)
     }
-}
-
-/// Sends with `nix`, because `quinn-udp` gives each datagram a traffic class that overrides the one of the socket.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn send_from(socket: &UdpSocket, _: &UdpSocketState, payload: &[u8], route: &Route) -> io::Result<()> {
-    use std::{cell::RefCell, io::IoSlice, os::fd::AsRawFd};
-
-    use nix::{
-        cmsg_space,
-        errno::Errno,
-        libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo},
-        sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg},
-    };
-
-    /// Reusable headers, one for each size of the control message. (`nix`'s `sendmsg` allocates in each call.)
-    struct Headers {
-        plain: MultiHeaders<SockaddrStorage>,
-        inet: MultiHeaders<SockaddrStorage>,
-        inet6: MultiHeaders<SockaddrStorage>,
-    }
-
-    thread_local! {
-        // Headers hold pointers, so they are not `Send`.
-        static HEADERS: RefCell<Headers> = RefCell::new(Headers {
-            plain: MultiHeaders::preallocate(1, None),
-            inet: MultiHeaders::preallocate(1, Some(cmsg_space!(in_pktinfo))),
-            inet6: MultiHeaders::preallocate(1, Some(cmsg_space!(in6_pktinfo))),
-        });
-    }
-
-    let payloads = [[IoSlice::new(payload)]];
-    let to = [Some(SockaddrStorage::from(route.to))];
-    HEADERS.with_borrow_mut(|headers| {
-        let (inet, inet6);
-        let (headers, from) = match route.from {
-            None => (&mut headers.plain, None),
-            Some(IpAddr::V4(ip)) => {
-                inet = in_pktinfo {
-                    ipi_ifindex: 0,
-                    ipi_spec_dst: in_addr {
-                        s_addr: u32::from_ne_bytes(ip.octets()),
-                    },
-                    ipi_addr: in_addr { s_addr: 0 },
-                };
-                (&mut headers.inet, Some(ControlMessage::Ipv4PacketInfo(&inet)))
-            }
-            Some(IpAddr::V6(ip)) => {
-                inet6 = in6_pktinfo {
-                    // Its type depends on the system.
-                    ipi6_ifindex: route.interface as _,
-                    ipi6_addr: in6_addr { s6_addr: ip.octets() },
-                };
-                (&mut headers.inet6, Some(ControlMessage::Ipv6PacketInfo(&inet6)))
-            }
-        };
-        let from = from.as_slice();
-        loop {
-            match sendmmsg(
-                socket.as_raw_fd(),
-                headers,
-                &payloads,
-                to,
-                from,
-                MsgFlags::empty(),
-            ) {
-                Err(Errno::EINTR) => {}
-                result => return result.map(drop).map_err(io::Error::from),
-            }
-        }
-    })
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn send_from(socket: &UdpSocket, state: &UdpSocketState, payload: &[u8], route: &Route) -> io::Result<()> {
-    let transmit = quinn_udp::Transmit {
-        destination: route.to,
-        ecn: None,
-        contents: payload,
-        segment_size: None,
-        src_ip: route.from,
-    };
-    state.try_send(socket.into(), &transmit)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::{
     Batch, Datagram, SocketDrops,
     address::Route,
     platform::set_up,
-    send::{RefusedSource, send},
+    send::{RefusedSource, send, send_first},
 };
 use crate::scope::Scope;
 
@@ -189,8 +189,19 @@ impl DatagramSocket {
         self.socket.poll_send_ready(cx)
     }
 
+    /// Sends the first of `messages`, and those behind it that the same call can send. Returns how many. An error is
+    /// about the first.
+    pub(super) fn try_send_first<'a>(
+        &self,
+        messages: impl Iterator<Item = (&'a [u8], &'a Route)> + Clone,
+    ) -> io::Result<usize> {
+        self.socket.try_io(Interest::WRITABLE, || {
+            send_first(&self.socket, &self.state, &self.refused, messages)
+        })
+    }
+
     /// Sends along `route`.
-    pub(super) fn try_send(&self, payload: &[u8], route: &Route) -> io::Result<()> {
+    fn try_send(&self, payload: &[u8], route: &Route) -> io::Result<()> {
         self.socket.try_io(Interest::WRITABLE, || {
             send(&self.socket, &self.state, &self.refused, payload, route)
         })

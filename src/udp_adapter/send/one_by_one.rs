@@ -1,0 +1,37 @@
+//! With `quinn-udp`, one datagram in each call.
+
+use std::io;
+
+use quinn_udp::{Transmit, UdpSocketState};
+use tokio::net::UdpSocket;
+
+use crate::udp_adapter::address::Route;
+
+/// How many datagrams a call sends at most.
+pub(in crate::udp_adapter) const AT_ONCE: usize = 1;
+
+/// Sends one datagram.
+pub(super) fn send_from(
+    socket: &UdpSocket,
+    state: &UdpSocketState,
+    payload: &[u8],
+    route: &Route,
+) -> io::Result<()> {
+    let transmit = Transmit {
+        destination: route.to,
+        ecn: None,
+        contents: payload,
+        segment_size: None,
+        src_ip: route.from,
+    };
+    state.try_send(socket.into(), &transmit)
+}
+
+/// Sends none, because it cannot send several at once.
+pub(super) fn send_run<'a>(
+    _: &UdpSocket,
+    _: &Route,
+    _: impl Iterator<Item = (&'a [u8], &'a Route)>,
+) -> io::Result<usize> {
+    Ok(0)
+}
