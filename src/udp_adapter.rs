@@ -144,6 +144,7 @@ mod outbox;
 mod payload;
 mod platform;
 mod queue;
+mod replies;
 mod report;
 mod send;
 mod serve;
@@ -155,7 +156,10 @@ use bytes::Bytes;
 use tokio::net::UdpSocket;
 use tower_service::Service;
 
-pub use self::{batch::Batch, datagram::Datagram, drops::SocketDrops, serve::Serve, socket::DatagramSocket};
+pub use self::{
+    batch::Batch, datagram::Datagram, drops::SocketDrops, replies::Replies, serve::Serve,
+    socket::DatagramSocket,
+};
 use crate::{
     labels::{Protocol, ServerBinding},
     scope::ClientScopes,

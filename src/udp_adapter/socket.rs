@@ -10,7 +10,7 @@ use quinn_udp::UdpSocketState;
 use tokio::{io::Interest, net::UdpSocket};
 
 use super::{
-    Batch, Datagram, SocketDrops,
+    Batch, Datagram, Replies, SocketDrops,
     address::Route,
     platform::set_up,
     send::{RefusedSource, send, send_first},
@@ -152,13 +152,74 @@ impl DatagramSocket {
         self.send_between(SocketAddr::new(from, 0), payload, to).await
     }
 
-    async fn send_between(&self, from: SocketAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
-        let route = Route::new(self.bound, from, to).ok_or_else(|| {
+    /// Answers several datagrams, with one system call for up to 32 of them. Hands each with its result to `outcome`: an
+    /// error is about this answer only, and the others are sent. Waits while the socket takes none.
+    ///
+    /// Answers that leave from one address keep their order. On systems other than Linux and Android each takes a call of
+    /// its own.
+    ///
+    /// ```
+    /// use dualstack_metrics::{
+    ///     Batch, ClientScopes, DatagramSocket, Protocol, Replies, ServerBinding, SocketOptions,
+    /// };
+    /// use metrics::counter;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap())?;
+    /// let socket = DatagramSocket::new(socket)?;
+    /// let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, socket.local_addr()));
+    /// # let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
+    /// # client.connect(("127.0.0.1", socket.local_addr().port())).await?;
+    /// # client.send(b"ping").await?;
+    ///
+    /// let (mut batch, mut replies) = (Batch::new(), Replies::new());
+    /// loop {
+    ///     let datagram = socket.recv(&mut batch).await?;
+    ///     replies.push(datagram, &b"pong"[..]);
+    ///     if batch.is_empty() {
+    ///         let count = |datagram: &_, result: Result<_, _>| {
+    ///             let name = if result.is_ok() { "sent_total" } else { "failed_total" };
+    ///             scopes.for_client(datagram).run(|| counter!(name).increment(1));
+    ///         };
+    ///         socket.reply_all(&mut replies, count).await?;
+    /// #       assert_eq!(client.recv(&mut [0; 8]).await?, 4);
+    /// #       break;
+    ///     }
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// # })?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// Cancel safe: if the future is dropped before it is done, the answers that have no outcome stay in `replies`.
+    ///
+    /// # Errors
+    ///
+    /// If the socket can take nothing more, because its runtime shuts down. The answers that have no outcome stay in
+    /// `replies`.
+    pub async fn reply_all(
+        &self,
+        replies: &mut Replies,
+        mut outcome: impl FnMut(&Datagram, io::Result<()>),
+    ) -> io::Result<()> {
+        while replies.try_send(self, &mut outcome).is_pending() {
+            self.socket.writable().await?;
+        }
+        Ok(())
+    }
+
+    /// The way from one address to another.
+    pub(super) fn route(&self, from: SocketAddr, to: SocketAddr) -> io::Result<Route> {
+        Route::new(self.bound, from, to).ok_or_else(|| {
             io::Error::new(
                 ErrorKind::InvalidInput,
                 format!("nothing can be sent to {to}: it has no port, or no address"),
             )
-        })?;
+        })
+    }
+
+    async fn send_between(&self, from: SocketAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
+        let route = self.route(from, to)?;
         loop {
             self.socket.writable().await?;
             match self.try_send(payload, &route) {
