@@ -62,6 +62,21 @@
 //! The server uses its own timers, for the shutdown and for a socket that fails. They need no time driver, and ignore
 //! `tokio::time::pause`.
 //!
+//! # Answers leave together
+//!
+//! The server receives up to 32 datagrams with one system call. On Linux and Android, it also answers up to 32 with one
+//! call: when the received batch has been handled, or when there are
+//! [as many answers as may wait](UdpServer::max_send_batch). Each still has its own outcome: if the socket does not take
+//! one, the others are sent.
+//!
+//! So a handler that holds the thread delays the answers before it in its batch: at most 31, or less with
+//! [`UdpServer::max_send_batch`]. A handler that takes 1 ms for each of 32 datagrams delays the first answer by 31 ms,
+//! where sending them one by one would delay only the last. Handlers should wait instead, or use
+//! `tokio::task::spawn_blocking`.
+//!
+//! A call sends from one address. The answers of a batch are therefore sorted by the address that they leave from, and
+//! those that leave from one address keep their order.
+//!
 //! # A socket that takes no answers
 //!
 //! While the socket's send buffer is full, answers wait, in their order. Handlers go on, and so does receiving:
@@ -90,7 +105,8 @@
 //!
 //! An answer leaves from the address that the datagram was sent to. A plain `send_to` on a wildcard socket does not do
 //! that on a host with several addresses. The system chooses the address only if the one that was asked is gone, or is a
-//! broadcast address or a multicast group. Answers above the path MTU are fragmented (not on Windows, where `quinn-udp`
+//! broadcast address or a multicast group. A socket that is bound to one address needs nothing of this, and saves its
+//! price: 3 % to 6 % of a datagram. Answers above the path MTU are fragmented (not on Windows, where `quinn-udp`
 //! forbids it). See [`Datagram`] for what a handler sees.
 //!
 //! [`DatagramSocket`] does the same for your own loop.
@@ -100,7 +116,8 @@
 //!
 //! `quinn-udp` receives, and sends on systems other than Linux and Android. Its set-up is for QUIC: it forbids
 //! fragments, and receives several datagrams as one. So it runs on a throw-away socket, and the socket that is served
-//! gets the one option that is needed, which reports the destination address of each datagram.
+//! gets the one option that is needed, which reports the destination address of each datagram. A socket that is bound to
+//! one address needs none.
 //!
 //! [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
 //!

@@ -70,11 +70,6 @@ impl Route {
         })
     }
 
-    /// Whether both leave from one address.
-    pub(super) fn has_source_of(&self, other: &Self) -> bool {
-        self.source() == other.source()
-    }
-
     /// What the control message of a datagram is made of.
     pub(super) fn source(&self) -> (Option<IpAddr>, u32) {
         (self.from, self.interface)
@@ -116,6 +111,15 @@ mod tests {
             route("[::]:6", "fe80::1", "[fe80::7%3]:5"),
             of("fe80::1", "[fe80::7%3]:5")
         );
+    }
+
+    #[test]
+    fn a_socket_with_one_address_needs_no_source() {
+        assert_eq!(route("192.0.2.1:6", "192.0.2.1", "192.0.2.7:5").0, None);
+        assert_eq!(route("[::ffff:192.0.2.1]:6", "192.0.2.1", "192.0.2.7:5").0, None);
+        assert_eq!(route("[fe80::1%3]:6", "fe80::1", "[fe80::7%3]:5").0, None);
+        let other = route("192.0.2.1:6", "192.0.2.2", "192.0.2.7:5").0;
+        assert_eq!(other.as_deref(), Some("192.0.2.2"));
     }
 
     #[test]

@@ -88,3 +88,52 @@ impl<T> Default for Queue<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outgoing(from: &str, number: u32) -> Outgoing<u32> {
+        Outgoing {
+            payload: Bytes::new(),
+            route: Route {
+                from: Some(from.parse().unwrap()),
+                interface: 0,
+                to: "[::1]:1".parse().unwrap(),
+            },
+            of: number,
+        }
+    }
+
+    #[test]
+    fn one_source_follows_the_other_and_each_keeps_its_order() {
+        let mut queue = Queue::default();
+        for (number, from) in ["::2", "::1", "::2", "::3", "::1", "::2"].into_iter().enumerate() {
+            queue.push(outgoing(from, u32::try_from(number).unwrap()));
+        }
+        queue.group();
+        let numbers = |queue: &Queue<u32>| {
+            queue
+                .waiting
+                .iter()
+                .map(|datagram| datagram.of)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(numbers(&queue), [0, 2, 5, 1, 4, 3]);
+    }
+
+    #[test]
+    fn only_as_many_are_grouped_as_a_call_takes() {
+        let mut queue = Queue::default();
+        for number in 0..40 {
+            queue.push(outgoing(["::1", "::2"][number as usize % 2], number));
+        }
+        queue.group();
+        let grouped = AT_ONCE.min(40);
+        assert_eq!(queue.grouped, grouped);
+        // The others keep their places, and what is removed was grouped.
+        assert_eq!(queue.waiting[grouped].of, u32::try_from(grouped).unwrap());
+        queue.pop();
+        assert_eq!(queue.grouped, grouped - 1);
+    }
+}

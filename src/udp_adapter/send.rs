@@ -36,7 +36,7 @@ pub(super) fn send_first<'a>(
     let Some((payload, first)) = messages.clone().next() else {
         return Ok(0);
     };
-    let run = messages.take_while(|(_, route)| route.has_source_of(first));
+    let run = messages.take_while(|(_, route)| route.source() == first.source());
     if !first.from.is_some_and(|from| refused.is(from)) {
         match send_run(socket, first, run) {
             // The first may be the only one that fails, or another source may help it.
