@@ -75,7 +75,15 @@
 //! `tokio::task::spawn_blocking`.
 //!
 //! A call sends from one address. The answers of a batch are therefore sorted by the address that they leave from, and
-//! those that leave from one address keep their order.
+//! then by client. Those that leave from one address to one client keep their order.
+//!
+//! Answers of one size to one client go through the system's stack as one packet, which is cut apart in front of the
+//! network card or by it (segmentation offload, `UDP_SEGMENT` in [`udp(7)`]). A client that has 64 requests under way
+//! then takes half of the CPU time. The client sees no difference. What counts packets inside of this host does: the
+//! kernel's counters (`Udp6OutDatagrams`), firewalls and queueing disciplines see one. Answers above 1,232 bytes are
+//! never sent like that, because they may have to be fragmented. Where the system refuses it, each answer is a packet.
+//!
+//! [`udp(7)`]: https://man7.org/linux/man-pages/man7/udp.7.html
 //!
 //! # A socket that takes no answers
 //!
@@ -260,7 +268,7 @@ impl UdpServer {
     ///
     /// An answer waits while the next datagrams of its batch are handled, until there are this many, or none is left. So
     /// a handler that holds the thread delays at most this number less one. With 1, each answer leaves before the next
-    /// handler runs.
+    /// handler runs, and is a packet of its own for this system too.
     pub fn max_send_batch(mut self, answers: usize) -> Self {
         self.max_send_batch = answers.clamp(1, send::AT_ONCE);
         self

@@ -3,7 +3,7 @@
 #![cfg(target_os = "linux")]
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     convert::Infallible,
     future::ready,
     io::ErrorKind,
@@ -21,8 +21,8 @@ use metrics::counter;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use socket2::{Domain, Socket, Type};
 use test_support::{
-    INET, INET6, MAPPED, PATIENCE, Seen, and, assert_samples, in_namespace, ipv6_or_say, sample, samples,
-    seven,
+    INET, INET6, MAPPED, PATIENCE, Seen, and, assert_samples, eventually, in_namespace, ip, ipv6_or_say,
+    sample, samples, seven,
 };
 use tokio::{net::UdpSocket, sync::oneshot, task::LocalSet, time::timeout};
 use tower::service_fn;
@@ -34,7 +34,17 @@ const SEND_BATCHES: [usize; 4] = [1, 3, 20, 32];
 
 /// Two addresses of this host in each family.
 const ASKED: [&str; 4] = ["127.0.0.1", "::1", "127.0.0.2", "2001:db8::2"];
-const SECOND_INET6: &str = "ip addr add 2001:db8::2/128 dev lo nodad";
+
+/// Runs a test on a host that has all of [`ASKED`].
+fn with_second_addresses(test: impl FnOnce() + Send) {
+    in_namespace("ip addr add 2001:db8::2/128 dev lo nodad", || {
+        // Until then, what is sent to it is lost.
+        eventually("the address is this host's", || {
+            ip("route get 2001:db8::2").starts_with("local ")
+        });
+        test();
+    });
+}
 
 fn run<F: Future<Output = ()>>(test: impl FnOnce(PrometheusHandle) -> F) {
     let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
@@ -70,12 +80,17 @@ fn receive(client: &net::UdpSocket) -> Vec<u8> {
     buffer
 }
 
-/// Serves what was received before, and then stops.
-async fn serve_received(server: UdpServer, answer: impl Fn(&[u8]) -> Option<Bytes> + 'static) {
+/// Serves so many datagrams, and then stops.
+async fn serve(server: UdpServer, datagrams: usize, answer: impl Fn(&[u8]) -> Option<Bytes> + 'static) {
     let (stop, stopped) = oneshot::channel();
-    stop.send(()).unwrap();
-    let service =
-        service_fn(move |datagram: Datagram| ready(Ok::<_, Infallible>(answer(datagram.payload()))));
+    let (stop, left) = (Cell::new(Some(stop)), Cell::new(datagrams));
+    let service = service_fn(move |datagram: Datagram| {
+        left.set(left.get() - 1);
+        if left.get() == 0 {
+            stop.take().unwrap().send(()).unwrap();
+        }
+        ready(Ok::<_, Infallible>(answer(datagram.payload())))
+    });
     let server = server.serve(service).with_graceful_shutdown(async {
         stopped.await.unwrap();
     });
@@ -96,7 +111,7 @@ fn each_answer_of_a_batch_leaves_from_the_address_that_was_asked_in_order() {
         return;
     }
     for send_batch in SEND_BATCHES {
-        in_namespace(SECOND_INET6, || {
+        with_second_addresses(|| {
             run(async |metrics| {
                 let server = UdpServer::new(bind("[::]:0")).unwrap();
                 let server = server.metrics_prefix("s").max_send_batch(send_batch);
@@ -107,7 +122,7 @@ fn each_answer_of_a_batch_leaves_from_the_address_that_was_asked_in_order() {
                         client.send(&[at]).unwrap();
                     }
                 }
-                serve_received(server, |payload| Some(Bytes::copy_from_slice(payload))).await;
+                serve(server, 100, |payload| Some(Bytes::copy_from_slice(payload))).await;
                 for client in &clients {
                     let answers: Vec<_> = (0..25).map(|_| receive(client)[0]).collect();
                     assert_eq!(answers, (0..25).collect::<Vec<_>>(), "{send_batch}");
@@ -147,7 +162,7 @@ fn an_answer_that_fails_takes_no_other_with_it() {
                 // The first, one in the middle, two in a row, and the last.
                 let fails = |at| matches!(at, 0 | 10 | 20 | 21 | 39);
                 let is_quiet = |at| at == 5;
-                serve_received(server, move |payload| match payload[0] {
+                serve(server, 40, move |payload| match payload[0] {
                     at if fails(at) => Some(too_long()),
                     at if is_quiet(at) => None,
                     at => Some(Bytes::from(vec![at; usize::from(at)])),
@@ -179,6 +194,51 @@ fn an_answer_that_fails_takes_no_other_with_it() {
     }
 }
 
+/// Answers of one size to one client may be one packet for the system, unless they have to be fragmented.
+#[test]
+fn answers_of_one_size_arrive_whatever_the_mtu() {
+    for (mtu, sizes) in [
+        (1_500, [1, 100, 1_232, 1_233, 1_473]),
+        (600, [1, 100, 572, 573, 1_232]),
+    ] {
+        in_namespace(&format!("ip link set lo mtu {mtu}"), || {
+            for (size, asked) in sizes
+                .into_iter()
+                .flat_map(|size| ["127.0.0.1", "::1"].map(|asked| (size, asked)))
+            {
+                // IPv6 needs an MTU of 1,280.
+                if asked == "::1" && (mtu < 1_280 || !ipv6_or_say()) {
+                    continue;
+                }
+                run(async |metrics| {
+                    let server = UdpServer::new(bind(if asked == "::1" { "[::]:0" } else { "0.0.0.0:0" }));
+                    let server = server.unwrap().metrics_prefix("s");
+                    let address = server.local_addr();
+                    let client = client(asked, address.port());
+                    for at in 0..40 {
+                        client.send(&[at]).unwrap();
+                    }
+                    serve(server, 40, move |payload| {
+                        Some(Bytes::from(vec![payload[0]; size]))
+                    })
+                    .await;
+                    for at in 0..40 {
+                        assert_eq!(receive(&client), vec![at; size], "{mtu} {size} {asked}");
+                    }
+                    let labels = seven("udp", address, if asked == "::1" { INET6 } else { INET });
+                    assert_samples(
+                        samples(&metrics.render()),
+                        [
+                            sample("s_requests_received_total", &labels, 40),
+                            sample("s_responses_sent_total", &labels, 40),
+                        ],
+                    );
+                });
+            }
+        });
+    }
+}
+
 #[test]
 fn a_handler_that_holds_the_thread_delays_fewer_answers_than_a_batch() {
     for send_batch in SEND_BATCHES {
@@ -206,7 +266,7 @@ fn a_handler_that_holds_the_thread_delays_fewer_answers_than_a_batch() {
                     Some(Bytes::copy_from_slice(payload))
                 }
             };
-            serve_received(server, answer).await;
+            serve(server, 100, answer).await;
             let mut received = received.take();
             while received.len() < 100 {
                 received.push(receive(&client)[0]);
@@ -239,7 +299,7 @@ fn a_loop_of_your_own_learns_the_outcome_of_each_answer() {
     if !ipv6_or_say() {
         return;
     }
-    in_namespace(SECOND_INET6, || {
+    with_second_addresses(|| {
         run(async |metrics| {
             let socket = DatagramSocket::new(bind("[::]:0")).unwrap();
             let address = socket.local_addr();
@@ -332,7 +392,8 @@ fn replies_that_the_socket_does_not_take_yet_are_kept() {
                 let to = ("192.0.2.1", socket.local_addr().port());
                 asking.send_to(&[u8::try_from(at).unwrap()], to).unwrap();
             }
-            let (mut replies, _) = collect(&socket, ASKED, Bytes::copy_from_slice).await;
+            // Empty, because several of one size take the place of one in the send buffer.
+            let (mut replies, _) = collect(&socket, ASKED, |_| Bytes::new()).await;
 
             let mut outcomes = Vec::new();
             let mut reply_all = async |replies: &mut Replies| {
@@ -345,7 +406,7 @@ fn replies_that_the_socket_does_not_take_yet_are_kept() {
             assert!(reply_all(&mut replies).await.is_err(), "the socket is blocked");
             let waiting = replies.len();
             assert!(waiting > 50, "{waiting}");
-            test_support::ip("neigh replace 192.0.2.50 dev server lladdr 02:00:00:00:00:01 nud permanent");
+            ip("neigh replace 192.0.2.50 dev server lladdr 02:00:00:00:00:01 nud permanent");
             while reply_all(&mut replies).await.is_err() {}
             assert!(replies.is_empty());
             let all: Vec<_> = (0..ASKED).map(|at| u8::try_from(at).unwrap()).collect();
@@ -360,7 +421,7 @@ fn a_socket_with_one_address_knows_it_and_may_send_from_another() {
         if bound.starts_with('[') && !ipv6_or_say() {
             continue;
         }
-        in_namespace(SECOND_INET6, || {
+        with_second_addresses(|| {
             run(async |_| {
                 let socket = DatagramSocket::new(bind(bound)).unwrap();
                 let address = socket.local_addr();

@@ -70,9 +70,14 @@ impl Route {
         })
     }
 
-    /// What the control message of a datagram is made of.
-    pub(super) fn source(&self) -> (Option<IpAddr>, u32) {
-        (self.from, self.interface)
+    /// Whether they are the same. Compares the ports first, because that is where most differ.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.to.port() == other.to.port() && self == other
+    }
+
+    /// Whether both leave from one address.
+    pub(super) fn has_source_of(&self, other: &Self) -> bool {
+        self.from == other.from && self.interface == other.interface
     }
 }
 

@@ -101,10 +101,22 @@ impl Outbox {
 
     /// Whether the socket took answers, or failed to.
     fn try_send(&mut self, socket: &DatagramSocket, report: &mut Report) -> bool {
-        let made_progress = self.waiting.try_send(socket, |answer, result| match result {
-            Ok(()) => report.sent(answer.of),
-            Err(error) => report.send_error(answer.of, &error, answer.payload.len()),
-        });
+        // Answers in one scope are counted together.
+        let mut sent: Option<(Scope, u64)> = None;
+        let made_progress = self
+            .waiting
+            .try_send(socket, |answer, result| match (result, &mut sent) {
+                (Err(error), _) => report.send_error(answer.of, &error, answer.payload.len()),
+                (Ok(()), Some((scope, answers))) if *scope == answer.of => *answers += 1,
+                (Ok(()), sent) => {
+                    if let Some((scope, answers)) = sent.replace((answer.of, 1)) {
+                        report.sent(scope, answers);
+                    }
+                }
+            });
+        if let Some((scope, answers)) = sent {
+            report.sent(scope, answers);
+        }
         if made_progress {
             self.blocked = None;
         }

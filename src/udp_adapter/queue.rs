@@ -16,7 +16,7 @@ pub(super) struct Outgoing<T> {
     pub(super) of: T,
 }
 
-/// Sends datagrams in as few calls as possible. Those that leave from one address keep their order.
+/// Sends datagrams in as few calls as possible. Those from one address to one peer keep their order.
 pub(super) struct Queue<T> {
     waiting: VecDeque<Outgoing<T>>,
     /// How many of the first are grouped by the address that they leave from.
@@ -66,14 +66,17 @@ impl<T> Queue<T> {
         count > 0
     }
 
-    /// Brings those together that leave from one address, because a call sends from one address.
+    /// Brings those together that leave from one address, because a call sends from one address; and among these, those to
+    /// one peer, because they may be one message.
     fn group(&mut self) {
         self.grouped = self.waiting.len().min(AT_ONCE);
         let waiting = &mut self.waiting.make_contiguous()[..self.grouped];
         for at in 1..self.grouped {
             let (before, rest) = waiting.split_at_mut(at);
-            let source = before[at - 1].route.source();
-            if let Some(next) = rest.iter().position(|datagram| datagram.route.source() == source) {
+            let last = &before[at - 1].route;
+            let same = rest.iter().position(|next| next.route.is(last));
+            let next = same.or_else(|| rest.iter().position(|next| next.route.has_source_of(last)));
+            if let Some(next) = next {
                 rest[..=next].rotate_right(1);
             }
         }

@@ -30,15 +30,15 @@ use super::address::Route;
 pub(super) fn send_first<'a>(
     socket: &UdpSocket,
     state: &UdpSocketState,
-    refused: &RefusedSource,
+    refused: &Refused,
     messages: impl Iterator<Item = (&'a [u8], &'a Route)> + Clone,
 ) -> io::Result<usize> {
     let Some((payload, first)) = messages.clone().next() else {
         return Ok(0);
     };
-    let run = messages.take_while(|(_, route)| route.source() == first.source());
+    let run = messages.take_while(|(_, route)| route.has_source_of(first));
     if !first.from.is_some_and(|from| refused.is(from)) {
-        match send_run(socket, first, run) {
+        match send_run(socket, state, refused, first, run) {
             // The first may be the only one that fails, or another source may help it.
             Err(error) if error.kind() != ErrorKind::WouldBlock => {}
             Ok(0) => {}
@@ -52,7 +52,7 @@ pub(super) fn send_first<'a>(
 pub(super) fn send(
     socket: &UdpSocket,
     state: &UdpSocketState,
-    refused: &RefusedSource,
+    refused: &Refused,
     payload: &[u8],
     route: &Route,
 ) -> io::Result<()> {
@@ -85,25 +85,29 @@ fn is_about_the_source(error: &io::Error) -> bool {
     )
 }
 
-/// The IPv4 address that was last refused as a source. It is not tried again within the same second. Usually it is the
-/// broadcast address of a subnet, which looks like any other address.
+/// What the system refused last. It is not tried again within the same second.
 #[derive(Debug)]
-pub(super) struct RefusedSource {
+pub(super) struct Refused {
     start: Instant,
-    /// The address, and the second since `start`. 0 if there is none.
-    last: AtomicU64,
+    /// An IPv4 address as a source, and the second since `start`. 0 if there is none. Usually it is the broadcast address
+    /// of a subnet, which looks like any other address.
+    source: AtomicU64,
+    /// The second after the one in which a message with several datagrams was refused. 0 if there is none. A link without
+    /// checksum offload does that, and one whose MTU is too small.
+    segments: AtomicU64,
 }
 
-impl RefusedSource {
+impl Refused {
     pub(super) fn none() -> Self {
         Self {
             start: Instant::now(),
-            last: AtomicU64::new(0),
+            source: AtomicU64::new(0),
+            segments: AtomicU64::new(0),
         }
     }
 
     fn is(&self, ip: IpAddr) -> bool {
-        match (self.last.load(Ordering::Relaxed), ip.to_canonical()) {
+        match (self.source.load(Ordering::Relaxed), ip.to_canonical()) {
             (0, _) | (_, IpAddr::V6(_)) => false,
             (last, IpAddr::V4(ip)) => last >> 32 == u64::from(ip.to_bits()) && last == self.now(ip),
         }
@@ -111,12 +115,28 @@ impl RefusedSource {
 
     fn set(&self, ip: IpAddr) {
         if let IpAddr::V4(ip) = ip.to_canonical() {
-            self.last.store(self.now(ip), Ordering::Relaxed);
+            self.source.store(self.now(ip), Ordering::Relaxed);
         }
     }
 
     fn now(&self, ip: Ipv4Addr) -> u64 {
-        u64::from(ip.to_bits()) << 32 | self.start.elapsed().as_secs() & u64::from(u32::MAX)
+        u64::from(ip.to_bits()) << 32 | self.second() & u64::from(u32::MAX)
+    }
+
+    fn second(&self) -> u64 {
+        self.start.elapsed().as_secs()
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl Refused {
+    fn segments(&self) -> bool {
+        let last = self.segments.load(Ordering::Relaxed);
+        last != 0 && last == self.second() + 1
+    }
+
+    fn set_segments(&self) {
+        self.segments.store(self.second() + 1, Ordering::Relaxed);
     }
 }
 
@@ -126,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_source_that_was_refused_is_not_tried_again_at_once() {
-        let refused = RefusedSource::none();
+        let refused = Refused::none();
         let broadcast = IpAddr::from([192, 0, 2, 255]);
         assert!(!refused.is(broadcast));
         refused.set(broadcast);
@@ -135,7 +155,7 @@ mod tests {
         assert!(!refused.is([192, 0, 2, 254].into()));
         assert!(!refused.is("2001:db8::1".parse().unwrap()));
         // A second later.
-        refused.last.fetch_sub(1, Ordering::Relaxed);
+        refused.source.fetch_sub(1, Ordering::Relaxed);
         assert!(!refused.is(broadcast));
     }
 
@@ -145,7 +165,7 @@ mod tests {
         let socket = UdpSocket::bind("0.0.0.0:0").await.unwrap();
         let bound = socket.local_addr().unwrap();
         let state = crate::udp_adapter::platform::set_up(&socket, bound).unwrap();
-        let refused = RefusedSource::none();
+        let refused = Refused::none();
         let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         for from in ["127.0.0.1", "127.255.255.255"] {
             let from: IpAddr = from.parse().unwrap();
@@ -155,6 +175,6 @@ mod tests {
             send(&socket, &state, &refused, b"x", &route).unwrap();
             assert_eq!(client.recv(&mut [0; 8]).await.unwrap(), 1);
         }
-        assert_eq!(refused.last.load(Ordering::Relaxed) >> 32, 0x7fff_ffff);
+        assert_eq!(refused.source.load(Ordering::Relaxed) >> 32, 0x7fff_ffff);
     }
 }

@@ -13,7 +13,7 @@ use super::{
     Batch, Datagram, Replies, SocketDrops,
     address::Route,
     platform::set_up,
-    send::{RefusedSource, send, send_first},
+    send::{Refused, send, send_first},
 };
 use crate::scope::Scope;
 
@@ -55,7 +55,7 @@ pub struct DatagramSocket {
     /// How many of the kernel's drops have been counted.
     drops: Arc<Mutex<u32>>,
     state: UdpSocketState,
-    refused: RefusedSource,
+    refused: Refused,
     bound: SocketAddr,
 }
 
@@ -71,7 +71,7 @@ impl DatagramSocket {
             state: set_up(&socket, bound)?,
             socket: Arc::new(socket),
             drops: Arc::default(),
-            refused: RefusedSource::none(),
+            refused: Refused::none(),
             bound,
         })
     }
@@ -155,7 +155,7 @@ impl DatagramSocket {
     /// Answers several datagrams, with one system call for up to 32 of them. Hands each with its result to `outcome`: an
     /// error is about this answer only, and the others are sent. Waits while the socket takes none.
     ///
-    /// Answers that leave from one address keep their order. On systems other than Linux and Android each takes a call of
+    /// Answers from one address to one client keep their order. On systems other than Linux and Android each takes a call of
     /// its own.
     ///
     /// ```

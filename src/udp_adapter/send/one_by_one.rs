@@ -5,6 +5,7 @@ use std::io;
 use quinn_udp::{Transmit, UdpSocketState};
 use tokio::net::UdpSocket;
 
+use super::Refused;
 use crate::udp_adapter::address::Route;
 
 /// How many datagrams a call sends at most.
@@ -30,6 +31,8 @@ pub(super) fn send_from(
 /// Sends none, because it cannot send several at once.
 pub(super) fn send_run<'a>(
     _: &UdpSocket,
+    _: &UdpSocketState,
+    _: &Refused,
     _: &Route,
     _: impl Iterator<Item = (&'a [u8], &'a Route)>,
 ) -> io::Result<usize> {
