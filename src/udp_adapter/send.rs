@@ -94,6 +94,7 @@ pub(super) struct Refused {
     source: AtomicU64,
     /// The second after the one in which a message with several datagrams was refused. 0 if there is none. A link without
     /// checksum offload does that, and one whose MTU is too small.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     segments: AtomicU64,
 }
 
@@ -102,6 +103,7 @@ impl Refused {
         Self {
             start: Instant::now(),
             source: AtomicU64::new(0),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
             segments: AtomicU64::new(0),
         }
     }
