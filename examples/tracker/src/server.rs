@@ -83,9 +83,9 @@ impl Server {
 
     fn serve_udp(&mut self, sockets: Vec<UdpSocket>, host: &mut Host) -> io::Result<()> {
         self.udp.push(sockets[0].local_addr()?);
-        let tracker = Arc::new(UdpTracker::new(Arc::clone(&self.swarm)));
+        let tracker = UdpTracker::new(Arc::clone(&self.swarm));
         for socket in sockets {
-            let tracker = Arc::clone(&tracker);
+            let tracker = tracker.another_worker();
             let server = UdpServer::new(socket)?
                 .metrics_prefix(UDP_PREFIX)
                 .shutdown_timeout(UDP_SHUTDOWN_TIMEOUT)
