@@ -169,6 +169,7 @@ mod outbox;
 mod payload;
 mod platform;
 mod queue;
+mod ready;
 mod replies;
 mod report;
 mod send;
@@ -223,8 +224,8 @@ impl UdpServer {
     ///
     /// # Errors
     ///
-    /// If the socket cannot be told to report destination addresses, or there would be more label sets than
-    /// [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS).
+    /// If the socket cannot be told to report destination addresses, this is not called in a runtime of tokio, or there
+    /// would be more label sets than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS).
     pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let binding = ServerBinding::new(Protocol::Udp, socket.local_addr()?);
         Ok(Self {

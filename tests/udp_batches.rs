@@ -243,10 +243,8 @@ fn answers_of_one_size_arrive_whatever_the_mtu() {
 fn a_handler_that_holds_the_thread_delays_fewer_answers_than_a_batch() {
     for send_batch in SEND_BATCHES {
         run(async |_| {
-            let socket = bind("127.0.0.1:0");
-            // The runtime knows of it only now.
-            socket.writable().await.unwrap();
-            let server = UdpServer::new(socket).unwrap().max_send_batch(send_batch);
+            let server = UdpServer::new(bind("127.0.0.1:0")).unwrap();
+            let server = server.max_send_batch(send_batch);
             let client = Rc::new(client("127.0.0.1", server.local_addr().port()));
             for at in 0..100 {
                 client.send(&[at]).unwrap();

@@ -123,7 +123,7 @@ mod linux {
             Round {
                 answers,
                 bytes,
-                cpu: self.cpu() - cpu,
+                cpu: self.cpu().saturating_sub(cpu),
                 took: start.elapsed(),
             }
         }

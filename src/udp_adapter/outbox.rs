@@ -1,6 +1,7 @@
 //! Answers on their way to the socket.
 
 use std::{
+    io,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -13,6 +14,7 @@ use super::{
     DatagramSocket,
     address::Route,
     queue::{Outgoing, Queue},
+    ready::Writable,
     report::Report,
 };
 use crate::scope::Scope;
@@ -29,6 +31,10 @@ pub(super) struct Outbox {
     waiting: Queue<Scope>,
     /// How many are collected.
     batch: usize,
+    /// Whether the socket did not take the first of them when that was last tried.
+    is_full: bool,
+    /// Made when the socket is full, and dropped when all are sent.
+    writable: Option<Writable>,
     /// Set while the socket does not take the first of them.
     blocked: Option<Blocked>,
 }
@@ -45,6 +51,8 @@ impl Outbox {
         Self {
             waiting: Queue::default(),
             batch,
+            is_full: false,
+            writable: None,
             blocked: None,
         }
     }
@@ -76,7 +84,7 @@ impl Outbox {
             route,
             of: scope,
         });
-        if self.waiting.len() >= self.batch {
+        if self.waiting.len() >= self.batch && !self.is_full {
             while self.try_send(socket, report) {}
         }
         while self.is_stalled() && self.waiting.len() > CAPACITY {
@@ -88,15 +96,32 @@ impl Outbox {
     /// has stalled.
     pub(super) fn flush(&mut self, cx: &mut Context<'_>, socket: &DatagramSocket, report: &mut Report) {
         while !self.is_empty() {
-            if !self.try_send(socket, report) {
-                match socket.poll_send_ready(cx) {
+            if self.is_full {
+                match self.poll_writable(cx, socket) {
                     Poll::Pending => return self.watch(cx, report),
-                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Ok(())) => self.is_full = false,
                     // The runtime is gone, and the socket will never be ready.
                     Poll::Ready(Err(_)) => self.fail_oldest(report),
                 }
+            } else {
+                self.try_send(socket, report);
             }
         }
+        self.is_full = false;
+        self.writable = None;
+    }
+
+    /// Ready when a send may be tried again. If the system has no descriptor left to watch the socket with, the timer of
+    /// [`watch`](Self::watch) is what wakes the task.
+    fn poll_writable(&mut self, cx: &mut Context<'_>, socket: &DatagramSocket) -> Poll<io::Result<()>> {
+        if self.writable.is_none() {
+            self.writable = socket.writable().ok();
+        }
+        let Some(writable) = &mut self.writable else {
+            self.is_full = false;
+            return Poll::Pending;
+        };
+        writable.poll_ready(cx)
     }
 
     /// Whether the socket took answers, or failed to.
@@ -119,6 +144,8 @@ impl Outbox {
         }
         if made_progress {
             self.blocked = None;
+        } else {
+            self.is_full = !self.is_empty();
         }
         made_progress
     }

@@ -13,7 +13,6 @@ use std::{
 };
 
 use quinn_udp::UdpSocketState;
-use tokio::net::UdpSocket;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) use self::linux::AT_ONCE;
@@ -23,7 +22,7 @@ use self::linux::{send_from, send_run};
 pub(super) use self::one_by_one::AT_ONCE;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use self::one_by_one::{send_from, send_run};
-use super::address::Route;
+use super::{address::Route, ready::UdpSocket};
 
 /// Sends the first of `messages`, and those behind it that leave from the same address, [`AT_ONCE`] at most. Returns how
 /// many were sent. An error is about the first: none was sent.
@@ -164,18 +163,18 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn the_broadcast_address_of_a_subnet_is_refused_once() {
-        let socket = UdpSocket::bind("0.0.0.0:0").await.unwrap();
+        let socket = tokio::net::UdpSocket::bind("0.0.0.0:0").await.unwrap();
         let bound = socket.local_addr().unwrap();
         let state = crate::udp_adapter::platform::set_up(&socket, bound).unwrap();
+        let socket = socket.into_std().unwrap();
         let refused = Refused::none();
-        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         for from in ["127.0.0.1", "127.255.255.255"] {
             let from: IpAddr = from.parse().unwrap();
             let route = Route::new(bound, (from, 0).into(), client.local_addr().unwrap()).unwrap();
             assert_eq!(route.from, Some(from));
-            socket.writable().await.unwrap();
             send(&socket, &state, &refused, b"x", &route).unwrap();
-            assert_eq!(client.recv(&mut [0; 8]).await.unwrap(), 1);
+            assert_eq!(client.recv(&mut [0; 8]).unwrap(), 1);
         }
         assert_eq!(refused.source.load(Ordering::Relaxed) >> 32, 0x7fff_ffff);
     }

@@ -1,18 +1,20 @@
 use std::{
     fmt,
+    future::poll_fn,
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use quinn_udp::UdpSocketState;
-use tokio::{io::Interest, net::UdpSocket};
+use tokio::net::UdpSocket;
 
 use super::{
     Batch, Datagram, Replies, SocketDrops,
     address::Route,
     platform::set_up,
+    ready::{Ready, Writable},
     send::{Refused, send, send_first},
 };
 use crate::scope::Scope;
@@ -51,7 +53,7 @@ use crate::scope::Scope;
 ///
 /// Several tasks may receive at a time, each with its own batch, while others send.
 pub struct DatagramSocket {
-    socket: Arc<UdpSocket>,
+    socket: Arc<Ready>,
     /// How many of the kernel's drops have been counted.
     drops: Arc<Mutex<u32>>,
     state: UdpSocketState,
@@ -64,12 +66,12 @@ impl DatagramSocket {
     ///
     /// # Errors
     ///
-    /// If the socket cannot be told to report destination addresses.
+    /// If the socket cannot be told to report destination addresses, or this is not called in a runtime of tokio.
     pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let bound = socket.local_addr()?;
         Ok(Self {
             state: set_up(&socket, bound)?,
-            socket: Arc::new(socket),
+            socket: Arc::new(Ready::new(socket)?),
             drops: Arc::default(),
             refused: Refused::none(),
             bound,
@@ -116,11 +118,7 @@ impl DatagramSocket {
             if let Some(datagram) = batch.next(self.bound) {
                 return Ok(datagram);
             }
-            self.socket.readable().await?;
-            match self.socket.try_io(Interest::READABLE, || self.try_recv(batch)) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                result => result?,
-            }
+            self.socket.recv(|| self.try_recv(batch)).await?;
         }
     }
 
@@ -203,7 +201,7 @@ impl DatagramSocket {
         mut outcome: impl FnMut(&Datagram, io::Result<()>),
     ) -> io::Result<()> {
         while replies.try_send(self, &mut outcome).is_pending() {
-            self.socket.writable().await?;
+            self.wait_until_writable().await?;
         }
         Ok(())
     }
@@ -221,33 +219,31 @@ impl DatagramSocket {
     async fn send_between(&self, from: SocketAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
         let route = self.route(from, to)?;
         loop {
-            self.socket.writable().await?;
             match self.try_send(payload, &route) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait_until_writable().await?,
                 result => return result,
             }
         }
     }
 
+    async fn wait_until_writable(&self) -> io::Result<()> {
+        let mut writable = self.socket.writable()?;
+        poll_fn(|cx| writable.poll_ready(cx)).await
+    }
+
     /// Fills `batch`. Datagrams that it still held are lost.
     pub(super) fn poll_recv(&self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.socket.poll_recv_ready(cx))?;
-            match self.socket.try_io(Interest::READABLE, || self.try_recv(batch)) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
-        }
+        self.socket.poll_recv(cx, || self.try_recv(batch))
     }
 
     /// Fills `batch` with what the system has received, even if the runtime does not know of it yet.
     pub(super) fn try_recv(&self, batch: &mut Batch) -> io::Result<()> {
-        batch.refill(|buffers, metas| self.state.recv((&*self.socket).into(), buffers, metas))
+        batch.refill(|buffers, metas| self.state.recv(self.socket.socket().into(), buffers, metas))
     }
 
-    /// Ready when a send may be tried again.
-    pub(super) fn poll_send_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket.poll_send_ready(cx)
+    /// Watches whether the socket takes datagrams again.
+    pub(super) fn writable(&self) -> io::Result<Writable> {
+        self.socket.writable()
     }
 
     /// Sends the first of `messages`, and those behind it that the same call can send. Returns how many. An error is
@@ -256,16 +252,14 @@ impl DatagramSocket {
         &self,
         messages: impl Iterator<Item = (&'a [u8], &'a Route)> + Clone,
     ) -> io::Result<usize> {
-        self.socket.try_io(Interest::WRITABLE, || {
-            send_first(&self.socket, &self.state, &self.refused, messages)
-        })
+        self.socket
+            .try_send(|| send_first(self.socket.socket(), &self.state, &self.refused, messages))
     }
 
     /// Sends along `route`.
     fn try_send(&self, payload: &[u8], route: &Route) -> io::Result<()> {
-        self.socket.try_io(Interest::WRITABLE, || {
-            send(&self.socket, &self.state, &self.refused, payload, route)
-        })
+        self.socket
+            .try_send(|| send(self.socket.socket(), &self.state, &self.refused, payload, route))
     }
 }
 

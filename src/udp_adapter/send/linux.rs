@@ -17,11 +17,10 @@ use nix::{
     sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg, sendto},
 };
 use quinn_udp::UdpSocketState;
-use tokio::net::UdpSocket;
 
 use self::messages::Messages;
 use super::Refused;
-use crate::udp_adapter::address::Route;
+use crate::udp_adapter::{address::Route, ready::UdpSocket};
 
 /// How many datagrams a call sends at most.
 pub(in crate::udp_adapter) const AT_ONCE: usize = 32;

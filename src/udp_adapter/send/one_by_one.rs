@@ -3,10 +3,9 @@
 use std::io;
 
 use quinn_udp::{Transmit, UdpSocketState};
-use tokio::net::UdpSocket;
 
 use super::Refused;
-use crate::udp_adapter::address::Route;
+use crate::udp_adapter::{address::Route, ready::UdpSocket};
 
 /// How many datagrams a call sends at most.
 pub(in crate::udp_adapter) const AT_ONCE: usize = 1;
