@@ -62,7 +62,8 @@ pub struct DatagramSocket {
 }
 
 impl DatagramSocket {
-    /// Takes a bound socket.
+    /// Takes a bound socket. It belongs to the runtime in which this is called (on systems other than Linux and Android,
+    /// to the one in which the socket was made).
     ///
     /// # Errors
     ///
