@@ -1,21 +1,28 @@
-//! Your own UDP receive loop: each datagram is handled in the scope of its client.
+//! Your own UDP receive loop: each datagram is handled in the scope of its client, and those that were received together
+//! are answered together, each from the address that its client asked.
 //!
 //! ```text
 //! cargo run --example udp_loop
 //! echo hello | nc -u -w1 127.0.0.1 6969; echo hello | nc -u -w1 ::1 6969
 //! ```
 
-use std::{error::Error, net::SocketAddr};
+use std::{error::Error, io};
 
-use dualstack_metrics::{ClientScopes, Protocol, ServerBinding, SocketOptions, WithScope};
+use bytes::Bytes;
+use dualstack_metrics::{
+    Batch, ClientScopes, Datagram, DatagramSocket, Protocol, Replies, ServerBinding, SocketOptions,
+};
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use tokio::net::UdpSocket;
 
-async fn handle(socket: &UdpSocket, payload: &[u8], peer: SocketAddr) {
+fn handle(datagram: &Datagram) -> Bytes {
     counter!("requests_received_total").increment(1);
-    match socket.send_to(payload, peer).await {
-        Ok(_) => counter!("responses_sent_total").increment(1),
+    datagram.payload().clone()
+}
+
+fn count(result: &io::Result<()>) {
+    match result {
+        Ok(()) => counter!("responses_sent_total").increment(1),
         Err(_) => counter!("errors_total").increment(1),
     }
 }
@@ -24,22 +31,26 @@ async fn handle(socket: &UdpSocket, payload: &[u8], peer: SocketAddr) {
 async fn main() -> Result<(), Box<dyn Error>> {
     let metrics = dualstack_metrics::prometheus::install(PrometheusBuilder::new())?;
     let socket = SocketOptions::dual_stack().bind_udp("[::]:6969".parse()?)?;
-    let binding = ServerBinding::new(Protocol::Udp, socket.local_addr()?);
+    let socket = DatagramSocket::new(socket)?;
+    let binding = ServerBinding::new(Protocol::Udp, socket.local_addr());
     println!("listening on {binding}");
 
     let scopes = ClientScopes::new(binding);
-    let mut buffer = vec![0; 65_535];
+    let (mut batch, mut replies) = (Batch::new(), Replies::new());
     loop {
         // This error does not belong to a client.
-        let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
+        let Ok(datagram) = socket.recv(&mut batch).await else {
             scopes
                 .server()
                 .run(|| counter!("socket_errors_total").increment(1));
             continue;
         };
-        handle(&socket, &buffer[..length], peer)
-            .with_scope(scopes.for_client(peer))
-            .await;
-        print!("{}", metrics.render());
+        let answer = scopes.for_client(&datagram).run(|| handle(&datagram));
+        replies.push(datagram, answer);
+        if batch.is_empty() {
+            let outcome = |datagram: &_, result| scopes.for_client(datagram).run(|| count(&result));
+            socket.reply_all(&mut replies, outcome).await?;
+            print!("{}", metrics.render());
+        }
     }
 }

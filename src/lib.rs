@@ -263,7 +263,9 @@ pub use self::proxy::TrustedProxies;
 pub use self::socket::{BindError, Pair, SocketOptions};
 #[cfg(feature = "udp")]
 #[doc(inline)]
-pub use self::udp_adapter::{Batch, Datagram, DatagramSocket, Overload, Serve, SocketDrops, UdpServer};
+pub use self::udp_adapter::{
+    Batch, Datagram, DatagramSocket, Overload, Replies, Serve, SocketDrops, UdpServer,
+};
 #[doc(inline)]
 pub use self::{
     labels::{

@@ -128,8 +128,8 @@ fn a_request_allocates_nothing() {
     );
 }
 
-/// Allocations of a server's thread while it answers so many datagrams.
-fn allocations_for(datagrams: u32) -> u64 {
+/// Allocations of a server's thread while it answers so many datagrams of a size, `window` at a time.
+fn allocations_for(datagrams: usize, size: usize, window: usize) -> u64 {
     // Without an idle timeout, nothing is registered again after some time.
     let recorder = Install::new(PrometheusBuilder::new())
         .idle_timeout(MetricKindMask::ALL, None)
@@ -150,10 +150,14 @@ fn allocations_for(datagrams: u32) -> u64 {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         socket.connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let mut buffer = [0; 256];
-        for _ in 0..datagrams {
-            socket.send(&[7; 98]).unwrap();
-            assert_eq!(socket.recv(&mut buffer).unwrap(), 98);
+        let mut buffer = [0; 2_000];
+        for _ in 0..datagrams / window {
+            for _ in 0..window {
+                socket.send(&vec![7; size]).unwrap();
+            }
+            for _ in 0..window {
+                assert_eq!(socket.recv(&mut buffer).unwrap(), size);
+            }
         }
         stop.send(()).unwrap();
     });
@@ -171,10 +175,15 @@ fn allocations_for(datagrams: u32) -> u64 {
 
 #[test]
 fn a_datagram_whose_handler_is_ready_allocates_nothing() {
-    allocations_for(1);
+    allocations_for(1, 98, 1);
     // Starting and stopping takes some, one more or less by chance; 5,000 datagrams more take none.
-    let (few, many) = (allocations_for(200), allocations_for(5_200));
-    assert!(many < few + 10, "{few}, then {many}");
+    for (size, window) in [(98, 1), (98, 40), (1_000, 40)] {
+        let (few, many) = (
+            allocations_for(200, size, window),
+            allocations_for(5_200, size, window),
+        );
+        assert!(many < few + 10, "{few}, then {many}: {window} of {size} bytes");
+    }
 }
 
 /// Bytes that are allocated during `f` and not freed.

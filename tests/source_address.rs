@@ -3,7 +3,7 @@
 #![cfg(target_os = "linux")]
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeSet,
     convert::Infallible,
     future::ready,
@@ -171,6 +171,27 @@ fn at(ip: &str, port: u16, link: u32) -> SocketAddr {
     }
 }
 
+thread_local! {
+    static SEND_BATCH: Cell<usize> = const { Cell::new(32) };
+}
+
+/// Runs a test in a network namespace of its own for several numbers of answers that leave together.
+fn in_namespaces(test: impl Fn() + Send + Sync) {
+    for send_batch in [1, 3, 32] {
+        in_namespace("", || {
+            SEND_BATCH.set(send_batch);
+            test();
+        });
+    }
+}
+
+fn udp_server(socket: UdpSocket) -> UdpServer {
+    UdpServer::new(socket)
+        .unwrap()
+        .metrics_prefix("s")
+        .max_send_batch(SEND_BATCH.get())
+}
+
 fn run<F: Future>(test: impl FnOnce(PrometheusHandle, Client) -> F) -> F::Output {
     run_alone(|handle| test(handle, Client::new()))
 }
@@ -215,7 +236,7 @@ fn a_server_answers_from_the_address_that_was_asked() {
     if !ipv6_or_say() {
         return;
     }
-    in_namespace("", || {
+    in_namespaces(|| {
         run(async |metrics, client| {
             let mut expected = Vec::new();
             for (address, ips, seen) in CASES {
@@ -228,7 +249,7 @@ fn a_server_answers_from_the_address_that_was_asked() {
                         ready(Ok::<_, Infallible>(Some(Bytes::from(vec![7; LARGE]))))
                     })
                 };
-                let server = UdpServer::new(bind(address)).unwrap().metrics_prefix("s");
+                let server = udp_server(bind(address));
                 let address = server.local_addr();
                 let (stop, stopped) = oneshot::channel::<()>();
                 let server = spawn_local(server.serve(service).with_graceful_shutdown(async {
@@ -515,9 +536,9 @@ fn an_answer_has_the_traffic_class_that_was_set_on_the_socket() {
 
 #[test]
 fn a_datagram_from_port_0_is_served_and_not_answered() {
-    in_namespace("", || {
+    in_namespaces(|| {
         run_alone(async |metrics| {
-            let server = UdpServer::new(bind("[::]:0")).unwrap().metrics_prefix("s");
+            let server = udp_server(bind("[::]:0"));
             let address = server.local_addr();
             spawn_local(server.serve(service_fn(|datagram: Datagram| {
                 counter!("handled_total").increment(1);
@@ -557,7 +578,8 @@ fn a_datagram_from_port_0_is_served_and_not_answered() {
     });
 }
 
-/// A link whose neighbours do not exist: what is sent to them stays in the send buffer of the socket.
+/// A link whose neighbours do not exist: what is sent to them stays in the send buffer of the socket. The answers are
+/// empty, because several of one size take the place of one.
 struct NoNeighbours {
     clients: [net::UdpSocket; 2],
 }
@@ -635,7 +657,7 @@ impl NoNeighbours {
                 Ok(Some(datagram.into_payload()))
             }
         });
-        (UdpServer::new(socket).unwrap().metrics_prefix("s"), service)
+        (udp_server(socket), service)
     }
 }
 
@@ -652,7 +674,7 @@ fn total(metrics: &PrometheusHandle, name: &str) -> u64 {
 
 #[test]
 fn answers_that_cannot_be_sent_hold_up_neither_handlers_nor_datagrams() {
-    in_namespace("", || {
+    in_namespaces(|| {
         run_alone(async |metrics| {
             let hosts = NoNeighbours::new();
             let gate = Rc::new(Notify::new());
@@ -665,7 +687,7 @@ fn answers_that_cannot_be_sent_hold_up_neither_handlers_nor_datagrams() {
             }));
             hosts.ask(port, 0, b"slow");
             for at in 0..100 {
-                hosts.ask(port, at, b"x");
+                hosts.ask(port, at, b"");
             }
             soon("all are received", || {
                 total(&metrics, "s_requests_received_total") == 101
@@ -696,7 +718,7 @@ fn a_socket_that_takes_nothing_for_a_second_is_reported_and_datagrams_are_receiv
     /// As documented.
     const WAITING: u64 = 1_024;
 
-    in_namespace("", || {
+    in_namespaces(|| {
         let log = Log::of_thread();
         run_alone(async |metrics| {
             let hosts = NoNeighbours::new();
@@ -704,7 +726,7 @@ fn a_socket_that_takes_nothing_for_a_second_is_reported_and_datagrams_are_receiv
             let address = server.local_addr();
             spawn_local(server.serve(service));
             for at in 0..ASKED {
-                hosts.ask(address.port(), usize::try_from(at).unwrap(), b"x");
+                hosts.ask(address.port(), usize::try_from(at).unwrap(), b"");
                 // At most 50 are in the receive buffer.
                 let asked = || total(&metrics, "s_requests_received_total") + 50 > at;
                 soon("datagrams are received", asked).await;

@@ -29,7 +29,7 @@ pub(super) fn destination(meta: &RecvMeta, bound: SocketAddr) -> SocketAddr {
 /// Where a datagram is sent from and to, in the form that the socket takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Route {
-    /// `None` lets the system choose.
+    /// `None` lets the system choose: if the socket is bound to one address, it chooses that one.
     pub(super) from: Option<IpAddr>,
     /// The number of the interface to send through, if `from` is a link-local address. 0 lets the system choose.
     pub(super) interface: u32,
@@ -59,14 +59,25 @@ impl Route {
             ip if ip == to.ip() => to,
             ip => SocketAddr::new(ip, to.port()),
         };
+        let from_ip = fit(from.ip());
         Some(Self {
-            from: can_be_a_source(from.ip()).then(|| fit(from.ip())),
+            from: (can_be_a_source(from_ip) && from_ip != bound.ip()).then_some(from_ip),
             interface: match from {
                 SocketAddr::V6(from) if from.ip().is_unicast_link_local() => from.scope_id(),
                 _ => 0,
             },
             to,
         })
+    }
+
+    /// Whether they are the same. Compares the ports first, because that is where most differ.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.to.port() == other.to.port() && self == other
+    }
+
+    /// Whether both leave from one address.
+    pub(super) fn has_source_of(&self, other: &Self) -> bool {
+        self.from == other.from && self.interface == other.interface
     }
 }
 
@@ -105,6 +116,15 @@ mod tests {
             route("[::]:6", "fe80::1", "[fe80::7%3]:5"),
             of("fe80::1", "[fe80::7%3]:5")
         );
+    }
+
+    #[test]
+    fn a_socket_with_one_address_needs_no_source() {
+        assert_eq!(route("192.0.2.1:6", "192.0.2.1", "192.0.2.7:5").0, None);
+        assert_eq!(route("[::ffff:192.0.2.1]:6", "192.0.2.1", "192.0.2.7:5").0, None);
+        assert_eq!(route("[fe80::1%3]:6", "fe80::1", "[fe80::7%3]:5").0, None);
+        let other = route("192.0.2.1:6", "192.0.2.2", "192.0.2.7:5").0;
+        assert_eq!(other.as_deref(), Some("192.0.2.2"));
     }
 
     #[test]

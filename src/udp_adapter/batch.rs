@@ -61,6 +61,7 @@ impl Batch {
         self.received = receive(&mut slices[..room], &mut self.metas[..room])?;
         self.message = 0;
         self.offset = 0;
+        self.payloads.start_batch();
         Ok(())
     }
 

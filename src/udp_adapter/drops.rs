@@ -5,10 +5,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use metrics::{Counter, counter, describe_counter};
-use tokio::net::UdpSocket;
-
+use super::ready::{Ready, UdpSocket};
 use crate::scope::Scope;
+use metrics::{Counter, counter, describe_counter};
 
 /// Counts the datagrams that the kernel dropped because the socket's receive buffer was full. Made by
 /// [`Serve::socket_drops`](super::Serve::socket_drops) and
@@ -46,7 +45,7 @@ use crate::scope::Scope;
 /// [`socket(7)`]: https://man7.org/linux/man-pages/man7/socket.7.html
 #[derive(Clone)]
 pub struct SocketDrops {
-    socket: Weak<UdpSocket>,
+    socket: Weak<Ready>,
     counted: Arc<Mutex<u32>>,
     scope: Scope,
     name: String,
@@ -54,12 +53,7 @@ pub struct SocketDrops {
 
 impl SocketDrops {
     /// `counted` is how many of the drops of `socket` have been counted.
-    pub(super) fn new(
-        socket: &Arc<UdpSocket>,
-        counted: &Arc<Mutex<u32>>,
-        scope: Scope,
-        prefix: &str,
-    ) -> Self {
+    pub(super) fn new(socket: &Arc<Ready>, counted: &Arc<Mutex<u32>>, scope: Scope, prefix: &str) -> Self {
         Self {
             socket: Arc::downgrade(socket),
             counted: Arc::clone(counted),
@@ -81,7 +75,7 @@ impl SocketDrops {
         // Locked while reading, so that no number is compared with a later one. Not while counting, because a recorder
         // may call this too.
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(drops) = read(&socket)? else {
+        let Some(drops) = read(socket.socket())? else {
             return Ok(());
         };
         // The kernel counts in 32 bits.
@@ -145,6 +139,8 @@ mod tests {
     use std::cell::Cell;
 
     use metrics::{Gauge, Histogram, Key, KeyName, Metadata, NoopRecorder, Recorder, SharedString, Unit};
+
+    use tokio::net::UdpSocket;
 
     use super::*;
     use crate::DatagramSocket;

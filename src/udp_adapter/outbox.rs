@@ -1,8 +1,7 @@
 //! Answers on their way to the socket.
 
 use std::{
-    collections::VecDeque,
-    io::ErrorKind,
+    io,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -11,7 +10,13 @@ use bytes::Bytes;
 use futures_timer::Delay;
 use futures_util::FutureExt;
 
-use super::{DatagramSocket, address::Route, report::Report};
+use super::{
+    DatagramSocket,
+    address::Route,
+    queue::{Outgoing, Queue},
+    ready::Writable,
+    report::Report,
+};
 use crate::scope::Scope;
 
 /// While this many answers wait, nothing is received. If the socket is stalled, the oldest make room instead.
@@ -20,17 +25,16 @@ const CAPACITY: usize = 1024;
 /// A socket that has taken no answer for this long is stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
 
-/// An answer, and the scope that its outcome is counted in.
-pub(super) struct Answer {
-    pub(super) payload: Bytes,
-    pub(super) route: Route,
-    pub(super) scope: Scope,
-}
-
-/// Sends answers in their order, and keeps those that the socket cannot take yet.
-#[derive(Default)]
+/// Collects answers and sends them together. Keeps those that the socket cannot take yet.
 pub(super) struct Outbox {
-    waiting: VecDeque<Answer>,
+    /// Answers, each with the scope that its outcome is counted in.
+    waiting: Queue<Scope>,
+    /// How many are collected.
+    batch: usize,
+    /// Whether the socket did not take the first of them when that was last tried.
+    is_full: bool,
+    /// Made when the socket is full, and dropped when all are sent.
+    writable: Option<Writable>,
     /// Set while the socket does not take the first of them.
     blocked: Option<Blocked>,
 }
@@ -43,6 +47,16 @@ struct Blocked {
 }
 
 impl Outbox {
+    pub(super) fn new(batch: usize) -> Self {
+        Self {
+            waiting: Queue::default(),
+            batch,
+            is_full: false,
+            writable: None,
+            blocked: None,
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -56,34 +70,84 @@ impl Outbox {
         self.blocked.as_ref().is_some_and(|blocked| blocked.is_stalled)
     }
 
-    /// Sends an answer, or keeps it. Call [`flush`](Self::flush) afterwards.
-    pub(super) fn send(&mut self, socket: &DatagramSocket, answer: Answer, report: &mut Report) {
-        if self.is_empty() && try_send(socket, &answer, report) {
-            return;
+    /// Keeps an answer, or sends a batch that it completes. Call [`flush`](Self::flush) afterwards.
+    pub(super) fn send(
+        &mut self,
+        socket: &DatagramSocket,
+        payload: Bytes,
+        route: Route,
+        scope: Scope,
+        report: &mut Report,
+    ) {
+        self.waiting.push(Outgoing {
+            payload,
+            route,
+            of: scope,
+        });
+        if self.waiting.len() >= self.batch && !self.is_full {
+            while self.try_send(socket, report) {}
         }
-        self.waiting.push_back(answer);
-        if self.is_stalled() {
-            for oldest in self.waiting.drain(..self.waiting.len().saturating_sub(CAPACITY)) {
-                report.send_blocked(oldest.scope);
-            }
+        while self.is_stalled() && self.waiting.len() > CAPACITY {
+            self.fail_oldest(report);
         }
     }
 
     /// Sends what the socket takes now. If some is left, the task is woken when it may take more, and when the socket
     /// has stalled.
     pub(super) fn flush(&mut self, cx: &mut Context<'_>, socket: &DatagramSocket, report: &mut Report) {
-        while let Some(answer) = self.waiting.front() {
-            if !try_send(socket, answer, report) {
-                match socket.poll_send_ready(cx) {
+        while !self.is_empty() {
+            if self.is_full {
+                match self.poll_writable(cx, socket) {
                     Poll::Pending => return self.watch(cx, report),
-                    Poll::Ready(Ok(())) => continue,
+                    Poll::Ready(Ok(())) => self.is_full = false,
                     // The runtime is gone, and the socket will never be ready.
-                    Poll::Ready(Err(_)) => report.send_blocked(answer.scope),
+                    Poll::Ready(Err(_)) => self.fail_oldest(report),
                 }
+            } else {
+                self.try_send(socket, report);
             }
-            self.waiting.pop_front();
-            self.blocked = None;
         }
+        self.is_full = false;
+        self.writable = None;
+    }
+
+    /// Ready when a send may be tried again. If the system has no descriptor left to watch the socket with, the timer of
+    /// [`watch`](Self::watch) is what wakes the task.
+    fn poll_writable(&mut self, cx: &mut Context<'_>, socket: &DatagramSocket) -> Poll<io::Result<()>> {
+        if self.writable.is_none() {
+            self.writable = socket.writable().ok();
+        }
+        let Some(writable) = &mut self.writable else {
+            self.is_full = false;
+            return Poll::Pending;
+        };
+        writable.poll_ready(cx)
+    }
+
+    /// Whether the socket took answers, or failed to.
+    fn try_send(&mut self, socket: &DatagramSocket, report: &mut Report) -> bool {
+        // Answers in one scope are counted together.
+        let mut sent: Option<(Scope, u64)> = None;
+        let made_progress = self
+            .waiting
+            .try_send(socket, |answer, result| match (result, &mut sent) {
+                (Err(error), _) => report.send_error(answer.of, &error, answer.payload.len()),
+                (Ok(()), Some((scope, answers))) if *scope == answer.of => *answers += 1,
+                (Ok(()), sent) => {
+                    if let Some((scope, answers)) = sent.replace((answer.of, 1)) {
+                        report.sent(scope, answers);
+                    }
+                }
+            });
+        if let Some((scope, answers)) = sent {
+            report.sent(scope, answers);
+        }
+        if made_progress {
+            self.blocked = None;
+        } else {
+            self.is_full = !self.is_empty();
+        }
+        made_progress
     }
 
     /// Reports each second in which the socket has taken nothing.
@@ -102,18 +166,14 @@ impl Outbox {
 
     /// Drops the answers that the socket has not taken.
     pub(super) fn give_up(&mut self, report: &mut Report) {
-        for answer in self.waiting.drain(..) {
-            report.send_blocked(answer.scope);
+        while !self.is_empty() {
+            self.fail_oldest(report);
         }
     }
-}
 
-/// Whether the answer has its outcome. If not, the socket cannot take it yet.
-fn try_send(socket: &DatagramSocket, answer: &Answer, report: &mut Report) -> bool {
-    match socket.try_send(&answer.payload, &answer.route) {
-        Ok(()) => report.sent(answer.scope),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
-        Err(error) => report.send_error(answer.scope, &error, answer.payload.len()),
+    fn fail_oldest(&mut self, report: &mut Report) {
+        if let Some(scope) = self.waiting.pop() {
+            report.send_blocked(scope);
+        }
     }
-    true
 }

@@ -6,7 +6,8 @@ use quinn_udp::UdpSocketState;
 use tokio::net::UdpSocket;
 
 /// `quinn-udp`'s set-up runs on a throw-away socket, because it turns on QUIC options: no fragments, coalesced receives.
-/// It needs to know the family only. The socket that is served gets one option: it reports destination addresses.
+/// It needs to know the family only. The socket that is served gets one option: it reports destination addresses. If it
+/// is bound to one address, that is the destination, and it gets none.
 #[cfg(any(
     target_os = "linux",
     target_os = "android",
@@ -22,7 +23,9 @@ pub(super) fn set_up(socket: &UdpSocket, bound: SocketAddr) -> io::Result<UdpSoc
 
     let throw_away = Socket::new(Domain::for_address(bound), Type::DGRAM, Some(Protocol::UDP))?;
     let state = UdpSocketState::new((&throw_away).into())?;
-    if bound.is_ipv6() {
+    if !bound.ip().to_canonical().is_unspecified() {
+        // Nothing to ask for.
+    } else if bound.is_ipv6() {
         setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
     } else {
         #[cfg(any(target_os = "linux", target_os = "android"))]

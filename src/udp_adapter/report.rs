@@ -49,8 +49,8 @@ impl Report {
         self.count(client, |counters| &counters.received);
     }
 
-    pub(super) fn sent(&mut self, client: Scope) {
-        self.count(client, |counters| &counters.sent);
+    pub(super) fn sent(&mut self, client: Scope, answers: u64) {
+        self.count_many(client, answers, |counters| &counters.sent);
     }
 
     pub(super) fn unanswered(&mut self, client: Scope) {
@@ -129,12 +129,16 @@ impl Report {
     }
 
     fn count(&mut self, scope: Scope, counter: impl FnOnce(&Counters) -> &Counter) {
+        self.count_many(scope, 1, counter);
+    }
+
+    fn count_many(&mut self, scope: Scope, number: u64, counter: impl FnOnce(&Counters) -> &Counter) {
         let prefix = &self.prefix;
         let counters = self.counters.get_or_insert_with(|| {
             warn_without_recorder();
             Counters::register(prefix)
         });
-        scope.run(|| counter(counters).increment(1));
+        scope.run(|| counter(counters).increment(number));
     }
 }
 

@@ -1,4 +1,9 @@
-//! Sends a datagram from an address of the host.
+//! Sends datagrams from addresses of the host.
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod linux;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+mod one_by_one;
 
 use std::{
     io::{self, ErrorKind},
@@ -8,15 +13,45 @@ use std::{
 };
 
 use quinn_udp::UdpSocketState;
-use tokio::net::UdpSocket;
 
-use super::address::Route;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) use self::linux::AT_ONCE;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use self::linux::{send_from, send_run};
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) use self::one_by_one::AT_ONCE;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+use self::one_by_one::{send_from, send_run};
+use super::{address::Route, ready::UdpSocket};
+
+/// Sends the first of `messages`, and those behind it that leave from the same address, [`AT_ONCE`] at most. Returns how
+/// many were sent. An error is about the first: none was sent.
+pub(super) fn send_first<'a>(
+    socket: &UdpSocket,
+    state: &UdpSocketState,
+    refused: &Refused,
+    messages: impl Iterator<Item = (&'a [u8], &'a Route)> + Clone,
+) -> io::Result<usize> {
+    let Some((payload, first)) = messages.clone().next() else {
+        return Ok(0);
+    };
+    let run = messages.take_while(|(_, route)| route.has_source_of(first));
+    if !first.from.is_some_and(|from| refused.is(from)) {
+        match send_run(socket, state, refused, first, run) {
+            // The first may be the only one that fails, or another source may help it.
+            Err(error) if error.kind() != ErrorKind::WouldBlock => {}
+            Ok(0) => {}
+            result => return result,
+        }
+    }
+    send(socket, state, refused, payload, first).map(|()| 1)
+}
 
 /// Sends along `route`, or from an address that the system chooses if that of the route is refused.
 pub(super) fn send(
     socket: &UdpSocket,
     state: &UdpSocketState,
-    refused: &RefusedSource,
+    refused: &Refused,
     payload: &[u8],
     route: &Route,
 ) -> io::Result<()> {
@@ -49,25 +84,31 @@ fn is_about_the_source(error: &io::Error) -> bool {
     )
 }
 
-/// The IPv4 address that was last refused as a source. It is not tried again within the same second. Usually it is the
-/// broadcast address of a subnet, which looks like any other address.
+/// What the system refused last. It is not tried again within the same second.
 #[derive(Debug)]
-pub(super) struct RefusedSource {
+pub(super) struct Refused {
     start: Instant,
-    /// The address, and the second since `start`. 0 if there is none.
-    last: AtomicU64,
+    /// An IPv4 address as a source, and the second since `start`. 0 if there is none. Usually it is the broadcast address
+    /// of a subnet, which looks like any other address.
+    source: AtomicU64,
+    /// The second after the one in which a message with several datagrams was refused. 0 if there is none. A link without
+    /// checksum offload does that, and one whose MTU is too small.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    segments: AtomicU64,
 }
 
-impl RefusedSource {
+impl Refused {
     pub(super) fn none() -> Self {
         Self {
             start: Instant::now(),
-            last: AtomicU64::new(0),
+            source: AtomicU64::new(0),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            segments: AtomicU64::new(0),
         }
     }
 
     fn is(&self, ip: IpAddr) -> bool {
-        match (self.last.load(Ordering::Relaxed), ip.to_canonical()) {
+        match (self.source.load(Ordering::Relaxed), ip.to_canonical()) {
             (0, _) | (_, IpAddr::V6(_)) => false,
             (last, IpAddr::V4(ip)) => last >> 32 == u64::from(ip.to_bits()) && last == self.now(ip),
         }
@@ -75,95 +116,29 @@ impl RefusedSource {
 
     fn set(&self, ip: IpAddr) {
         if let IpAddr::V4(ip) = ip.to_canonical() {
-            self.last.store(self.now(ip), Ordering::Relaxed);
+            self.source.store(self.now(ip), Ordering::Relaxed);
         }
     }
 
     fn now(&self, ip: Ipv4Addr) -> u64 {
-        u64::from(ip.to_bits()) << 32 | self.start.elapsed().as_secs() & u64::from(u32::MAX)
+        u64::from(ip.to_bits()) << 32 | self.second() & u64::from(u32::MAX)
+    }
+
+    fn second(&self) -> u64 {
+        self.start.elapsed().as_secs()
     }
 }
 
-/// Sends with `nix`, because `quinn-udp` gives each datagram a traffic class that overrides the one of the socket.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn send_from(socket: &UdpSocket, _: &UdpSocketState, payload: &[u8], route: &Route) -> io::Result<()> {
-    use std::{cell::RefCell, io::IoSlice, os::fd::AsRawFd};
-
-    use nix::{
-        cmsg_space,
-        errno::Errno,
-        libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo},
-        sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg},
-    };
-
-    /// Reusable headers, one for each size of the control message. (`nix`'s `sendmsg` allocates in each call.)
-    struct Headers {
-        plain: MultiHeaders<SockaddrStorage>,
-        inet: MultiHeaders<SockaddrStorage>,
-        inet6: MultiHeaders<SockaddrStorage>,
+impl Refused {
+    fn segments(&self) -> bool {
+        let last = self.segments.load(Ordering::Relaxed);
+        last != 0 && last == self.second() + 1
     }
 
-    thread_local! {
-        // Headers hold pointers, so they are not `Send`.
-        static HEADERS: RefCell<Headers> = RefCell::new(Headers {
-            plain: MultiHeaders::preallocate(1, None),
-            inet: MultiHeaders::preallocate(1, Some(cmsg_space!(in_pktinfo))),
-            inet6: MultiHeaders::preallocate(1, Some(cmsg_space!(in6_pktinfo))),
-        });
+    fn set_segments(&self) {
+        self.segments.store(self.second() + 1, Ordering::Relaxed);
     }
-
-    let payloads = [[IoSlice::new(payload)]];
-    let to = [Some(SockaddrStorage::from(route.to))];
-    HEADERS.with_borrow_mut(|headers| {
-        let (inet, inet6);
-        let (headers, from) = match route.from {
-            None => (&mut headers.plain, None),
-            Some(IpAddr::V4(ip)) => {
-                inet = in_pktinfo {
-                    ipi_ifindex: 0,
-                    ipi_spec_dst: in_addr {
-                        s_addr: u32::from_ne_bytes(ip.octets()),
-                    },
-                    ipi_addr: in_addr { s_addr: 0 },
-                };
-                (&mut headers.inet, Some(ControlMessage::Ipv4PacketInfo(&inet)))
-            }
-            Some(IpAddr::V6(ip)) => {
-                inet6 = in6_pktinfo {
-                    // Its type depends on the system.
-                    ipi6_ifindex: route.interface as _,
-                    ipi6_addr: in6_addr { s6_addr: ip.octets() },
-                };
-                (&mut headers.inet6, Some(ControlMessage::Ipv6PacketInfo(&inet6)))
-            }
-        };
-        let from = from.as_slice();
-        loop {
-            match sendmmsg(
-                socket.as_raw_fd(),
-                headers,
-                &payloads,
-                to,
-                from,
-                MsgFlags::empty(),
-            ) {
-                Err(Errno::EINTR) => {}
-                result => return result.map(drop).map_err(io::Error::from),
-            }
-        }
-    })
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn send_from(socket: &UdpSocket, state: &UdpSocketState, payload: &[u8], route: &Route) -> io::Result<()> {
-    let transmit = quinn_udp::Transmit {
-        destination: route.to,
-        ecn: None,
-        contents: payload,
-        segment_size: None,
-        src_ip: route.from,
-    };
-    state.try_send(socket.into(), &transmit)
 }
 
 #[cfg(test)]
@@ -172,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_source_that_was_refused_is_not_tried_again_at_once() {
-        let refused = RefusedSource::none();
+        let refused = Refused::none();
         let broadcast = IpAddr::from([192, 0, 2, 255]);
         assert!(!refused.is(broadcast));
         refused.set(broadcast);
@@ -181,26 +156,26 @@ mod tests {
         assert!(!refused.is([192, 0, 2, 254].into()));
         assert!(!refused.is("2001:db8::1".parse().unwrap()));
         // A second later.
-        refused.last.fetch_sub(1, Ordering::Relaxed);
+        refused.source.fetch_sub(1, Ordering::Relaxed);
         assert!(!refused.is(broadcast));
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn the_broadcast_address_of_a_subnet_is_refused_once() {
-        let socket = UdpSocket::bind("0.0.0.0:0").await.unwrap();
+        let socket = tokio::net::UdpSocket::bind("0.0.0.0:0").await.unwrap();
         let bound = socket.local_addr().unwrap();
         let state = crate::udp_adapter::platform::set_up(&socket, bound).unwrap();
-        let refused = RefusedSource::none();
-        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let socket = socket.into_std().unwrap();
+        let refused = Refused::none();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         for from in ["127.0.0.1", "127.255.255.255"] {
             let from: IpAddr = from.parse().unwrap();
             let route = Route::new(bound, (from, 0).into(), client.local_addr().unwrap()).unwrap();
             assert_eq!(route.from, Some(from));
-            socket.writable().await.unwrap();
             send(&socket, &state, &refused, b"x", &route).unwrap();
-            assert_eq!(client.recv(&mut [0; 8]).await.unwrap(), 1);
+            assert_eq!(client.recv(&mut [0; 8]).unwrap(), 1);
         }
-        assert_eq!(refused.last.load(Ordering::Relaxed) >> 32, 0x7fff_ffff);
+        assert_eq!(refused.source.load(Ordering::Relaxed) >> 32, 0x7fff_ffff);
     }
 }

@@ -17,14 +17,8 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{
-    Datagram, DatagramSocket, Overload, SocketDrops, UdpServer,
-    address::Route,
-    budget::poll_proceed,
-    call::Outcome,
-    handlers::Handlers,
-    inbox::Inbox,
-    outbox::{Answer, Outbox},
-    report::Report,
+    Datagram, DatagramSocket, Overload, SocketDrops, UdpServer, address::Route, budget::poll_proceed,
+    call::Outcome, handlers::Handlers, inbox::Inbox, outbox::Outbox, report::Report,
 };
 use crate::scope::{ClientScopes, Scope, WithScope as _};
 
@@ -173,7 +167,7 @@ impl<S: Service<Datagram>> Core<S> {
             gave_way: false,
             inbox: Inbox::new(),
             handlers: Handlers::new(),
-            outbox: Outbox::default(),
+            outbox: Outbox::new(server.max_send_batch),
         }
     }
 
@@ -363,14 +357,9 @@ where
     fn finish(&mut self, outcome: Outcome, scope: Scope, route: Option<Route>) {
         match outcome {
             Outcome::Answer(payload) => match route {
-                Some(route) => {
-                    let answer = Answer {
-                        payload,
-                        route,
-                        scope,
-                    };
-                    self.outbox.send(&self.socket, answer, &mut self.report);
-                }
+                Some(route) => self
+                    .outbox
+                    .send(&self.socket, payload, route, scope, &mut self.report),
                 None => self.report.unanswered(scope),
             },
             Outcome::NoAnswer => self.report.unanswered(scope),

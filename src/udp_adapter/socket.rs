@@ -1,19 +1,21 @@
 use std::{
     fmt,
+    future::poll_fn,
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use quinn_udp::UdpSocketState;
-use tokio::{io::Interest, net::UdpSocket};
+use tokio::net::UdpSocket;
 
 use super::{
-    Batch, Datagram, SocketDrops,
+    Batch, Datagram, Replies, SocketDrops,
     address::Route,
     platform::set_up,
-    send::{RefusedSource, send},
+    ready::{Ready, Writable},
+    send::{Refused, send, send_first},
 };
 use crate::scope::Scope;
 
@@ -51,27 +53,28 @@ use crate::scope::Scope;
 ///
 /// Several tasks may receive at a time, each with its own batch, while others send.
 pub struct DatagramSocket {
-    socket: Arc<UdpSocket>,
+    socket: Arc<Ready>,
     /// How many of the kernel's drops have been counted.
     drops: Arc<Mutex<u32>>,
     state: UdpSocketState,
-    refused: RefusedSource,
+    refused: Refused,
     bound: SocketAddr,
 }
 
 impl DatagramSocket {
-    /// Takes a bound socket.
+    /// Takes a bound socket. It belongs to the runtime in which this is called (on systems other than Linux and Android,
+    /// to the one in which the socket was made).
     ///
     /// # Errors
     ///
-    /// If the socket cannot be told to report destination addresses.
+    /// If the socket cannot be told to report destination addresses, or this is not called in a runtime of tokio.
     pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let bound = socket.local_addr()?;
         Ok(Self {
             state: set_up(&socket, bound)?,
-            socket: Arc::new(socket),
+            socket: Arc::new(Ready::new(socket)?),
             drops: Arc::default(),
-            refused: RefusedSource::none(),
+            refused: Refused::none(),
             bound,
         })
     }
@@ -116,11 +119,7 @@ impl DatagramSocket {
             if let Some(datagram) = batch.next(self.bound) {
                 return Ok(datagram);
             }
-            self.socket.readable().await?;
-            match self.socket.try_io(Interest::READABLE, || self.try_recv(batch)) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                result => result?,
-            }
+            self.socket.recv(|| self.try_recv(batch)).await?;
         }
     }
 
@@ -152,48 +151,116 @@ impl DatagramSocket {
         self.send_between(SocketAddr::new(from, 0), payload, to).await
     }
 
-    async fn send_between(&self, from: SocketAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
-        let route = Route::new(self.bound, from, to).ok_or_else(|| {
+    /// Answers several datagrams, with one system call for up to 32 of them. Hands each with its result to `outcome`: an
+    /// error is about this answer only, and the others are sent. Waits while the socket takes none.
+    ///
+    /// Answers from one address to one client keep their order. On systems other than Linux and Android each takes a call of
+    /// its own.
+    ///
+    /// ```
+    /// use dualstack_metrics::{
+    ///     Batch, ClientScopes, DatagramSocket, Protocol, Replies, ServerBinding, SocketOptions,
+    /// };
+    /// use metrics::counter;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap())?;
+    /// let socket = DatagramSocket::new(socket)?;
+    /// let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, socket.local_addr()));
+    /// # let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
+    /// # client.connect(("127.0.0.1", socket.local_addr().port())).await?;
+    /// # client.send(b"ping").await?;
+    ///
+    /// let (mut batch, mut replies) = (Batch::new(), Replies::new());
+    /// loop {
+    ///     let datagram = socket.recv(&mut batch).await?;
+    ///     replies.push(datagram, &b"pong"[..]);
+    ///     if batch.is_empty() {
+    ///         let count = |datagram: &_, result: Result<_, _>| {
+    ///             let name = if result.is_ok() { "sent_total" } else { "failed_total" };
+    ///             scopes.for_client(datagram).run(|| counter!(name).increment(1));
+    ///         };
+    ///         socket.reply_all(&mut replies, count).await?;
+    /// #       assert_eq!(client.recv(&mut [0; 8]).await?, 4);
+    /// #       break;
+    ///     }
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// # })?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// Cancel safe: if the future is dropped before it is done, the answers that have no outcome stay in `replies`.
+    ///
+    /// # Errors
+    ///
+    /// If the socket can take nothing more, because its runtime shuts down. The answers that have no outcome stay in
+    /// `replies`.
+    pub async fn reply_all(
+        &self,
+        replies: &mut Replies,
+        mut outcome: impl FnMut(&Datagram, io::Result<()>),
+    ) -> io::Result<()> {
+        while replies.try_send(self, &mut outcome).is_pending() {
+            self.wait_until_writable().await?;
+        }
+        Ok(())
+    }
+
+    /// The way from one address to another.
+    pub(super) fn route(&self, from: SocketAddr, to: SocketAddr) -> io::Result<Route> {
+        Route::new(self.bound, from, to).ok_or_else(|| {
             io::Error::new(
                 ErrorKind::InvalidInput,
                 format!("nothing can be sent to {to}: it has no port, or no address"),
             )
-        })?;
+        })
+    }
+
+    async fn send_between(&self, from: SocketAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
+        let route = self.route(from, to)?;
         loop {
-            self.socket.writable().await?;
             match self.try_send(payload, &route) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait_until_writable().await?,
                 result => return result,
             }
         }
     }
 
+    async fn wait_until_writable(&self) -> io::Result<()> {
+        let mut writable = self.socket.writable()?;
+        poll_fn(|cx| writable.poll_ready(cx)).await
+    }
+
     /// Fills `batch`. Datagrams that it still held are lost.
     pub(super) fn poll_recv(&self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.socket.poll_recv_ready(cx))?;
-            match self.socket.try_io(Interest::READABLE, || self.try_recv(batch)) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
-        }
+        self.socket.poll_recv(cx, || self.try_recv(batch))
     }
 
     /// Fills `batch` with what the system has received, even if the runtime does not know of it yet.
     pub(super) fn try_recv(&self, batch: &mut Batch) -> io::Result<()> {
-        batch.refill(|buffers, metas| self.state.recv((&*self.socket).into(), buffers, metas))
+        batch.refill(|buffers, metas| self.state.recv(self.socket.socket().into(), buffers, metas))
     }
 
-    /// Ready when a send may be tried again.
-    pub(super) fn poll_send_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket.poll_send_ready(cx)
+    /// Watches whether the socket takes datagrams again.
+    pub(super) fn writable(&self) -> io::Result<Writable> {
+        self.socket.writable()
+    }
+
+    /// Sends the first of `messages`, and those behind it that the same call can send. Returns how many. An error is
+    /// about the first.
+    pub(super) fn try_send_first<'a>(
+        &self,
+        messages: impl Iterator<Item = (&'a [u8], &'a Route)> + Clone,
+    ) -> io::Result<usize> {
+        self.socket
+            .try_send(|| send_first(self.socket.socket(), &self.state, &self.refused, messages))
     }
 
     /// Sends along `route`.
-    pub(super) fn try_send(&self, payload: &[u8], route: &Route) -> io::Result<()> {
-        self.socket.try_io(Interest::WRITABLE, || {
-            send(&self.socket, &self.state, &self.refused, payload, route)
-        })
+    fn try_send(&self, payload: &[u8], route: &Route) -> io::Result<()> {
+        self.socket
+            .try_send(|| send(self.socket.socket(), &self.state, &self.refused, payload, route))
     }
 }
 

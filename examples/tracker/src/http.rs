@@ -94,7 +94,12 @@ fn announced(swarm: &Swarm, client: IpAddr, query: &str) -> Result<Value<'static
     let with_peer_id = !flag(&query, "no_peer_id")?.unwrap_or(false);
 
     let (stats, peers) = swarm
-        .announce(&announce, Instant::now())
+        .announce(&announce, Instant::now(), |stats, others| {
+            (
+                stats,
+                others.map(|peer| (peer.address, peer.id)).collect::<Vec<_>>(),
+            )
+        })
         .map_err(|Full| Failure(Full::MESSAGE.into()))?;
     let mut answer = vec![
         (&b"complete"[..], number(stats.seeders)),

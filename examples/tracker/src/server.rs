@@ -17,6 +17,7 @@ use dualstack_metrics::{
 };
 use tokio::{
     net::{TcpListener, UdpSocket},
+    runtime,
     sync::watch,
     task::JoinSet,
     time::{MissedTickBehavior, interval},
@@ -83,9 +84,12 @@ impl Server {
 
     fn serve_udp(&mut self, sockets: Vec<UdpSocket>, host: &mut Host) -> io::Result<()> {
         self.udp.push(sockets[0].local_addr()?);
-        let tracker = Arc::new(UdpTracker::new(Arc::clone(&self.swarm)));
+        let tracker = UdpTracker::new(Arc::clone(&self.swarm));
         for socket in sockets {
-            let tracker = Arc::clone(&tracker);
+            let tracker = tracker.another_worker();
+            // A runtime of several threads would wake another thread for each datagram that arrives meanwhile.
+            let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+            let entered = runtime.enter();
             let server = UdpServer::new(socket)?
                 .metrics_prefix(UDP_PREFIX)
                 .shutdown_timeout(UDP_SHUTDOWN_TIMEOUT)
@@ -99,10 +103,12 @@ impl Server {
                 }));
             host.add(server.socket_drops());
             let mut stop = self.stop.subscribe();
-            self.listeners.spawn(server.with_graceful_shutdown(async move {
+            let server = server.with_graceful_shutdown(async move {
                 // An error means that the `Server` was dropped.
                 let _ = stop.wait_for(|stop| *stop).await;
-            }));
+            });
+            drop(entered);
+            self.listeners.spawn_blocking(move || runtime.block_on(server));
         }
         Ok(())
     }

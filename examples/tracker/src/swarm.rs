@@ -1,7 +1,7 @@
 //! The swarm: which peers share which torrent. It is kept in memory.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     mem,
     net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -87,9 +87,9 @@ struct Peers {
     seeders: usize,
 }
 
-struct Peer {
-    address: SocketAddr,
-    id: PeerId,
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    pub(crate) id: PeerId,
     is_seeder: bool,
     has_completed: bool,
     seen: Instant,
@@ -104,60 +104,55 @@ impl Swarm {
         }
     }
 
-    /// Updates the swarm. Returns the numbers of the torrent, and other peers of the client's family.
-    pub(crate) fn announce(
+    /// Updates the swarm. Hands the numbers of the torrent to `answer`, and other peers of the client's family.
+    pub(crate) fn announce<T>(
         &self,
         announce: &Announce,
         now: Instant,
-    ) -> Result<(Stats, Vec<(SocketAddr, PeerId)>), Full> {
+        answer: impl FnOnce(Stats, &mut dyn Iterator<Item = &Peer>) -> T,
+    ) -> Result<T, Full> {
         let mut state = self.lock();
         let State { torrents, peers, .. } = &mut *state;
         let address = announce.peer;
 
         if announce.event == Event::Stopped {
             let Some(torrent) = torrents.get_mut(&announce.info_hash) else {
-                return Ok((Stats::default(), Vec::new()));
+                return Ok(answer(Stats::default(), &mut [].iter()));
             };
-            if torrent.family_of(address).remove(address).is_some() {
+            if torrent.family_of(address).remove(address) {
                 *peers -= 1;
             }
-            return Ok((torrent.stats(), Vec::new()));
+            return Ok(answer(torrent.stats(), &mut [].iter()));
         }
 
-        let known = torrents.get_mut(&announce.info_hash);
-        let is_new_torrent = known.is_none();
-        let is_new_peer = known.is_none_or(|torrent| !torrent.family_of(address).has(address));
-        if (is_new_torrent && torrents.len() >= self.max_torrents)
-            || (is_new_peer && *peers >= self.max_peers)
-        {
+        let has_room = *peers < self.max_peers;
+        let (torrent, is_new) = match (
+            torrents.len() < self.max_torrents,
+            torrents.entry(announce.info_hash),
+        ) {
+            (_, Entry::Occupied(torrent)) => (torrent.into_mut(), false),
+            (true, Entry::Vacant(place)) if has_room => (place.insert(Torrent::default()), true),
+            (_, Entry::Vacant(_)) => {
+                refuse(state);
+                return Err(Full);
+            }
+        };
+        let Some(update) = torrent.family_of(address).update(announce, now, has_room) else {
             refuse(state);
             return Err(Full);
-        }
-
-        let torrent = torrents.entry(announce.info_hash).or_default();
-        let family = torrent.family_of(address);
-        let before = family.remove(address);
-        let had_completed = before.is_some_and(|peer| peer.has_completed);
-        let completes = announce.event == Event::Completed && !had_completed;
-        family.add(Peer {
-            address,
-            id: announce.peer_id,
-            is_seeder: announce.is_seeder,
-            has_completed: had_completed || completes,
-            seen: now,
-        });
-        let wanted = announce.peers_wanted.unwrap_or(PEERS_WANTED);
-        let others = family.pick(wanted.min(MAX_PEERS_WANTED), address, now);
-
-        *peers += usize::from(is_new_peer);
-        if is_new_torrent {
+        };
+        *peers += usize::from(update.is_new);
+        if is_new {
             counter!(counters::TORRENTS_ADDED).increment(1);
         }
-        if completes {
+        if update.completes {
             torrent.downloads += 1;
             counter!(counters::DOWNLOADS).increment(1);
         }
-        Ok((torrent.stats(), others))
+        let wanted = announce.peers_wanted.unwrap_or(PEERS_WANTED);
+        let numbers = torrent.stats();
+        let mut others = torrent.family_of(address).pick(wanted, address, now);
+        Ok(answer(numbers, &mut others))
     }
 
     /// The numbers of a torrent, over both families. They are 0 for an unknown torrent.
@@ -223,37 +218,75 @@ impl Torrent {
     }
 }
 
+/// What an announce changed.
+struct Update {
+    is_new: bool,
+    completes: bool,
+}
+
 impl Peers {
-    fn has(&self, address: SocketAddr) -> bool {
-        self.places.contains_key(&address)
+    /// `None` if the peer is new, and there is no room.
+    fn update(&mut self, announce: &Announce, now: Instant, has_room: bool) -> Option<Update> {
+        let Announce { is_seeder, .. } = *announce;
+        let is_completed = announce.event == Event::Completed;
+        let new = Peer {
+            address: announce.peer,
+            id: announce.peer_id,
+            is_seeder,
+            has_completed: is_completed,
+            seen: now,
+        };
+        let update = match self.places.entry(announce.peer) {
+            Entry::Occupied(place) => {
+                let known = &mut self.list[*place.get()];
+                let had_completed = known.has_completed;
+                self.seeders -= usize::from(known.is_seeder);
+                *known = new;
+                known.has_completed |= had_completed;
+                Update {
+                    is_new: false,
+                    completes: is_completed && !had_completed,
+                }
+            }
+            Entry::Vacant(place) if has_room => {
+                place.insert(self.list.len());
+                self.list.push(new);
+                Update {
+                    is_new: true,
+                    completes: is_completed,
+                }
+            }
+            Entry::Vacant(_) => return None,
+        };
+        self.seeders += usize::from(is_seeder);
+        Some(update)
     }
 
-    fn add(&mut self, peer: Peer) {
-        self.seeders += usize::from(peer.is_seeder);
-        self.places.insert(peer.address, self.list.len());
-        self.list.push(peer);
-    }
-
-    fn remove(&mut self, address: SocketAddr) -> Option<Peer> {
-        let place = self.places.remove(&address)?;
+    /// Whether the peer was known.
+    fn remove(&mut self, address: SocketAddr) -> bool {
+        let Some(place) = self.places.remove(&address) else {
+            return false;
+        };
         let peer = self.list.swap_remove(place);
         if let Some(moved) = self.list.get(place) {
             self.places.insert(moved.address, place);
         }
         self.seeders -= usize::from(peer.is_seeder);
-        Some(peer)
+        true
     }
 
-    fn pick(&self, wanted: usize, except: SocketAddr, now: Instant) -> Vec<(SocketAddr, PeerId)> {
+    /// Peers from a random one on.
+    fn pick(&self, wanted: usize, except: SocketAddr, now: Instant) -> impl Iterator<Item = &Peer> {
         let start = fastrand::usize(..self.list.len().max(1));
         let (end, front) = self.list.split_at(start);
+        let long_ago = now.checked_sub(FORGOTTEN_AFTER);
         front
             .iter()
             .chain(end)
-            .filter(|peer| peer.address != except && !peer.is_idle(now))
-            .take(wanted)
-            .map(|peer| (peer.address, peer.id))
-            .collect()
+            .filter(move |peer| {
+                peer.address != except && long_ago.is_none_or(|long_ago| peer.seen > long_ago)
+            })
+            .take(wanted.min(MAX_PEERS_WANTED))
     }
 
     fn forget_idle(&mut self, now: Instant) -> usize {
@@ -287,6 +320,13 @@ mod tests {
         }
     }
 
+    /// The numbers of the torrent, and the addresses of the other peers.
+    fn announced(swarm: &Swarm, announce: &Announce, now: Instant) -> Result<(Stats, Vec<SocketAddr>), Full> {
+        swarm.announce(announce, now, |stats, others| {
+            (stats, others.map(|peer| peer.address).collect())
+        })
+    }
+
     fn stats(seeders: usize, leechers: usize, downloads: usize) -> Stats {
         Stats {
             seeders,
@@ -299,25 +339,23 @@ mod tests {
     fn a_client_gets_the_other_peers_of_its_family() {
         let (swarm, now) = (Swarm::new(usize::MAX, usize::MAX), Instant::now());
         for peer in ["192.0.2.7:1", "192.0.2.7:2", "[2001:db8::7]:1"] {
-            swarm.announce(&announce(peer, Event::Started), now).unwrap();
+            announced(&swarm, &announce(peer, Event::Started), now).unwrap();
         }
-        let (numbers, others) = swarm
-            .announce(&announce("192.0.2.7:1", Event::None), now)
-            .unwrap();
+        let (numbers, others) = announced(&swarm, &announce("192.0.2.7:1", Event::None), now).unwrap();
         assert_eq!(numbers, stats(0, 3, 0));
-        assert_eq!(others, [("192.0.2.7:2".parse().unwrap(), [2; 20])]);
+        assert_eq!(others, ["192.0.2.7:2".parse().unwrap()]);
     }
 
     #[test]
     fn a_completion_counts_once_and_stopped_removes_the_peer() {
         let (swarm, now) = (Swarm::new(usize::MAX, usize::MAX), Instant::now());
         for event in [Event::Completed, Event::None, Event::Completed] {
-            swarm.announce(&announce("192.0.2.7:1", event), now).unwrap();
+            announced(&swarm, &announce("192.0.2.7:1", event), now).unwrap();
         }
         assert_eq!(swarm.scrape(&[1; 20]), stats(1, 0, 1));
         let stopped = announce("192.0.2.7:1", Event::Stopped);
         for _ in 0..2 {
-            let answer = swarm.announce(&stopped, now);
+            let answer = announced(&swarm, &stopped, now);
             assert_eq!(answer, Ok((stats(0, 0, 1), Vec::new())));
         }
         assert_eq!(swarm.lock().peers, 0);
@@ -331,7 +369,7 @@ mod tests {
             let mut request = announce("[2001:db8::7]:0", Event::Started);
             request.peer.set_port(port);
             request.peers_wanted = Some(usize::MAX);
-            last = swarm.announce(&request, now).unwrap().1;
+            last = announced(&swarm, &request, now).unwrap().1;
         }
         assert_eq!(last.len(), MAX_PEERS_WANTED);
     }
@@ -340,12 +378,8 @@ mod tests {
     fn idle_peers_are_not_returned_and_then_forgotten() {
         let (swarm, now) = (Swarm::new(usize::MAX, usize::MAX), Instant::now());
         let later = now + FORGOTTEN_AFTER;
-        swarm
-            .announce(&announce("192.0.2.7:1", Event::None), now)
-            .unwrap();
-        let (_, others) = swarm
-            .announce(&announce("192.0.2.7:2", Event::None), later)
-            .unwrap();
+        announced(&swarm, &announce("192.0.2.7:1", Event::None), now).unwrap();
+        let (_, others) = announced(&swarm, &announce("192.0.2.7:2", Event::None), later).unwrap();
         assert!(others.is_empty());
         swarm.forget_idle(later);
         assert_eq!(swarm.scrape(&[1; 20]), stats(0, 1, 0));
@@ -360,12 +394,12 @@ mod tests {
         let known = announce("192.0.2.7:1", Event::None);
         let mut other_torrent = known.clone();
         other_torrent.info_hash = [3; 20];
-        swarm.announce(&known, now).unwrap();
+        announced(&swarm, &known, now).unwrap();
         assert_eq!(
-            swarm.announce(&announce("192.0.2.7:2", Event::None), now),
+            announced(&swarm, &announce("192.0.2.7:2", Event::None), now),
             Err(Full)
         );
-        assert_eq!(swarm.announce(&other_torrent, now), Err(Full));
-        assert!(swarm.announce(&known, now).is_ok());
+        assert_eq!(announced(&swarm, &other_torrent, now), Err(Full));
+        assert!(announced(&swarm, &known, now).is_ok());
     }
 }

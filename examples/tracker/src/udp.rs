@@ -1,6 +1,8 @@
 //! The tracker over UDP (BEP 15).
 
 use std::{
+    cell::RefCell,
+    mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Instant,
@@ -8,12 +10,12 @@ use std::{
 
 use aquatic_udp_protocol::{
     AnnounceEvent, AnnounceInterval, AnnounceRequest, AnnounceResponse, AnnounceResponseFixedData,
-    ConnectResponse, ConnectionId, ErrorResponse, InfoHash, NumberOfDownloads, NumberOfPeers, Port, Request,
-    RequestParseError, Response, ResponsePeer, ScrapeRequest, ScrapeResponse, TorrentScrapeStatistics,
-    TransactionId,
+    ConnectResponse, ConnectionId, ErrorResponse, InfoHash, Ipv4AddrBytes, Ipv6AddrBytes, NumberOfDownloads,
+    NumberOfPeers, Port, Request, RequestParseError, Response, ResponsePeer, ScrapeRequest, ScrapeResponse,
+    TorrentScrapeStatistics, TransactionId,
 };
-use bytes::Bytes;
-use metrics::counter;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use metrics::{Counter, counter};
 
 use crate::{
     connection_id::ConnectionIds,
@@ -26,19 +28,40 @@ const MAX_SCRAPED: u8 = 74;
 const CONNECT: i32 = 0;
 const ANNOUNCE: i32 = 1;
 const SCRAPE: i32 = 2;
+/// Room for an answer with 200 IPv6 peers, the longest.
+const MAX_ANSWER: usize = 20 + 200 * 18;
+/// Answers share chunks of memory of this size.
+const CHUNK: usize = 64 * 1_024;
 /// The length of an error response without its message.
 const ERROR_HEADER: usize = 8;
 const BAD_CONNECTION_ID: &str = "connection ID mismatch";
 const MALFORMED: &str = "malformed request";
 
-/// The tracker behind one UDP listener.
+/// The tracker behind one UDP listener, or one of several workers that share its connection IDs.
 ///
 /// Source addresses can be forged, and many clients can share one, so no address is ever banned. What a client without
 /// a valid connection ID can cause is limited instead: its answer is never longer than its datagram, and takes no
 /// memory.
 pub(crate) struct UdpTracker {
     swarm: Arc<Swarm>,
-    ids: ConnectionIds,
+    ids: Arc<ConnectionIds>,
+    counters: Counters,
+    memory: RefCell<Memory>,
+}
+
+#[derive(Clone)]
+struct Counters {
+    connect: Counter,
+    announce: Counter,
+    scrape: Counter,
+    errors: Counter,
+}
+
+/// What is used again for each answer.
+struct Memory {
+    answers: BytesMut,
+    inet: Vec<ResponsePeer<Ipv4AddrBytes>>,
+    inet6: Vec<ResponsePeer<Ipv6AddrBytes>>,
 }
 
 /// The first 16 bytes of every request.
@@ -53,27 +76,44 @@ type Refusal = Option<ErrorResponse>;
 
 impl UdpTracker {
     pub(crate) fn new(swarm: Arc<Swarm>) -> Self {
+        let accepted = |kind| counter!(UDP_ACCEPTED, "request_kind" => kind);
         Self {
             swarm,
-            ids: ConnectionIds::new(Instant::now()),
+            ids: Arc::new(ConnectionIds::new(Instant::now())),
+            counters: Counters {
+                connect: accepted("connect"),
+                announce: accepted("announce"),
+                scrape: accepted("scrape"),
+                errors: counter!(UDP_ERRORS),
+            },
+            memory: RefCell::new(Memory::new()),
+        }
+    }
+
+    /// The same tracker, for another task.
+    pub(crate) fn another_worker(&self) -> Self {
+        Self {
+            swarm: Arc::clone(&self.swarm),
+            ids: Arc::clone(&self.ids),
+            counters: self.counters.clone(),
+            memory: RefCell::new(Memory::new()),
         }
     }
 
     /// Answers a datagram from the canonical address `client`. Counts it once: as accepted or as an error.
     pub(crate) fn answer(&self, datagram: &[u8], client: IpAddr, now: Instant) -> Option<Bytes> {
-        let response = match self.respond(datagram, client, now) {
-            Ok((kind, response)) => {
-                counter!(UDP_ACCEPTED, "request_kind" => kind).increment(1);
+        let memory = &mut *self.memory.borrow_mut();
+        let response = match self.respond(datagram, client, now, memory) {
+            Ok((counter, response)) => {
+                counter.increment(1);
                 response
             }
             Err(refusal) => {
-                counter!(UDP_ERRORS).increment(1);
+                self.counters.errors.increment(1);
                 Response::Error(refusal?)
             }
         };
-        let mut bytes = Vec::new();
-        response.write_bytes(&mut bytes).ok()?;
-        Some(bytes.into())
+        memory.write(response)
     }
 
     fn respond(
@@ -81,7 +121,8 @@ impl UdpTracker {
         datagram: &[u8],
         client: IpAddr,
         now: Instant,
-    ) -> Result<(&'static str, Response), Refusal> {
+        memory: &mut Memory,
+    ) -> Result<(&Counter, Response), Refusal> {
         let header = Header::read(datagram).ok_or(None)?;
         let refusal = |message: &'static str| {
             Some(ErrorResponse {
@@ -106,20 +147,26 @@ impl UdpTracker {
                     transaction_id: request.transaction_id,
                     connection_id: ConnectionId::new(self.ids.issue(client, now)),
                 });
-                Ok(("connect", response))
+                Ok((&self.counters.connect, response))
             }
-            Ok(Request::Announce(request)) => match self.announce(&request, client, now) {
-                Ok(response) => Ok(("announce", response)),
+            Ok(Request::Announce(request)) => match self.announce(&request, client, now, memory) {
+                Ok(response) => Ok((&self.counters.announce, response)),
                 Err(Full) => Err(refusal(Full::MESSAGE)),
             },
-            Ok(Request::Scrape(request)) => Ok(("scrape", self.scrape(&request))),
+            Ok(Request::Scrape(request)) => Ok((&self.counters.scrape, self.scrape(&request))),
             Err(_) if header.action == CONNECT => Err(None),
             Err(RequestParseError::Sendable { err, .. }) => Err(refusal(err)),
             Err(RequestParseError::Unsendable { .. }) => Err(refusal(MALFORMED)),
         }
     }
 
-    fn announce(&self, request: &AnnounceRequest, client: IpAddr, now: Instant) -> Result<Response, Full> {
+    fn announce(
+        &self,
+        request: &AnnounceRequest,
+        client: IpAddr,
+        now: Instant,
+        memory: &mut Memory,
+    ) -> Result<Response, Full> {
         let announce = Announce {
             info_hash: request.info_hash.0,
             peer: SocketAddr::new(client, request.port.0.get()),
@@ -134,34 +181,35 @@ impl UdpTracker {
             // BEP 15: -1 asks for the default.
             peers_wanted: usize::try_from(request.peers_wanted.0.get()).ok(),
         };
-        let (stats, peers) = self.swarm.announce(&announce, now)?;
-        let fixed = AnnounceResponseFixedData {
-            transaction_id: request.transaction_id,
-            announce_interval: AnnounceInterval::new(number(INTERVAL.as_secs())),
-            leechers: NumberOfPeers::new(number(stats.leechers)),
-            seeders: NumberOfPeers::new(number(stats.seeders)),
-        };
-        // The swarm returns only peers of the client's family, and the client expects them in that family's format.
-        Ok(if client.is_ipv4() {
-            let peers = peers.iter().filter_map(|(peer, _)| match peer {
-                SocketAddr::V4(peer) => Some(ResponsePeer {
-                    ip_address: (*peer.ip()).into(),
-                    port: Port(peer.port().into()),
-                }),
-                SocketAddr::V6(_) => None,
-            });
-            let peers = peers.collect();
-            Response::AnnounceIpv4(AnnounceResponse { fixed, peers })
-        } else {
-            let peers = peers.iter().filter_map(|(peer, _)| match peer {
-                SocketAddr::V4(_) => None,
-                SocketAddr::V6(peer) => Some(ResponsePeer {
-                    ip_address: (*peer.ip()).into(),
-                    port: Port(peer.port().into()),
-                }),
-            });
-            let peers = peers.collect();
-            Response::AnnounceIpv6(AnnounceResponse { fixed, peers })
+        self.swarm.announce(&announce, now, |stats, others| {
+            let fixed = AnnounceResponseFixedData {
+                transaction_id: request.transaction_id,
+                announce_interval: AnnounceInterval::new(number(INTERVAL.as_secs())),
+                leechers: NumberOfPeers::new(number(stats.leechers)),
+                seeders: NumberOfPeers::new(number(stats.seeders)),
+            };
+            // The swarm picks only peers of the client's family, and the client expects them in that family's format.
+            if client.is_ipv4() {
+                let mut peers = mem::take(&mut memory.inet);
+                peers.extend(others.filter_map(|peer| match peer.address {
+                    SocketAddr::V4(peer) => Some(ResponsePeer {
+                        ip_address: (*peer.ip()).into(),
+                        port: Port(peer.port().into()),
+                    }),
+                    SocketAddr::V6(_) => None,
+                }));
+                Response::AnnounceIpv4(AnnounceResponse { fixed, peers })
+            } else {
+                let mut peers = mem::take(&mut memory.inet6);
+                peers.extend(others.filter_map(|peer| match peer.address {
+                    SocketAddr::V4(_) => None,
+                    SocketAddr::V6(peer) => Some(ResponsePeer {
+                        ip_address: (*peer.ip()).into(),
+                        port: Port(peer.port().into()),
+                    }),
+                }));
+                Response::AnnounceIpv6(AnnounceResponse { fixed, peers })
+            }
         })
     }
 
@@ -178,6 +226,33 @@ impl UdpTracker {
             transaction_id: request.transaction_id,
             torrent_stats: torrent_stats.collect(),
         })
+    }
+}
+
+impl Memory {
+    fn new() -> Self {
+        Self {
+            answers: BytesMut::with_capacity(CHUNK),
+            inet: Vec::new(),
+            inet6: Vec::new(),
+        }
+    }
+
+    fn write(&mut self, response: Response) -> Option<Bytes> {
+        self.answers.reserve(MAX_ANSWER);
+        response.write_bytes(&mut (&mut self.answers).writer()).ok()?;
+        match response {
+            Response::AnnounceIpv4(AnnounceResponse { mut peers, .. }) => {
+                peers.clear();
+                self.inet = peers;
+            }
+            Response::AnnounceIpv6(AnnounceResponse { mut peers, .. }) => {
+                peers.clear();
+                self.inet6 = peers;
+            }
+            _ => {}
+        }
+        Some(self.answers.split().freeze())
     }
 }
 

@@ -1,0 +1,76 @@
+//! The runtime watches both.
+
+use std::{
+    io::{self, ErrorKind},
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::Interest;
+pub(in crate::udp_adapter) use tokio::net::UdpSocket;
+
+/// A socket, and what it is ready for.
+pub(in crate::udp_adapter) struct Ready {
+    socket: Arc<UdpSocket>,
+}
+
+impl Ready {
+    #[expect(clippy::unnecessary_wraps, reason = "on Linux it can fail")]
+    pub(in crate::udp_adapter) fn new(socket: UdpSocket) -> io::Result<Self> {
+        Ok(Self {
+            socket: Arc::new(socket),
+        })
+    }
+
+    pub(in crate::udp_adapter) fn socket(&self) -> &UdpSocket {
+        &self.socket
+    }
+
+    /// Waits while `receive` would block.
+    pub(in crate::udp_adapter) async fn recv<T>(
+        &self,
+        mut receive: impl FnMut() -> io::Result<T>,
+    ) -> io::Result<T> {
+        loop {
+            self.socket.readable().await?;
+            match self.socket.try_io(Interest::READABLE, &mut receive) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Like [`recv`](Self::recv), for one task.
+    pub(in crate::udp_adapter) fn poll_recv<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut receive: impl FnMut() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            ready!(self.socket.poll_recv_ready(cx))?;
+            match self.socket.try_io(Interest::READABLE, &mut receive) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    pub(in crate::udp_adapter) fn try_send<T>(&self, send: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.socket.try_io(Interest::WRITABLE, send)
+    }
+
+    /// Watches whether the socket takes datagrams again.
+    #[expect(clippy::unnecessary_wraps, reason = "on Linux it can fail")]
+    pub(in crate::udp_adapter) fn writable(&self) -> io::Result<Writable> {
+        Ok(Writable(Arc::clone(&self.socket)))
+    }
+}
+
+pub(in crate::udp_adapter) struct Writable(Arc<UdpSocket>);
+
+impl Writable {
+    /// Ready when a send may be tried again.
+    pub(in crate::udp_adapter) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_send_ready(cx)
+    }
+}

@@ -1,0 +1,167 @@
+//! With `nix`, because `quinn-udp` gives each datagram a traffic class that overrides the one of the socket.
+
+mod messages;
+
+use std::{
+    array,
+    cell::RefCell,
+    io::{self, ErrorKind, IoSlice},
+    net::IpAddr,
+    os::fd::AsRawFd,
+};
+
+use nix::{
+    cmsg_space,
+    errno::Errno,
+    libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo},
+    sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg, sendto},
+};
+use quinn_udp::UdpSocketState;
+
+use self::messages::Messages;
+use super::Refused;
+use crate::udp_adapter::{address::Route, ready::UdpSocket};
+
+/// How many datagrams a call sends at most.
+pub(in crate::udp_adapter) const AT_ONCE: usize = 32;
+
+/// Sends one datagram.
+pub(super) fn send_from(
+    socket: &UdpSocket,
+    _: &UdpSocketState,
+    payload: &[u8],
+    route: &Route,
+) -> io::Result<()> {
+    if route.from.is_some() {
+        let mut messages = Messages::new(false);
+        messages.add(payload.len(), route.to);
+        return send_messages(socket, route, &[IoSlice::new(payload)], &messages).map(drop);
+    }
+    // Cheaper than `sendmmsg` with one message, and than `nix`'s `sendmsg`, which allocates.
+    let to = SockaddrStorage::from(route.to);
+    retry(|| sendto(socket.as_raw_fd(), payload, &to, MsgFlags::empty())).map(drop)
+}
+
+/// Sends several datagrams from the address of `source`, as `send_first` says. Sends none if there is only one.
+pub(super) fn send_run<'a>(
+    socket: &UdpSocket,
+    state: &UdpSocketState,
+    refused: &Refused,
+    source: &Route,
+    run: impl Iterator<Item = (&'a [u8], &'a Route)>,
+) -> io::Result<usize> {
+    let mut payloads = [IoSlice::new(&[]); AT_ONCE];
+    let mut messages = Messages::new(state.max_gso_segments() >= AT_ONCE && !refused.segments());
+    for ((payload, route), slice) in run.zip(&mut payloads) {
+        if !messages.add(payload.len(), route.to) {
+            break;
+        }
+        *slice = IoSlice::new(payload);
+    }
+    if messages.datagrams() < 2 {
+        return Ok(0);
+    }
+    let result = send_messages(socket, source, &payloads, &messages);
+    let is_refused = |error: &io::Error| error.kind() != ErrorKind::WouldBlock;
+    if messages.segment().is_some() && result.as_ref().is_err_and(is_refused) {
+        refused.set_segments();
+    }
+    result
+}
+
+/// Sends from the address of `source`, and returns the number of datagrams. `nix` gives all messages of a call the same
+/// control messages.
+fn send_messages(
+    socket: &UdpSocket,
+    source: &Route,
+    payloads: &[IoSlice<'_>],
+    messages: &Messages,
+) -> io::Result<usize> {
+    let slices: [_; AT_ONCE] = array::from_fn(|at| &payloads[messages.datagrams_of(at)]);
+    let (inet, inet6, segment);
+    let mut control = [ControlMessage::UdpGsoSegments(&0); 2];
+    let mut used = 0;
+    let mut add = |message| {
+        control[used] = message;
+        used += 1;
+    };
+    match source.from {
+        None => {}
+        Some(IpAddr::V4(ip)) => {
+            inet = in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: in_addr {
+                    s_addr: u32::from_ne_bytes(ip.octets()),
+                },
+                ipi_addr: in_addr { s_addr: 0 },
+            };
+            add(ControlMessage::Ipv4PacketInfo(&inet));
+        }
+        Some(IpAddr::V6(ip)) => {
+            inet6 = in6_pktinfo {
+                // Its type depends on the system.
+                ipi6_ifindex: source.interface as _,
+                ipi6_addr: in6_addr { s6_addr: ip.octets() },
+            };
+            add(ControlMessage::Ipv6PacketInfo(&inet6));
+        }
+    }
+    if let Some(size) = messages.segment() {
+        segment = size;
+        add(ControlMessage::UdpGsoSegments(&segment));
+    }
+    with_headers(source.from, messages.segment().is_some(), |headers| {
+        retry(|| {
+            sendmmsg(
+                socket.as_raw_fd(),
+                headers,
+                &slices[..messages.len()],
+                messages.to(),
+                &control[..used],
+                MsgFlags::empty(),
+            )
+            .map(Iterator::count)
+        })
+    })
+    .map(|sent| messages.datagrams_before(sent))
+}
+
+/// Hands out headers for these control messages, which are used again.
+fn with_headers<T>(
+    from: Option<IpAddr>,
+    is_segmented: bool,
+    send: impl FnOnce(&mut MultiHeaders<SockaddrStorage>) -> T,
+) -> T {
+    thread_local! {
+        // They hold pointers, so they are not `Send`.
+        static HEADERS: RefCell<[Option<MultiHeaders<SockaddrStorage>>; 6]> = RefCell::default();
+    }
+
+    let at = match from {
+        None => 0,
+        Some(IpAddr::V4(_)) => 1,
+        Some(IpAddr::V6(_)) => 2,
+    };
+    let new = || {
+        let space = match (at, is_segmented) {
+            (0, false) => return MultiHeaders::preallocate(AT_ONCE, None),
+            (0, true) => cmsg_space!(u16),
+            (1, false) => cmsg_space!(in_pktinfo),
+            (1, true) => cmsg_space!(in_pktinfo, u16),
+            (_, false) => cmsg_space!(in6_pktinfo),
+            (_, true) => cmsg_space!(in6_pktinfo, u16),
+        };
+        MultiHeaders::preallocate(AT_ONCE, Some(space))
+    };
+    HEADERS
+        .with_borrow_mut(|headers| send(headers[at + 3 * usize::from(is_segmented)].get_or_insert_with(new)))
+}
+
+fn retry<T>(mut send: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
+    loop {
+        match send() {
+            Err(Errno::EINTR) => {}
+            result => return result.map_err(io::Error::from),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! With `quinn-udp`, one datagram in each call.
+
+use std::io;
+
+use quinn_udp::{Transmit, UdpSocketState};
+
+use super::Refused;
+use crate::udp_adapter::{address::Route, ready::UdpSocket};
+
+/// How many datagrams a call sends at most.
+pub(in crate::udp_adapter) const AT_ONCE: usize = 1;
+
+/// Sends one datagram.
+pub(super) fn send_from(
+    socket: &UdpSocket,
+    state: &UdpSocketState,
+    payload: &[u8],
+    route: &Route,
+) -> io::Result<()> {
+    let transmit = Transmit {
+        destination: route.to,
+        ecn: None,
+        contents: payload,
+        segment_size: None,
+        src_ip: route.from,
+    };
+    state.try_send(socket.into(), &transmit)
+}
+
+/// Sends none, because it cannot send several at once.
+#[expect(clippy::unnecessary_wraps, reason = "on Linux it can fail")]
+pub(super) fn send_run<'a>(
+    _: &UdpSocket,
+    _: &UdpSocketState,
+    _: &Refused,
+    _: &Route,
+    _: impl Iterator<Item = (&'a [u8], &'a Route)>,
+) -> io::Result<usize> {
+    Ok(0)
+}
