@@ -280,8 +280,8 @@ impl UdpServer {
         self
     }
 
-    /// How many answers leave together at most, 1 to 32. Default: 32 on Linux and Android, 1 on other systems, which have
-    /// no call for several.
+    /// How many answers are collected before they leave, 1 to 32. Default: 32 on Linux and Android, 1 on other systems,
+    /// which have no call for several.
     ///
     /// An answer waits while the next datagrams of its batch are handled, until there are this many, or none is left. So
     /// a handler that holds the thread delays at most this number less one. With 1, each answer leaves before the next

@@ -208,7 +208,6 @@ fn run_alone<F: Future>(test: impl FnOnce(PrometheusHandle) -> F) -> F::Output {
     LocalSet::new().block_on(&runtime, async { test(handle).await })
 }
 
-/// Runs `test` on a thread that has a network namespace of its own.
 fn bind(address: &str) -> UdpSocket {
     SocketOptions::dual_stack()
         .bind_udp(address.parse().unwrap())

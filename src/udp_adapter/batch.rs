@@ -17,6 +17,8 @@ pub struct Batch {
     buffer: Vec<u8>,
     metas: [RecvMeta; BATCH_SIZE],
     received: usize,
+    /// How many messages are asked for: twice as many as came last. To ask for 32 takes time, even if one comes.
+    asked: usize,
     /// The message to read next, and where in it: a system may coalesce datagrams of one size into one message.
     message: usize,
     offset: usize,
@@ -37,6 +39,7 @@ impl Batch {
             buffer: vec![0; datagrams.clamp(1, BATCH_SIZE) * RECV_BUFFER],
             metas: [RecvMeta::default(); BATCH_SIZE],
             received: 0,
+            asked: BATCH_SIZE,
             message: 0,
             offset: 0,
             payloads: PayloadPool::new(),
@@ -54,11 +57,12 @@ impl Batch {
         &mut self,
         receive: impl FnOnce(&mut [IoSliceMut<'_>], &mut [RecvMeta]) -> io::Result<usize>,
     ) -> io::Result<()> {
-        let room = self.buffer.len() / RECV_BUFFER;
-        let mut buffers = self.buffer.chunks_exact_mut(RECV_BUFFER);
+        let room = self.asked.min(self.buffer.len() / RECV_BUFFER);
+        let mut buffers = self.buffer.chunks_exact_mut(RECV_BUFFER).take(room);
         let mut slices: [_; BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(buffers.next().unwrap_or_default()));
         self.received = receive(&mut slices[..room], &mut self.metas[..room])?;
+        self.asked = (2 * self.received).clamp(1, BATCH_SIZE);
         self.message = 0;
         self.offset = 0;
         self.payloads.start_batch();
