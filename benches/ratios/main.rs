@@ -17,6 +17,15 @@ mod paired;
 #[cfg(target_os = "linux")]
 mod udp;
 
+const PARTS: &[(&str, fn())] = &[
+    ("increments", increments::print),
+    ("labels", own_labels::print),
+    ("opentelemetry", opentelemetry::print),
+    ("http", http::print),
+    #[cfg(target_os = "linux")]
+    ("udp", udp::print),
+];
+
 fn main() {
     let arguments: Vec<String> = std::env::args()
         .skip(1)
@@ -26,21 +35,14 @@ fn main() {
     if udp::Load::is_sent(&arguments) {
         return;
     }
-    let is_wanted = |part: &str| arguments.is_empty() || arguments.iter().any(|argument| argument == part);
-    if is_wanted("increments") {
-        increments::print();
-    }
-    if is_wanted("labels") {
-        own_labels::print();
-    }
-    if is_wanted("opentelemetry") {
-        opentelemetry::print();
-    }
-    if is_wanted("http") {
-        http::print();
-    }
-    #[cfg(target_os = "linux")]
-    if is_wanted("udp") {
-        udp::print();
+    for (part, print) in PARTS {
+        if arguments.is_empty() {
+            // In a process of its own, because together they have more label sets than a process can.
+            let program = std::env::current_exe().expect("this program has a path");
+            let status = std::process::Command::new(program).arg(part).status();
+            assert!(status.expect("the part runs").success());
+        } else if arguments.iter().any(|argument| argument == part) {
+            print();
+        }
     }
 }
