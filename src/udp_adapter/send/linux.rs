@@ -99,7 +99,7 @@ fn send_messages(
         }
         Some(IpAddr::V6(ip)) => {
             inet6 = in6_pktinfo {
-                // Its type depends on the system.
+                #[allow(clippy::cast_possible_wrap, reason = "it is signed on Android")]
                 ipi6_ifindex: source.interface as _,
                 ipi6_addr: in6_addr { s6_addr: ip.octets() },
             };
