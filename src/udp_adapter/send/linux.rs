@@ -48,8 +48,11 @@ pub(super) fn send_run<'a>(
     state: &UdpSocketState,
     refused: &Refused,
     source: &Route,
-    run: impl Iterator<Item = (&'a [u8], &'a Route)>,
+    run: impl Iterator<Item = (&'a [u8], &'a Route)> + Clone,
 ) -> io::Result<usize> {
+    if run.clone().nth(1).is_none() {
+        return Ok(0);
+    }
     let mut payloads = [IoSlice::new(&[]); AT_ONCE];
     let mut messages = Messages::new(state.max_gso_segments() >= AT_ONCE && !refused.segments());
     for ((payload, route), slice) in run.zip(&mut payloads) {
@@ -57,9 +60,6 @@ pub(super) fn send_run<'a>(
             break;
         }
         *slice = IoSlice::new(payload);
-    }
-    if messages.datagrams() < 2 {
-        return Ok(0);
     }
     let result = send_messages(socket, source, &payloads, &messages);
     let is_refused = |error: &io::Error| error.kind() != ErrorKind::WouldBlock;

@@ -80,10 +80,6 @@ impl Messages {
         self.len
     }
 
-    pub(super) fn datagrams(&self) -> usize {
-        self.datagrams
-    }
-
     pub(super) fn segment(&self) -> Option<u16> {
         self.segment
     }
@@ -122,8 +118,8 @@ mod tests {
         let counts: Vec<_> = (0..messages.len())
             .map(|at| messages.datagrams_of(at).len())
             .collect();
-        assert_eq!(counts.iter().sum::<usize>(), messages.datagrams());
-        assert_eq!(messages.datagrams_before(messages.len()), messages.datagrams());
+        assert_eq!(counts.iter().sum::<usize>(), messages.datagrams);
+        assert_eq!(messages.datagrams_before(messages.len()), messages.datagrams);
         (counts, messages.segment())
     }
 
