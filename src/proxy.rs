@@ -63,6 +63,7 @@ mod header;
 mod list;
 mod listener;
 mod node;
+mod policy;
 mod protocol;
 mod rejection;
 mod stream;

@@ -1,12 +1,11 @@
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 
 use super::{
     Fallback, Reason, TrustedProxies,
-    listener::reject,
+    policy::Policy,
     protocol::{self, Said},
-    rejection::Rejections,
 };
 use crate::layer::{DatagramClient, DatagramSource};
 
@@ -16,9 +15,7 @@ use crate::layer::{DatagramClient, DatagramSource};
 #[derive(Clone, Debug)]
 pub struct ProxyProtocolDatagrams {
     proxies: TrustedProxies,
-    fallback: Fallback,
-    is_optional: bool,
-    rejections: Arc<Rejections>,
+    policy: Policy,
 }
 
 impl TrustedProxies {
@@ -52,9 +49,7 @@ impl TrustedProxies {
     pub fn proxy_protocol_datagrams(&self) -> ProxyProtocolDatagrams {
         ProxyProtocolDatagrams {
             proxies: self.clone(),
-            fallback: Fallback::default(),
-            is_optional: false,
-            rejections: Arc::new(Rejections::new("proxy-protocol".into())),
+            policy: Policy::new(),
         }
     }
 }
@@ -64,7 +59,7 @@ impl ProxyProtocolDatagrams {
     /// [`Fallback::Unknown`] by default.
     #[must_use]
     pub fn fallback(mut self, fallback: Fallback) -> Self {
-        self.fallback = fallback;
+        self.policy.fallback = fallback;
         self
     }
 
@@ -74,7 +69,7 @@ impl ProxyProtocolDatagrams {
     /// By default they are not served. Datagrams whose header cannot be used never are.
     #[must_use]
     pub fn optional(mut self) -> Self {
-        self.is_optional = true;
+        self.policy.is_optional = true;
         self
     }
 }
@@ -83,7 +78,7 @@ impl DatagramSource for ProxyProtocolDatagrams {
     fn client(&self, payload: &mut Bytes, peer: SocketAddr) -> Result<DatagramClient, DatagramClient> {
         if !self.proxies.contains(peer.ip()) {
             if protocol::is_header(payload) == Some(true) {
-                reject(&self.rejections, Reason::Untrusted, Some(peer));
+                self.policy.reject(Reason::Untrusted, Some(peer));
             }
             return Ok(DatagramClient::Peer);
         }
@@ -93,15 +88,11 @@ impl DatagramSource for ProxyProtocolDatagrams {
             Ok(Said::Unknown) => Reason::Unknown,
             Err(reason) => reason,
         };
-        reject(&self.rejections, reason, Some(peer));
-        let instead = match self.fallback {
+        let instead = |fallback| match fallback {
             Fallback::Peer => DatagramClient::Peer,
             Fallback::Unknown => DatagramClient::Unknown,
         };
-        match reason {
-            Reason::Unknown => Ok(instead),
-            Reason::Missing if self.is_optional => Ok(instead),
-            _ => Err(instead),
-        }
+        let served = self.policy.instead(reason, Some(peer));
+        served.map(instead).map_err(instead)
     }
 }

@@ -2,7 +2,6 @@ use std::{
     future::poll_fn,
     io,
     net::SocketAddr,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -17,8 +16,8 @@ use tokio::{
 
 use super::{
     Fallback, ProxyStream, Reason, TrustedProxies,
+    policy::Policy,
     protocol::{self, Rejected, Said},
-    rejection::Rejections,
 };
 use crate::{labels::IntoClient as _, layer::ClientConnectInfo};
 
@@ -82,12 +81,10 @@ impl Accept for UnixListener {
 pub struct ProxyProtocolListener<L: Accept> {
     listener: L,
     proxies: TrustedProxies,
-    fallback: Fallback,
-    is_optional: bool,
+    policy: Policy,
     timeout: Duration,
     max_pending: usize,
     pending: JoinSet<Handshake<L::Io>>,
-    rejections: Arc<Rejections>,
 }
 
 /// A connection whose header was read, or was not.
@@ -120,12 +117,10 @@ impl TrustedProxies {
         ProxyProtocolListener {
             listener,
             proxies: self.clone(),
-            fallback: Fallback::default(),
-            is_optional: false,
+            policy: Policy::new(),
             timeout: Duration::from_secs(5),
             max_pending: 1024,
             pending: JoinSet::new(),
-            rejections: Arc::new(Rejections::new("proxy-protocol".into())),
         }
     }
 }
@@ -135,7 +130,7 @@ impl<L: Accept> ProxyProtocolListener<L> {
     /// [`Fallback::Unknown`] by default.
     #[must_use]
     pub fn fallback(mut self, fallback: Fallback) -> Self {
-        self.fallback = fallback;
+        self.policy.fallback = fallback;
         self
     }
 
@@ -146,7 +141,7 @@ impl<L: Accept> ProxyProtocolListener<L> {
     /// client has made up.
     #[must_use]
     pub fn optional(mut self) -> Self {
-        self.is_optional = true;
+        self.policy.is_optional = true;
         self
     }
 
@@ -223,8 +218,8 @@ impl<L: Accept> ProxyProtocolListener<L> {
             let (io, peer) = ready!(self.listener.poll_accept(cx))?;
             let info = ClientConnectInfo::direct(peer);
             if !info.into_client().is_some_and(|peer| self.proxies.trusts(peer)) {
-                let rejections = Arc::clone(&self.rejections);
-                let stream = ProxyStream::watched(io, move || reject(&rejections, Reason::Untrusted, peer));
+                let policy = self.policy.clone();
+                let stream = ProxyStream::watched(io, move || policy.reject(Reason::Untrusted, peer));
                 return Poll::Ready(Ok((stream, info)));
             }
             // Made here, because it panics without a time driver.
@@ -234,65 +229,20 @@ impl<L: Accept> ProxyProtocolListener<L> {
     }
 
     fn finish(&self, (io, peer, read): Handshake<L::Io>) -> Option<(ProxyStream<L::Io>, ClientConnectInfo)> {
-        let instead = || match self.fallback {
-            Fallback::Peer => ClientConnectInfo::labelled_as_peer(peer),
-            Fallback::Unknown => ClientConnectInfo::new(None, peer),
+        let instead = |reason| {
+            Some(match self.policy.instead(reason, peer).ok()? {
+                Fallback::Peer => ClientConnectInfo::labelled_as_peer(peer),
+                Fallback::Unknown => ClientConnectInfo::new(None, peer),
+            })
         };
         let (info, early) = match read {
             Ok((Said::Client(client), early)) => (ClientConnectInfo::new(Some(client), peer), early),
             Ok((Said::Local, early)) => (ClientConnectInfo::direct(peer), early),
-            Ok((Said::Unknown, early)) => {
-                reject(&self.rejections, Reason::Unknown, peer);
-                (instead(), early)
-            }
-            Err(Rejected { reason, read }) => {
-                reject(&self.rejections, reason, peer);
-                if reason != Reason::Missing || !self.is_optional {
-                    return None;
-                }
-                (instead(), read)
-            }
+            Ok((Said::Unknown, early)) => (instead(Reason::Unknown)?, early),
+            Err(Rejected { reason, read }) => (instead(reason)?, read),
         };
         Some((ProxyStream::new(io, early), info))
     }
-}
-
-#[cold]
-pub(super) fn reject(rejections: &Rejections, reason: Reason, peer: Option<SocketAddr>) {
-    let peer = peer.map(|peer| peer.ip());
-    rejections.count(reason, peer, || {
-        let advice = match reason {
-            Reason::Untrusted if peer.is_none() => {
-                "the peer on a Unix socket sent a PROXY protocol header, but is not trusted; if only your proxy can connect \
-                 to the socket, add \"unix:\" to `TrustedProxies`"
-            }
-            Reason::Untrusted => {
-                "the peer sent a PROXY protocol header, but is not a trusted proxy; if it is your proxy, add its address to \
-                 `TrustedProxies`"
-            }
-            Reason::Unknown => {
-                "the proxy does not know it, or it is no IP address, such as that of a client on a Unix socket"
-            }
-            Reason::Missing => {
-                "the trusted peer sent something else than a PROXY protocol header; let the proxy send one \
-                 (`proxy_protocol on` in nginx, `send-proxy-v2` in HAProxy), or take the peer out of `TrustedProxies` \
-                 if it is a client, or make the header `optional`"
-            }
-            Reason::TimedOut | Reason::Closed => {
-                "the trusted peer sent no complete PROXY protocol header; if this is a health check, let the proxy \
-                 send one there too (`check-send-proxy` in HAProxy)"
-            }
-            Reason::Oversized => {
-                "the trusted peer sent a PROXY protocol header that is longer than 107 bytes in version 1, or 8 KiB in \
-                 version 2; let the proxy add less to it (`proxy-v2-options` in HAProxy)"
-            }
-            _ => {
-                "the trusted peer sent a PROXY protocol header that is neither version 1 nor 2, or is cut off; check what \
-                 the proxy sends"
-            }
-        };
-        advice.to_owned()
-    });
 }
 
 async fn handshake<Io>(mut io: Io, peer: Option<SocketAddr>, timeout: tokio::time::Sleep) -> Handshake<Io>
