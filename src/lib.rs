@@ -7,7 +7,8 @@
 //!
 //! # A tour
 //!
-//! An HTTP service needs two lines: one that installs the recorder, and one that adds the layer.
+//! An HTTP service needs four lines. They install the recorder, name the listening socket, add the layer, and let axum
+//! pass on the client's address.
 //!
 //! ```
 //! use axum::{Router, routing::get};
@@ -197,9 +198,9 @@
 //! | `http-listener` | no | the exporter's own HTTP listener | 19 more than `prometheus` |
 //! | `push-gateway` | no | the exporter's own push gateway client, with TLS | 26 more than `prometheus` |
 //!
-//! The default is everything that the examples on this page use: 72 packages in all. Without features there are 21:
-//! [`labels`], [`scope`], [`recorder`] and [`layer`], for any recorder and any tower service. For an axum service with
-//! the Prometheus exporter, and nothing for UDP:
+//! The default is everything that the examples on this page use: 72 packages in all. Without features there are 21
+//! packages, and the modules [`labels`], [`scope`], [`recorder`] and [`layer`], for any recorder and any tower service.
+//! For an axum service with the Prometheus exporter, and nothing for UDP:
 //!
 //! ```toml
 //! dualstack-metrics = { version = "0.1", default-features = false, features = ["axum", "prometheus"] }

@@ -64,8 +64,9 @@ impl Datagram {
         self.peer
     }
 
-    /// The class of the client's address as the socket, or the [source](crate::UdpServer::source), reported it. For scopes that know a
-    /// [NAT64 prefix](crate::ClientScopesBuilder::nat64), pass the datagram itself to
+    /// The class of the client's address as the socket, or the [source](crate::UdpServer::source), reported it.
+    ///
+    /// For scopes that know a [NAT64 prefix](crate::ClientScopesBuilder::nat64), pass the datagram itself to
     /// [`ClientScopes::for_client`](crate::ClientScopes::for_client).
     #[must_use]
     pub fn client(&self) -> ClientLabels {
