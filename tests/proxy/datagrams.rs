@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
 };
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use dualstack_metrics::{
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use test_support::{
-    INET, INET6, Log, MAPPED, Seen, UNKNOWN, assert_samples, ipv6_or_say, sample, samples, seven,
+    INET, INET6, Log, MAPPED, Seen, UNKNOWN, V4, V6, assert_samples, ipv6_or_say, sample, samples, seven,
 };
 use tokio::net::UdpSocket;
 use tower::service_fn;
@@ -38,9 +38,6 @@ fn inet(client: &str) -> Vec<u8> {
 fn inet6(client: &str) -> Vec<u8> {
     v2(0x21, 0x22, client, b"", b"ask")
 }
-
-const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
 fn with_both_families(test: impl AsyncFnOnce(PrometheusHandle)) {
     if ipv6_or_say() {

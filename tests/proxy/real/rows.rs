@@ -7,102 +7,81 @@ use super::{
     *,
 };
 
-fn at(port: u16) -> SocketAddr {
-    ([127, 0, 0, 1], port).into()
+/// A server behind two proxies, each of which gets its port and where it passes on to.
+fn in_a_row(
+    front: impl FnOnce(u16, SocketAddr) -> Option<Proxy> + Send,
+    back: impl FnOnce(u16, SocketAddr) -> Option<Proxy> + Send,
+    server: impl FnOnce() -> SocketAddr + Send,
+) {
+    with_clients(async move |metrics| {
+        let [front_port, back_port] = [(); 2].map(|()| test_support::free_port());
+        let server = server();
+        let Some(_back) = back(back_port, server) else {
+            return;
+        };
+        let Some(_front) = front(front_port, ([127, 0, 0, 1], back_port).into()) else {
+            return;
+        };
+        ask_all(front_port).await;
+        assert_samples(samples(&metrics.render()), twice(server, [MAPPED, INET6]));
+    });
+}
+
+fn reads_x_forwarded_for() -> SocketAddr {
+    reads("x-forwarded-for")
+}
+
+/// `HAProxy` that adds a header.
+fn haproxy_adds(port: u16, to: SocketAddr) -> Option<Proxy> {
+    haproxy(&listen("adds", port, "  option forwardfor", to, ""), &[port])
+}
+
+/// nginx that adds a header.
+fn nginx_adds(port: u16, to: SocketAddr) -> Option<Proxy> {
+    nginx(&dual(port, &pass(to, ADD_X_FORWARDED_FOR)), "", &[port])
 }
 
 #[test]
 fn haproxy_and_then_nginx() {
-    with_clients(async |metrics| {
-        let [front, back] = [(); 2].map(|()| test_support::free_port());
-        let server = reads("x-forwarded-for");
-        let Some(_nginx) = nginx(&dual(back, &pass(server, ADD_X_FORWARDED_FOR)), "", &[back]) else {
-            return;
-        };
-        let config = listen("front", front, "  option forwardfor", at(back), "");
-        let Some(_haproxy) = haproxy(&config, &[front]) else {
-            return;
-        };
-        ask_all(front).await;
-        assert_samples(samples(&metrics.render()), twice(server, [MAPPED, INET6]));
-    });
+    in_a_row(haproxy_adds, nginx_adds, reads_x_forwarded_for);
 }
 
 #[test]
 fn nginx_and_then_haproxy() {
-    with_clients(async |metrics| {
-        let [front, back] = [(); 2].map(|()| test_support::free_port());
-        let server = reads("x-forwarded-for");
-        let config = listen("back", back, "  option forwardfor", server, "");
-        let Some(_haproxy) = haproxy(&config, &[back]) else {
-            return;
-        };
-        let Some(_nginx) = nginx(&dual(front, &pass(at(back), ADD_X_FORWARDED_FOR)), "", &[front]) else {
-            return;
-        };
-        ask_all(front).await;
-        assert_samples(samples(&metrics.render()), twice(server, [MAPPED, INET6]));
-    });
+    in_a_row(nginx_adds, haproxy_adds, reads_x_forwarded_for);
 }
 
 #[test]
 fn haproxy_and_then_caddy() {
-    with_clients(async |metrics| {
-        let [front, back] = [(); 2].map(|()| test_support::free_port());
-        let server = reads("x-forwarded-for");
-        let Some(_caddy) = caddy(&site(back, server, "trusted_proxies 127.0.0.1/32"), &[back]) else {
-            return;
-        };
-        let config = listen("front", front, "  option forwardfor", at(back), "");
-        let Some(_haproxy) = haproxy(&config, &[front]) else {
-            return;
-        };
-        ask_all(front).await;
-        assert_samples(samples(&metrics.render()), twice(server, [MAPPED, INET6]));
-    });
+    let caddy_adds = |port, to| caddy(&site(port, to, "trusted_proxies 127.0.0.1/32"), &[port]);
+    in_a_row(haproxy_adds, caddy_adds, reads_x_forwarded_for);
 }
 
 /// The first passes on TCP connections, and the second adds a header.
 #[test]
 fn haproxy_with_the_proxy_protocol_and_then_nginx() {
-    with_clients(async |metrics| {
-        let [front, back] = [(); 2].map(|()| test_support::free_port());
-        let server = reads("x-forwarded-for");
+    let front = |port, to| haproxy(&listen("front", port, "  mode tcp", to, "send-proxy-v2"), &[port]);
+    let back = |port, to| {
         let http = format!(
-            "server {{ listen 127.0.0.1:{back} proxy_protocol; set_real_ip_from 127.0.0.1;\n\
+            "server {{ listen 127.0.0.1:{port} proxy_protocol; set_real_ip_from 127.0.0.1;\n\
              real_ip_header proxy_protocol; {} }}",
-            pass(server, "proxy_set_header X-Forwarded-For $remote_addr;"),
+            pass(to, "proxy_set_header X-Forwarded-For $remote_addr;"),
         );
-        let Some(_nginx) = nginx(&http, "", &[back]) else {
-            return;
-        };
-        let config = listen("front", front, "  mode tcp", at(back), "send-proxy-v2");
-        let Some(_haproxy) = haproxy(&config, &[front]) else {
-            return;
-        };
-        ask_all(front).await;
-        assert_samples(samples(&metrics.render()), twice(server, [MAPPED, INET6]));
-    });
+        nginx(&http, "", &[port])
+    };
+    in_a_row(front, back, reads_x_forwarded_for);
 }
 
 /// The first adds a header, and the second passes on TCP connections.
 #[test]
 fn nginx_and_then_haproxy_with_the_proxy_protocol() {
-    with_clients(async |metrics| {
-        let [front, back] = [(); 2].map(|()| test_support::free_port());
+    let back = |port, to| haproxy(&listen("back", port, "  mode tcp", to, "send-proxy"), &[port]);
+    in_a_row(nginx_adds, back, || {
         let (listener, server, binding) = dual_stack();
         serve(
             proxies().proxy_protocol(listener),
             ClientLabelsLayer::new(binding).source(proxies().x_forwarded_for()),
         );
-        let Some(_haproxy) = haproxy(&listen("back", back, "  mode tcp", server, "send-proxy"), &[back])
-        else {
-            return;
-        };
-        let Some(_nginx) = nginx(&dual(front, &pass(at(back), ADD_X_FORWARDED_FOR)), "", &[front]) else {
-            return;
-        };
-        ask_all(front).await;
-        assert_samples(samples(&metrics.render()), twice(server, [MAPPED, INET6]));
+        server
     });
 }
