@@ -30,13 +30,13 @@ use nix::{
 };
 use socket2::{Domain, SockRef, Socket, Type};
 use test_support::{
-    INET, INET6, Labels, Log, MAPPED, Seen, and, assert_samples, close, eventually, in_namespace, ip,
-    ipv6_or_say, link_number, sample, samples, series, seven, soon,
+    INET, INET6, Labels, Log, MAPPED, Seen, and, assert_samples, block_on_local, close, eventually,
+    in_namespace, ip, ipv6_or_say, link_number, sample, samples, series, seven, soon,
 };
 use tokio::{
     net::UdpSocket,
     sync::{Notify, oneshot},
-    task::{LocalSet, spawn_blocking, spawn_local},
+    task::{spawn_blocking, spawn_local},
     time::timeout,
 };
 use tower::{Service, service_fn};
@@ -201,11 +201,7 @@ fn run_alone<F: Future>(test: impl FnOnce(PrometheusHandle) -> F) -> F::Output {
     let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
     let handle = recorder.get_ref().handle();
     let _recorder = metrics::set_default_local_recorder(&recorder);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, async { test(handle).await })
+    block_on_local(async { test(handle).await })
 }
 
 fn bind(address: &str) -> UdpSocket {

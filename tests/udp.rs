@@ -23,7 +23,7 @@ use metrics::{
     Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit, counter,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use test_support::{eventually, in_namespace, ip, link_number, loopbacks, samples, soon};
+use test_support::{block_on_local, eventually, in_namespace, ip, link_number, loopbacks, samples, soon};
 use tokio::{
     net::UdpSocket,
     sync::{Notify, oneshot},
@@ -52,11 +52,7 @@ fn run_once<F: Future<Output = ()>>(test: impl Fn(PrometheusHandle) -> F) {
     let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
     let handle = recorder.get_ref().handle();
     let _recorder = metrics::set_default_local_recorder(&recorder);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, test(handle));
+    block_on_local(test(handle));
 }
 
 struct Running {

@@ -21,10 +21,10 @@ use metrics::counter;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use socket2::{Domain, Socket, Type};
 use test_support::{
-    INET, INET6, MAPPED, PATIENCE, Seen, and, assert_samples, eventually, in_namespace, ip, ipv6_or_say,
-    sample, samples, seven,
+    INET, INET6, MAPPED, PATIENCE, Seen, and, assert_samples, block_on_local, eventually, in_namespace, ip,
+    ipv6_or_say, sample, samples, seven,
 };
-use tokio::{net::UdpSocket, sync::oneshot, task::LocalSet, time::timeout};
+use tokio::{net::UdpSocket, sync::oneshot, time::timeout};
 use tower::service_fn;
 
 /// In place of an answer that does not come.
@@ -50,11 +50,7 @@ fn run<F: Future<Output = ()>>(test: impl FnOnce(PrometheusHandle) -> F) {
     let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
     let handle = recorder.get_ref().handle();
     let _recorder = metrics::set_default_local_recorder(&recorder);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, test(handle));
+    block_on_local(test(handle));
 }
 
 fn bind(address: &str) -> UdpSocket {

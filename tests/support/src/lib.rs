@@ -136,10 +136,21 @@ pub fn free_port() -> u16 {
     port
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.unwrap()
+}
+
 /// Runs a future on the current thread, with all of tokio's drivers.
 pub fn block_on<F: Future>(future: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.unwrap().block_on(future)
+    runtime().block_on(future)
+}
+
+/// Like [`block_on`], for a future that spawns local tasks.
+pub fn block_on_local<F: Future>(future: F) -> F::Output {
+    // The tasks are dropped before it.
+    let runtime = runtime();
+    tokio::task::LocalSet::new().block_on(&runtime, future)
 }
 
 /// Returns when `is_so`. Fails after [`PATIENCE`].
