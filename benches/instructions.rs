@@ -93,9 +93,9 @@ fn enter_and_leave_a_scope() {
 }
 
 #[library_benchmark(config = at_most(53))]
-fn nest_a_scope_that_was_nested_before() {
+fn compose_two_scopes() {
     let (outer, inner) = (client(), Scope::new(&ClientLabels::UNKNOWN));
-    measured(|| _ = black_box(black_box(outer).nest(inner)));
+    measured(|| _ = black_box(black_box(outer).with(&inner)));
 }
 
 #[library_benchmark(config = at_most(293))]
@@ -178,7 +178,7 @@ library_benchmark_group!(
     benchmarks = [
         classify_an_address,
         enter_and_leave_a_scope,
-        nest_a_scope_that_was_nested_before,
+        compose_two_scopes,
         look_up_a_fixed_value,
         look_up_a_capped_value,
         compose_a_client_and_three_labels,

@@ -21,30 +21,33 @@
 //! ```
 
 mod binding;
+mod bounded;
 mod capped;
 mod class;
 mod client;
+mod error;
 mod fixed;
 pub(crate) mod grammar;
 pub(crate) mod list;
 mod nat64;
 pub(crate) mod set;
 mod text;
+mod value;
 
 pub(crate) use self::grammar::{written, written_metric};
-#[doc(hidden)]
-pub use self::set::LabelNames;
 pub use self::{
     binding::{Protocol, ServerBinding},
-    capped::{CappedLabel, CappedValue},
+    bounded::BoundedLabel,
+    capped::CappedLabel,
     class::{ClientLabels, IpFamily, IpType},
     client::{Client, IntoClient},
-    fixed::{FixedLabel, FixedValue},
-    grammar::{Exporter, LabelError},
-    list::{LabelList, max_label_sets},
+    error::LabelError,
+    fixed::FixedLabel,
+    list::LabelList,
     nat64::{InvalidNat64Prefix, Nat64Prefix},
-    set::{BoundedLabel, LabelSet},
+    set::{LabelSet, max_label_sets},
     text::{LABEL_VALUES_OVERFLOWED_TOTAL, LabelText},
+    value::LabelValue,
 };
 
 /// The name of the label for the client's own address family: `inet`, `inet6` or `unknown`.

@@ -222,7 +222,10 @@ impl<S, Src, const BODY: bool> ClientLabelsService<S, Src, BODY> {
             Some(client) => self.scopes.for_client(client),
             None => self.unknown(request),
         };
-        scope.within_current()
+        match Scope::current() {
+            outer if outer == Scope::none() => scope,
+            outer => with(outer, scope),
+        }
     }
 
     #[cold]
@@ -240,6 +243,12 @@ impl<S, Src, const BODY: bool> ClientLabelsService<S, Src, BODY> {
         }
         scope
     }
+}
+
+/// Usually no scope is in force, so this stays out of the way.
+#[inline(never)]
+fn with(outer: Scope, inner: Scope) -> Scope {
+    outer.with(&inner)
 }
 
 impl_scoped_service!(ClientLabelsService, ClientSource);

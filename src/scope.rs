@@ -19,7 +19,7 @@
 //!
 //! A scope is in force on one thread, from [`enter`](Scope::enter) until the guard is dropped, also by a panic.
 //! Entering *replaces* the scope that was in force, and leaving restores it, so labels do not accumulate. To combine
-//! scopes, use [`nest`](Scope::nest).
+//! scopes, use [`with`](Scope::with).
 //!
 //! Do not hold a guard across an `.await`: other tasks would be polled in its scope. [`WithScope::with_scope`] enters
 //! the scope around each poll and around the drop instead.
@@ -48,21 +48,26 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! # Cost and limit
+//! # Cost
 //!
 //! Making a scope for the first time takes a lock, and memory that is never freed. Making the same scope again takes a
-//! few nanoseconds, without a lock or an allocation. A process can have [`MAX_LABEL_SETS`] different label sets, or fewer
-//! if [`limit_label_sets`] says so. At start-up, the functions whose names begin with `try_` return an
-//! error when there would be more. The others never fail, because they are also called in requests. They use another
-//! scope instead: [`nest`](Scope::nest) returns the outer scope, and the rest the scope that is in force. The first time
-//! this is logged as a warning. A scoped recorder counts them in `label_sets_overflowed_total`, which has no labels, and
-//! [`overflows`] returns how often it happened in the process.
+//! few nanoseconds, without a lock or an allocation. Make scopes at start-up, and keep them.
+//!
+//! # The limit
+//!
+//! A process can have [`MAX_LABEL_SETS`] different label sets, or fewer if [`limit_label_sets`] says so. At start-up,
+//! [`ClientScopesBuilder::build`] and [`ClientScopes::expected_with`] return an error when there would be more.
+//!
+//! A scope that is made in a request never fails. At the limit, it has the labels for which there is a set, in the order
+//! in which they are combined. Labels are left out from the end, and no label ever has another value. The first time,
+//! this is logged as a warning. A scoped recorder counts each time in `label_sets_overflowed_total`, which has no labels,
+//! and [`overflows`] returns how often it happened in the process.
 
 mod client;
 mod compose;
 mod enter;
+mod handle;
 mod intern;
-mod make;
 mod names;
 mod pairs;
 mod reader;
@@ -70,185 +75,23 @@ mod scoped;
 mod table;
 mod vocabulary;
 
-use std::fmt;
-
 pub use self::{
     client::{ClientScopes, ClientScopesBuilder, ClientScopesError},
     enter::EnteredScope,
+    handle::Scope,
     intern::{MAX_LABEL_SETS, TooManyLabelSets, label_set_limit, label_sets, limit_label_sets, overflows},
     scoped::{Scoped, WithScope},
 };
-use self::{intern::LabelSetData, pairs::pairs_of_server};
 pub(crate) use self::{
     names::{NameFilter, Spelling},
     reader::{reader_made, warn_without_recorder},
     table::ScopeTable,
 };
-use crate::labels::{LabelList, LabelSet, ServerBinding, list::Part, written};
-
-/// A handle to a list of labels that can be put in force. It is `Copy`, and as small as a pointer.
-///
-/// Scopes with the same labels are equal.
-#[derive(Clone, Copy)]
-pub struct Scope {
-    set: Option<&'static LabelSetData>,
-}
-
-impl Scope {
-    /// No labels. Entering it leaves every scope.
-    #[must_use]
-    pub const fn none() -> Self {
-        Self { set: None }
-    }
-
-    /// A scope with these labels. Make it once and keep it.
-    ///
-    /// To combine several scopes and labels, list them in a tuple. If two have a label of the same name, the label of
-    /// the later one is used.
-    ///
-    /// ```
-    /// # use dualstack_metrics::{BoundedLabel, ClientLabels, ClientScopes, Protocol, Scope, ServerBinding};
-    /// # #[derive(Clone, Copy)] enum Plan { Free }
-    /// # impl BoundedLabel for Plan {
-    /// #     const NAME: &'static str = "plan"; const VALUES: &'static [&'static str] = &["free"];
-    /// #     fn index(self) -> usize { self as usize }
-    /// # }
-    /// let server = Scope::for_server(&ServerBinding::unix(Protocol::Http));
-    /// let scope = Scope::new(&(server, ClientLabels::UNKNOWN, Plan::Free));
-    /// assert_eq!(scope.value_of("server_binding_protocol"), Some("http"));
-    /// assert_eq!(scope.value_of("plan"), Some("free"));
-    /// ```
-    ///
-    /// If the process already has [`MAX_LABEL_SETS`] other label sets, it returns the scope that is in force: see
-    /// [`overflows`]. [`try_new`](Self::try_new) returns an error instead.
-    #[must_use]
-    pub fn new<L: LabelSet>(labels: &L) -> Self {
-        Self::none()
-            .store_with(labels)
-            .unwrap_or_else(|_| Self::overflow(Self::current()))
-    }
-
-    /// A scope with these labels. Make it once and keep it.
-    ///
-    /// # Errors
-    ///
-    /// If the process already has [`MAX_LABEL_SETS`] other label sets.
-    pub fn try_new<L: LabelSet>(labels: &L) -> Result<Self, TooManyLabelSets> {
-        Self::none().store_with(labels)?.with_place()
-    }
-
-    /// A scope with the five labels of a server binding, for counters that belong to the socket and not to a client.
-    ///
-    /// If the process already has [`MAX_LABEL_SETS`] other label sets, it returns the scope that is in force: see
-    /// [`overflows`]. [`try_for_server`](Self::try_for_server) returns an error instead.
-    #[must_use]
-    pub fn for_server(binding: &ServerBinding) -> Self {
-        Self::store(pairs_of_server(binding), Self::none())
-            .unwrap_or_else(|_| Self::overflow(Self::current()))
-    }
-
-    /// A scope with the five labels of a server binding, for counters that belong to the socket and not to a client.
-    ///
-    /// # Errors
-    ///
-    /// If the process already has [`MAX_LABEL_SETS`] other label sets.
-    pub fn try_for_server(binding: &ServerBinding) -> Result<Self, TooManyLabelSets> {
-        Self::store(pairs_of_server(binding), Self::none())?.with_place()
-    }
-
-    /// This scope with the labels of `inner` added. If both have a label of the same name, the label of `inner` is used.
-    ///
-    /// The result is cached. Nesting the same pair again takes a few nanoseconds; otherwise this takes a lock. In a chain
-    /// such as `a.nest(b).nest(c)`, only the scope that is entered takes a place under [`MAX_LABEL_SETS`].
-    ///
-    /// If the process already has [`MAX_LABEL_SETS`] other label sets, it returns this scope, without the labels of
-    /// `inner`: see [`overflows`]. [`try_nest`](Self::try_nest) returns an error instead.
-    #[must_use]
-    pub fn nest(self, inner: Self) -> Self {
-        self.store_nested(inner).unwrap_or_else(|_| Self::overflow(self))
-    }
-
-    /// This scope with the labels of `inner` added. If both have a label of the same name, the label of `inner` is used.
-    ///
-    /// # Errors
-    ///
-    /// If the process already has [`MAX_LABEL_SETS`] other label sets.
-    pub fn try_nest(self, inner: Self) -> Result<Self, TooManyLabelSets> {
-        self.store_nested(inner)?.with_place()
-    }
-
-    /// The labels, as name and value, ordered by name. Empty for [`none`](Self::none).
-    #[must_use]
-    pub fn pairs(self) -> &'static [(&'static str, &'static str)] {
-        self.set.map_or(&[], LabelSetData::pairs)
-    }
-
-    /// The value of the label `name`, or `None` if the scope has no such label.
-    #[must_use]
-    pub fn value_of(self, name: &str) -> Option<&'static str> {
-        self.pairs()
-            .iter()
-            .find(|(other, _)| written(other).eq(written(name)))
-            .map(|&(_, value)| value)
-    }
-
-    /// A number up to [`MAX_LABEL_SETS`] that identifies a scope that was entered. It is 0 for [`none`](Self::none), and
-    /// for a scope that was never entered.
-    #[inline]
-    pub(crate) fn id(self) -> usize {
-        self.set.map_or(0, LabelSetData::place)
-    }
-
-    /// Returns true at the first call for this scope.
-    pub(crate) fn warn_once(self) -> bool {
-        self.set.is_some_and(LabelSetData::warn_once)
-    }
-}
-
-impl PartialEq for Scope {
-    #[inline]
-    fn eq(&self, other: &Self) -> bool {
-        match (self.set, other.set) {
-            // Sets are interned by content.
-            (Some(a), Some(b)) => std::ptr::eq(a, b),
-            (None, None) => true,
-            _ => false,
-        }
-    }
-}
-
-impl Eq for Scope {}
-
-impl std::hash::Hash for Scope {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.set.map(LabelSetData::index).hash(state);
-    }
-}
-
-impl Default for Scope {
-    fn default() -> Self {
-        Self::none()
-    }
-}
-
-impl fmt::Debug for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Scope ")?;
-        f.debug_map().entries(self.pairs().iter().copied()).finish()
-    }
-}
-
-/// The labels of the scope. They are bounded, because the number of scopes is.
-impl LabelSet for Scope {
-    fn append_to(&self, list: &mut LabelList) {
-        list.push_part(Part::Pairs(self.pairs()));
-    }
-}
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::labels::{BoundedLabel, ClientLabels, Protocol};
+    use crate::labels::{BoundedLabel, ClientLabels, Protocol, ServerBinding};
 
     #[derive(Clone, Copy)]
     pub(super) enum Kind {
@@ -297,10 +140,10 @@ mod tests {
     }
 
     #[test]
-    fn nesting_combines_and_the_inner_label_is_used() {
+    fn labels_are_combined_and_the_later_one_is_used() {
         let client = scopes().for_client("192.0.2.7:1".parse::<std::net::SocketAddr>().unwrap());
         for _ in 0..2 {
-            let nested = client.nest(Scope::new(&Kind::A)).nest(Scope::new(&Kind::B));
+            let nested = client.with(&Kind::A).with(&Scope::new(&Kind::B));
             assert_eq!(
                 nested.pairs(),
                 [
@@ -315,44 +158,42 @@ mod tests {
                 ]
             );
         }
-        assert_eq!(client.nest(Scope::none()), client);
-        assert_eq!(Scope::none().nest(client), client);
-        assert_eq!(Scope::none().nest(Scope::none()), Scope::none());
+        assert_eq!(client.with(&Scope::none()), client);
+        assert_eq!(Scope::none().with(&client), client);
+        assert_eq!(Scope::none().with(&Scope::none()), Scope::none());
     }
 
     #[test]
-    fn nesting_into_many_scopes_keeps_the_labels_of_each() {
-        // Enough that some share a bucket of the cache.
+    fn many_scopes_with_the_same_labels_keep_their_own() {
+        // So many that some are remembered in each other's places.
         let inner = Scope::new(&Kind::A);
         let outers: Vec<_> = (1..=192)
             .map(|port| {
                 let address = std::net::SocketAddr::from(([192, 0, 2, 1], port.try_into().unwrap()));
-                (
-                    port,
-                    Scope::for_server(&ServerBinding::new(Protocol::Udp, address)),
-                )
+                let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, address));
+                (port, scopes.server())
             })
             .collect();
         for _ in 0..2 {
             for &(port, outer) in &outers {
                 let port = port.to_string();
-                let nested = outer.nest(inner);
+                let nested = outer.with(&inner);
                 assert_eq!(nested.value_of("server_binding_port"), Some(&*port));
                 assert_eq!(nested.value_of("kind"), Some("a"));
-                assert_eq!(inner.nest(outer), nested);
+                assert_eq!(inner.with(&outer), nested);
             }
         }
     }
 
     #[test]
-    fn one_tuple_is_a_chain_of_nested_scopes() {
+    fn one_tuple_is_a_chain() {
         let server = scopes().server();
         assert_eq!(
             Scope::new(&(server, Kind::A, ClientLabels::UNKNOWN, Scope::new(&Kind::B))),
             server
-                .nest(Scope::new(&Kind::A))
-                .nest(Scope::new(&ClientLabels::UNKNOWN))
-                .nest(Scope::new(&Kind::B))
+                .with(&Kind::A)
+                .with(&ClientLabels::UNKNOWN)
+                .with(&Scope::new(&Kind::B))
         );
         assert_eq!(Scope::new(&server), server);
         assert_eq!(Scope::new(&Scope::none()), Scope::none());
@@ -367,7 +208,7 @@ mod tests {
 
     #[test]
     fn names_that_prometheus_writes_the_same_are_one_name() {
-        let nested = Scope::new(&ClientLabels::UNKNOWN).nest(Scope::new(&DottedFamily));
+        let nested = Scope::new(&ClientLabels::UNKNOWN).with(&DottedFamily);
         assert_eq!(
             nested.pairs(),
             [

@@ -239,7 +239,10 @@ impl UdpServer {
         let binding = ServerBinding::new(Protocol::Udp, socket.local_addr()?);
         Ok(Self {
             socket: DatagramSocket::new(socket)?,
-            scopes: ClientScopes::try_new(binding).map_err(io::Error::other)?,
+            scopes: ClientScopes::builder()
+                .binding(binding)
+                .build()
+                .map_err(io::Error::other)?,
             source: None,
             prefix: "udp_server".to_owned(),
             max_in_flight: MAX_IN_FLIGHT,

@@ -62,7 +62,7 @@ fn an_increment_allocates_nothing() {
                     counter!("macro_total", "kind" => "a").increment(1);
                     kept.increment(1);
                 });
-                scope.nest(inner).run(|| kept.increment(1));
+                scope.with(&inner).run(|| kept.increment(1));
             }
             scopes.server().run(|| kept_histogram.record(1.0));
         }
@@ -74,8 +74,8 @@ fn an_increment_allocates_nothing() {
                     0
                 );
                 assert_eq!(allocations(|| kept.increment(1)), 0);
-                assert_eq!(allocations(|| _ = Scope::current().nest(inner)), 0);
-                assert_eq!(allocations(|| scope.nest(inner).run(|| kept.increment(1))), 0);
+                assert_eq!(allocations(|| _ = Scope::current().with(&inner)), 0);
+                assert_eq!(allocations(|| scope.with(&inner).run(|| kept.increment(1))), 0);
             });
         }
         // The exporter itself allocates a block for so many values.

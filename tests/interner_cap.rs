@@ -8,10 +8,11 @@ use std::{
 };
 
 use dualstack_metrics::{
-    BoundedLabel, ClientLabels, ClientLabelsLayer, ClientScopes, MAX_LABEL_SETS, Protocol, Scope,
-    ServerBinding, TooManyLabelSets,
+    ClientLabels, ClientLabelsLayer, ClientScopes, FixedLabel, MAX_LABEL_SETS, Protocol, Scope,
+    ServerBinding,
+    labels::LabelValue,
     prometheus::Install,
-    scope::{ClientScopesError, overflows},
+    scope::{ClientScopesError, label_sets, overflows},
 };
 use futures_util::FutureExt;
 use http::{Request, Response};
@@ -20,42 +21,9 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use test_support::{INET, Labels, Log, UNKNOWN, assert_samples, sample, samples, seven};
 use tower::{Layer, Service, service_fn};
 
-/// A label with 99 values. The names differ, so that two of them can be in one scope.
-#[derive(Clone, Copy)]
-struct Step<const NAME: char>(usize);
-
-const VALUES: [&str; 99] = {
-    const DIGITS: &str = "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445\
-                          46474849505152535455565758596061626364656667686970717273747576777879808182838485868788899091\
-                          92939495969798";
-    let mut values = [""; 99];
-    let mut at = 0;
-    while at < 99 {
-        values[at] = DIGITS.split_at(2 * at).1.split_at(2).0;
-        at += 1;
-    }
-    values
-};
-
-impl<const NAME: char> BoundedLabel for Step<NAME> {
-    const NAME: &'static str = match NAME {
-        'a' => "a",
-        'b' => "b",
-        _ => "c",
-    };
-    const VALUES: &'static [&'static str] = &VALUES;
-
-    fn index(self) -> usize {
-        self.0
-    }
-}
-
 /// A binding that is made from a peer: the mistake that the limit protects from.
-fn binding(port: usize) -> ServerBinding {
-    ServerBinding::new(
-        Protocol::Http,
-        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port.try_into().unwrap()),
-    )
+fn binding(port: u16) -> ServerBinding {
+    ServerBinding::new(Protocol::Http, (Ipv4Addr::LOCALHOST, port).into())
 }
 
 /// A binding that does not fit.
@@ -76,17 +44,9 @@ struct Process {
     first: ClientScopes,
     /// The clients without a binding.
     alone: Vec<Scope>,
-    /// All sets that have a place.
+    steps: FixedLabel,
+    /// All sets.
     sets: Vec<Scope>,
-    never_entered: NeverEntered,
-}
-
-/// Scopes that are made before the limit, and entered at it.
-struct NeverEntered {
-    outer: Scope,
-    many: Vec<Scope>,
-    in_first: Scope,
-    lazy: ClientScopes,
 }
 
 /// One story, because there is one limit for the process: what is before it, and what is at it.
@@ -95,22 +55,15 @@ fn the_limit() {
     let log = Log::of_process();
     assert_eq!(MAX_LABEL_SETS, 4096);
     let mut process = Process::new();
-    process.making_the_same_sets_again_takes_no_place();
-    process.only_the_end_of_a_chain_takes_a_place();
-    let error = process.fill();
-
-    let message = error.to_string();
-    for words in ["4096", "start-up", "`local_addr()`", "never from a peer"] {
-        assert!(message.contains(words), "{words}: {message}");
-    }
-    let _: &dyn std::error::Error = &error;
-    process.what_would_make_a_set_fails_at_start_up(error);
+    process.making_the_same_sets_again_stores_nothing();
+    process.the_steps_to_a_set_store_nothing();
+    process.fill();
     assert_eq!(overflows(), 0);
     assert_eq!(log.lines(), [""; 0]);
 
-    process.a_request_keeps_the_scope_that_there_is();
-    process.what_was_made_before_falls_back();
-    assert_eq!(Scope::current(), Scope::none());
+    let message = process.new_sets_fail_at_start_up();
+    process.a_request_leaves_labels_out();
+    process.no_label_gets_another_value();
     let [line] = &log.lines()[..] else {
         panic!("one warning, not {:#?}", log.lines())
     };
@@ -118,177 +71,139 @@ fn the_limit() {
 
     process.each_thread_finds_the_sets_that_there_are();
     process.all_sets_count();
+    assert_eq!(label_sets(), MAX_LABEL_SETS);
 }
 
 impl Process {
     /// A binding takes five sets, as documented. The clients alone take four.
     fn new() -> Self {
-        let first = ClientScopes::try_new(binding(1)).unwrap();
-        let alone: Vec<_> = ClientLabels::ALL
-            .iter()
-            .map(|client| Scope::try_new(client).unwrap())
-            .collect();
+        let first = ClientScopes::new(binding(1));
+        let alone: Vec<_> = ClientLabels::ALL.iter().map(Scope::new).collect();
         let mut sets = vec![first.server()];
         sets.extend(ClientLabels::ALL.iter().map(|client| first.for_client(client)));
         sets.extend(&alone);
         assert!(sets.iter().enumerate().all(|(at, set)| !sets[..at].contains(set)));
-
-        // These 3,168 sets of three labels take no place, because nobody enters them.
-        let outer = Scope::new(&Step::<'c'>(0));
-        let many = (0..99 * 32)
-            .map(|n| outer.nest(Scope::new(&(Step::<'a'>(n % 99), Step::<'b'>(n / 99)))))
-            .collect();
-        let never_entered = NeverEntered {
-            outer,
-            many,
-            in_first: first.server().nest(outer),
-            lazy: ClientScopes::new(binding(50_000)),
-        };
+        assert_eq!(label_sets(), sets.len());
         Self {
             first,
             alone,
+            steps: FixedLabel::new("step", (0..FixedLabel::MAX_VALUES).map(|n| n.to_string())).unwrap(),
             sets,
-            never_entered,
         }
     }
 
-    fn making_the_same_sets_again_takes_no_place(&self) {
+    fn step(&self, n: usize) -> LabelValue {
+        self.steps.value(n.to_string())
+    }
+
+    fn making_the_same_sets_again_stores_nothing(&self) {
         for _ in 0..MAX_LABEL_SETS {
-            assert_eq!(ClientScopes::try_new(binding(1)).unwrap(), self.first);
+            assert_eq!(ClientScopes::new(binding(1)), self.first);
             assert_eq!(
-                self.first.server().nest(self.alone[0]),
+                self.first.server().with(&self.alone[0]),
                 self.first.for_client(ClientLabels::ALL[0])
             );
         }
+        assert_eq!(label_sets(), self.sets.len());
     }
 
-    /// The steps to it take none, and neither do the labels that it is made of.
-    fn only_the_end_of_a_chain_takes_a_place(&mut self) {
+    /// A tuple is one set, whatever it is made of.
+    fn the_steps_to_a_set_store_nothing(&mut self) {
         let server = self.first.server();
-        for n in 0..99 {
-            let client = self.alone[n % 4];
-            let scope = server.nest(Scope::new(&Step::<'a'>(n)));
-            let scope = scope.nest(Scope::new(&Step::<'b'>(n))).nest(client);
-            let in_one = (server, Step::<'a'>(n), Step::<'b'>(n), client);
-            assert_eq!(scope, Scope::new(&in_one));
-            scope.run(|| assert_eq!(Scope::current(), scope));
-            self.sets.push(scope);
+        let other = FixedLabel::new("other_step", (0..99).map(|n| n.to_string())).unwrap();
+        for (n, other) in other.values().take(99).enumerate() {
+            self.sets
+                .push(Scope::new(&(server, self.step(n), other, self.alone[n % 4])));
+            assert_eq!(label_sets(), self.sets.len());
         }
     }
 
-    /// Takes all places: whole bindings, then single sets until the limit.
-    fn fill(&mut self) -> TooManyLabelSets {
-        let sets = &mut self.sets;
+    /// Whole bindings, then single sets until the limit.
+    fn fill(&mut self) {
         let mut port = 2;
-        while sets.len() + 5 <= 2_000 {
-            let scopes = ClientScopes::try_new(binding(port)).unwrap();
-            sets.push(scopes.server());
-            sets.extend(ClientLabels::ALL.iter().map(|client| scopes.for_client(client)));
+        while self.sets.len() + 5 <= 2_000 {
+            let scopes = ClientScopes::builder().binding(binding(port)).build().unwrap();
+            self.sets.push(scopes.server());
+            let clients = ClientLabels::ALL.iter().map(|client| scopes.for_client(client));
+            self.sets.extend(clients);
             port += 1;
         }
-        let error = loop {
-            match Scope::try_for_server(&binding(port)) {
-                Ok(scope) => sets.push(scope),
-                Err(error) => break error,
-            }
-            port += 1;
-        };
-        assert_eq!(sets.len(), MAX_LABEL_SETS);
-        let distinct: BTreeSet<_> = sets.iter().map(|set| set.pairs()).collect();
+        let free = MAX_LABEL_SETS - self.sets.len();
+        self.sets
+            .extend((0..free).map(|n| Scope::new(&self.steps.value(n.to_string()))));
+        assert_eq!(label_sets(), MAX_LABEL_SETS);
+        let distinct: BTreeSet<_> = self.sets.iter().map(|set| set.pairs()).collect();
         assert_eq!(distinct.len(), MAX_LABEL_SETS);
-        error
     }
 
-    /// The set that took the last place.
-    fn last(&self) -> Scope {
-        self.sets[self.sets.len() - 1]
-    }
-
-    fn what_would_make_a_set_fails_at_start_up(&self, error: TooManyLabelSets) {
-        let (first, last) = (self.first, self.last());
-        assert_eq!(Scope::try_for_server(&fresh()), Err(error));
-        assert_eq!(Scope::try_new(&Step::<'c'>(50)), Err(error));
-        assert_eq!(ClientScopes::try_new(fresh()), Err(error));
-        assert_eq!(first.server().try_nest(last), Ok(last));
-        assert_eq!(self.alone[0].try_nest(last), Err(error));
-        assert_eq!(first.try_nest(last), Err(error));
-        assert_eq!(
-            self.never_entered.outer.try_nest(Scope::none()),
-            Err(error),
-            "it was made, but not entered"
-        );
+    fn new_sets_fail_at_start_up(&self) -> String {
         let built = ClientScopes::builder().binding(fresh()).build();
-        assert_eq!(built, Err(ClientScopesError::TooManyLabelSets(error)));
-        assert_eq!(built.unwrap_err().to_string(), error.to_string());
+        let Err(ClientScopesError::TooManyLabelSets(error)) = built else {
+            panic!("{built:?}")
+        };
+        let message = error.to_string();
+        for words in ["4096", "start-up", "`local_addr()`", "never from a peer"] {
+            assert!(message.contains(words), "{words}: {message}");
+        }
+        assert_eq!(built.unwrap_err().to_string(), message);
+        assert_eq!(self.first.expected_with(&self.step(7)), Err(error));
+        assert_eq!(
+            ClientScopes::builder().binding(binding(1)).build(),
+            Ok(self.first)
+        );
+        message
     }
 
-    /// The outer scope, or the scope in force.
-    fn a_request_keeps_the_scope_that_there_is(&self) {
-        let (first, alone, last) = (self.first, &self.alone, self.last());
-        assert_eq!(overflows_of(|| alone[0].nest(last)), (1, alone[0]));
-        let new = || alone[1].run(|| (Scope::new(&Step::<'c'>(50)), Scope::for_server(&fresh())));
-        assert_eq!(overflows_of(new), (2, (alone[1], alone[1])));
+    fn a_request_leaves_labels_out(&self) {
+        let (first, alone) = (self.first, &self.alone);
+        // There is a set for the client, and one for the step.
+        assert_eq!(overflows_of(|| alone[0].with(&self.step(7))), (1, alone[0]));
+        let tuple = (alone[0], self.step(7), first.server());
+        assert_eq!(
+            overflows_of(|| Scope::new(&tuple)),
+            (1, first.for_client(ClientLabels::ALL[0])),
+            "the labels after the one that is left out stay"
+        );
+        let unknown = self.steps.value("none");
+        assert_eq!(overflows_of(|| Scope::new(&unknown)), (1, Scope::none()));
         let add = || {
             alone[1].run(|| {
-                Scope::add(&Step::<'c'>(50));
+                Scope::add(&unknown);
                 Scope::current()
             })
         };
         assert_eq!(overflows_of(add), (1, alone[1]));
-        for _ in 0..2 {
-            let (count, scopes) = overflows_of(|| alone[1].run(|| ClientScopes::new(fresh())));
-            assert_eq!(
-                (count, scopes.server(), scopes.for_client(ClientLabels::UNKNOWN)),
-                (1, alone[1], alone[3])
-            );
-        }
-        assert_eq!(overflows_of(|| ClientScopes::new(binding(1))), (0, first));
-        let (_, scopes) = overflows_of(|| first.nest(last));
-        assert_eq!(scopes.server(), last, "this set exists");
-        assert_eq!(
-            scopes.for_client(ClientLabels::UNKNOWN),
-            first.for_client(ClientLabels::UNKNOWN)
-        );
+        let (count, scopes) = overflows_of(|| ClientScopes::new(fresh()));
+        assert_eq!((count, scopes.server()), (1, Scope::none()));
+        assert_eq!(scopes.for_client(ClientLabels::UNKNOWN), alone[3]);
+        assert_eq!(first.with(&unknown), first);
     }
 
-    /// If it is entered now, in the same way.
-    fn what_was_made_before_falls_back(&self) {
-        let in_force = self.alone[1];
-        let server = self.first.server();
-        let NeverEntered {
-            many, in_first, lazy, ..
-        } = &self.never_entered;
-        let current = || in_force.run(|| many[0].run(Scope::current));
-        assert_eq!(overflows_of(current), (1, in_force));
-        let current = || in_force.run(|| in_first.run(Scope::current));
-        assert_eq!(overflows_of(current), (1, server));
-        let wrapped = || {
-            let future = in_force.run(|| in_first.wrap(async { Scope::current() }));
-            (future.scope(), future.now_or_never())
-        };
-        assert_eq!(overflows_of(wrapped), (1, (server, Some(server))));
-        let current = || in_force.run(|| lazy.for_client(ClientLabels::UNKNOWN).run(Scope::current));
-        assert_eq!(overflows_of(current), (1, in_force));
+    /// A label of the outer scope that should be replaced is left out.
+    fn no_label_gets_another_value(&self) {
+        let (one, client) = (self.step(1), self.alone[1]);
+        let outer = self.sets[10];
+        assert_eq!(outer.value_of("step"), Some("1"));
+        let both = outer.with(&(self.step(7), client));
+        assert_eq!(both.pairs(), [("step", "7")]);
+        let replaced = Scope::new(&one).with(&(self.steps.value("none"), client));
+        assert_eq!(replaced, client);
     }
 
     fn each_thread_finds_the_sets_that_there_are(&self) {
-        let (first, last) = (self.first, self.last());
         let find = || {
             for client in ClientLabels::ALL {
-                assert_eq!(
-                    first.server().try_nest(Scope::new(client)),
-                    Ok(first.for_client(client))
-                );
+                assert_eq!(self.first.server().with(client), self.first.for_client(client));
             }
-            assert_eq!(ClientScopes::new(binding(1)), first);
-            assert_eq!(Scope::none().try_nest(last), Ok(last));
+            assert_eq!(ClientScopes::new(binding(1)), self.first);
         };
-        find();
+        let before = overflows();
         std::thread::scope(|threads| {
             for _ in 0..4 {
                 threads.spawn(find);
             }
         });
+        assert_eq!(overflows(), before);
     }
 
     fn all_sets_count(&self) {

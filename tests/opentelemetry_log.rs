@@ -4,7 +4,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use dualstack_metrics::{
-    ClientLabels, ClientLabelsLayer, Protocol, Scope, ScopedMeterProvider, ScopedRecorderLayer,
+    ClientLabels, ClientLabelsLayer, FixedLabel, Protocol, Scope, ScopedMeterProvider, ScopedRecorderLayer,
     ServerBinding,
     scope::{label_sets, limit_label_sets, overflows},
 };
@@ -42,8 +42,9 @@ impl SyncInstrument<u64> for Unbindable {
     fn measure(&self, _: u64, _: &[KeyValue]) {}
 }
 
-fn new_scope(port: u16) -> Scope {
-    Scope::for_server(&ServerBinding::new(Protocol::Udp, ([0; 16], port).into()))
+fn new_scope(region: u8) -> Scope {
+    let regions = FixedLabel::new("region", ('1'..='5').map(String::from)).unwrap();
+    Scope::new(&regions.value(region.to_string()))
 }
 
 /// The value of a counter without attributes.
@@ -85,8 +86,8 @@ fn the_log_of_a_program_with_a_scoped_meter_provider() {
         .meter("test")
         .u64_counter("requests")
         .build();
-    for port in 1..=3 {
-        new_scope(port).run(|| {
+    for region in 1..=3 {
+        new_scope(region).run(|| {
             counter.add(1, &[]);
             counter.add(1, &[KeyValue::new("kind", "announce")]);
         });

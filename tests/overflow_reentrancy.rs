@@ -1,13 +1,11 @@
-//! A recorder that makes scopes at the limit of label sets. It runs in its own process, because label sets are never
-//! freed.
+//! A recorder that makes scopes at the limit of label sets. It runs in its own process, because there is
+//! one limit.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dualstack_metrics::{
-    MAX_LABEL_SETS, Protocol, Scope, ScopedRecorderLayer, ServerBinding, scope::overflows,
+    FixedLabel, Scope, ScopedRecorderLayer,
+    scope::{limit_label_sets, overflows},
 };
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Metadata, NoopRecorder, Recorder, SharedString, Unit, counter,
@@ -16,7 +14,7 @@ use metrics_util::layers::Layer as _;
 
 static REGISTERED: AtomicU64 = AtomicU64::new(0);
 
-/// Enters a new scope at each registration.
+/// Makes a scope at each registration.
 struct MakesScopes;
 
 impl Recorder for MakesScopes {
@@ -26,7 +24,7 @@ impl Recorder for MakesScopes {
 
     fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
         REGISTERED.fetch_add(1, Ordering::Relaxed);
-        assert_eq!(enter(Protocol::Tcp, 1), Scope::none());
+        assert_eq!(make("us"), Scope::none());
         NoopRecorder.register_counter(key, metadata)
     }
 
@@ -39,25 +37,18 @@ impl Recorder for MakesScopes {
     }
 }
 
-fn binding(protocol: Protocol, port: usize) -> ServerBinding {
-    let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port.try_into().unwrap());
-    ServerBinding::new(protocol, address)
-}
-
-/// Returns the scope that is in force instead, if there is no place.
-fn enter(protocol: Protocol, port: usize) -> Scope {
-    Scope::for_server(&binding(protocol, port)).run(Scope::current)
+/// Has no labels at the limit.
+fn make(region: &str) -> Scope {
+    Scope::new(&FixedLabel::new("region", ["eu", "us"]).unwrap().value(region))
 }
 
 #[test]
 fn counting_an_overflow_does_not_start_again_while_it_counts() {
-    for port in 1..=MAX_LABEL_SETS {
-        Scope::try_for_server(&binding(Protocol::Udp, port)).unwrap();
-    }
+    limit_label_sets(0, 0).unwrap();
     let recorder = ScopedRecorderLayer::new().never_revalidate().layer(MakesScopes);
     metrics::set_global_recorder(recorder).unwrap_or_else(|_| panic!("a recorder is installed"));
 
-    assert_eq!(enter(Protocol::Http, 1), Scope::none());
+    assert_eq!(make("eu"), Scope::none());
     assert_eq!(
         REGISTERED.load(Ordering::Relaxed),
         1,

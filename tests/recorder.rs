@@ -171,7 +171,7 @@ fn outside_every_scope_the_samples_are_those_of_the_inner_recorder() {
 fn the_label_at_the_call_wins_then_the_inner_scope_then_the_outer() {
     let (recorder, handle) = scoped(ScopedRecorderLayer::new());
     let outer = Scope::new(&(Tenth(1), Unit10(1)));
-    let scope = outer.nest(Scope::new(&Unit10(2)));
+    let scope = outer.with(&Unit10(2));
     with_local_recorder(&recorder, || {
         scope.run(|| {
             counter!("a_total").increment(1);
@@ -852,7 +852,7 @@ fn a_handle_registers_once_in_each_of_a_thousand_scopes_on_eight_threads() {
         .flat_map(|hundred| {
             hundred_scopes()
                 .into_iter()
-                .map(move |scope| scope.nest(Scope::new(&Hundred(hundred))))
+                .map(move |scope| scope.with(&Hundred(hundred)))
         })
         .collect();
     let distinct: std::collections::HashSet<_> = all.iter().collect();

@@ -799,7 +799,7 @@ fn own_labels_are_nested_in() {
         let address = server.local_addr();
         let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, address));
         let own = Scope::new(&dualstack_metrics::ClientLabels::UNKNOWN);
-        let running = start(server.scopes(scopes.nest(own)), echo());
+        let running = start(server.scopes(scopes.with(&own)), echo());
         ask(&client(Ipv4Addr::LOCALHOST.into(), running.port()).await, b"x").await;
         running.stop().await;
         let labels = labels("unknown/unknown", address);

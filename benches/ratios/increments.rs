@@ -202,7 +202,7 @@ fn many_scopes() -> Vec<Scope> {
     let clients = &ClientLabels::ALL[..3];
     (0..8)
         .flat_map(|tenant| clients.iter().map(move |client| (tenant, *client)))
-        .map(|(tenant, client)| scopes().for_client(client).nest(Scope::new(&Tenant(tenant))))
+        .map(|(tenant, client)| scopes().for_client(client).with(&Tenant(tenant)))
         .collect()
 }
 

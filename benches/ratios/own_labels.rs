@@ -133,13 +133,13 @@ fn look_ups(tenants: FixedLabel) {
         let at = request.tenant.len() * 7 + pairs.len() * 31;
         pairs.push((scopes().for_client(request.client), inner[at % inner.len()]));
     }
-    let nest = |(outer, inner): &(Scope, Scope)| _ = black_box(outer.nest(*inner));
-    pairs.iter().for_each(nest);
+    let compose = |(outer, inner): &(Scope, Scope)| _ = black_box(outer.with(inner));
+    pairs.iter().for_each(compose);
     row(
-        "`nest`, 3 classes × 201 tenants at random",
-        &paired(|| each(&pairs, nest), enter),
+        "`with`, 3 classes × 201 tenants at random",
+        &paired(|| each(&pairs, compose), enter),
         "",
-        allocations(|| nest(&pairs[0])),
+        allocations(|| compose(&pairs[0])),
     );
     of("client, plan, tenant and referer into one scope", &|request| {
         let client = clients.for_client(request.client);

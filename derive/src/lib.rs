@@ -72,12 +72,12 @@ pub fn bounded_label(input: TokenStream) -> TokenStream {
 /// Derives `LabelSet` for a struct whose fields are label sets. It has the labels of all of them.
 ///
 /// ```
-/// use dualstack_metrics::{ClientLabels, FixedLabel, LabelSet, Scope, labels::FixedValue};
+/// use dualstack_metrics::{ClientLabels, FixedLabel, LabelSet, Scope, labels::LabelValue};
 ///
 /// #[derive(Clone, Copy, LabelSet)]
 /// struct Who {
 ///     client: ClientLabels,
-///     tenant: FixedValue,
+///     tenant: LabelValue,
 /// }
 ///
 /// let tenants = FixedLabel::new("tenant", ["acme"])?;
@@ -88,9 +88,8 @@ pub fn bounded_label(input: TokenStream) -> TokenStream {
 ///
 /// # Errors
 ///
-/// The type must be a struct, each field must be a label set, and no two fields can have a label of the same name. For
-/// a generic struct, the names are compared when it is used. The names of a `FixedLabel` and of a `CappedLabel` are not
-/// known when the program is compiled. If two are the same, the label of the later field is used.
+/// The type must be a struct, and each field must be a label set. If two fields have a label of the same name, the label
+/// of the later field is used.
 #[proc_macro_derive(LabelSet, attributes(label))]
 pub fn label_set(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);

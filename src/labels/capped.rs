@@ -10,9 +10,12 @@ use std::{
 use once_cell::race::OnceBox;
 
 use super::{
-    Exporter, LabelList, LabelSet, OTHER, grammar,
+    LabelValue, OTHER,
+    error::MAX_VALUES,
+    grammar,
     list::{Alternatives, Part},
-    text::{LabelText, Overflow, Reason},
+    text::{LabelText, Overflow, OverflowReason},
+    value::Values,
 };
 
 /// A label whose values come from outside the program, such as a header of the request. It keeps the first few values,
@@ -38,8 +41,7 @@ use super::{
 /// - A value that comes when the label is full.
 /// - A value that is empty, or `None`. To see it as a value of its own, pass `header.unwrap_or("none")`.
 /// - A value that is longer than [`max_len`](Self::max_len).
-/// - A value that is not UTF-8, or has a control character, a backslash, or what else the
-///   [`exporter`](Self::exporter) does not take.
+/// - A value that is not UTF-8, or has a control character or a backslash.
 ///
 /// Each is counted in [`label_values_overflowed_total`](super::LABEL_VALUES_OVERFLOWED_TOTAL) with its reason, and the
 /// first time that the label is full is logged as a warning.
@@ -61,7 +63,6 @@ pub struct CappedLabel {
     name: &'static str,
     cap: usize,
     max_len: usize,
-    exporter: Exporter,
     table: OnceBox<Table>,
     overflow: Overflow,
 }
@@ -94,14 +95,13 @@ impl CappedLabel {
              `le` or `quantile`"
         );
         assert!(
-            cap > 0 && cap <= super::FixedLabel::MAX_VALUES,
+            cap > 0 && cap <= MAX_VALUES,
             "the cap of a label is from 1 to 4,095"
         );
         Self {
             name,
             cap,
             max_len: 128,
-            exporter: Exporter::Prometheus,
             table: OnceBox::new(),
             overflow: Overflow::new(),
         }
@@ -114,13 +114,6 @@ impl CappedLabel {
         self
     }
 
-    /// Keeps only values that this exporter takes. The default is [`Exporter::Prometheus`].
-    #[must_use]
-    pub const fn exporter(mut self, exporter: Exporter) -> Self {
-        self.exporter = exporter;
-        self
-    }
-
     /// The label's name.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -128,9 +121,9 @@ impl CappedLabel {
     }
 
     /// The value of the label for a text, which is `other` if the text cannot be kept.
-    pub fn value(&'static self, text: impl LabelText) -> CappedValue {
+    pub fn value(&'static self, text: impl LabelText) -> LabelValue {
         match self.find_or_insert(text.label_text().unwrap_or_default()) {
-            Ok(value) => CappedValue { label: self, value },
+            Ok(value) => self.with_value(value),
             Err(reason) => {
                 self.overflow.count(self.name, reason);
                 self.other()
@@ -140,31 +133,37 @@ impl CappedLabel {
 
     /// The value `other`. It is not counted as an overflow.
     #[must_use]
-    pub const fn other(&'static self) -> CappedValue {
-        CappedValue {
+    pub const fn other(&'static self) -> LabelValue {
+        self.with_value(OTHER)
+    }
+
+    /// The values that the label has until now, in no particular order, and `other` at the end.
+    pub fn values(&'static self) -> impl Iterator<Item = LabelValue> {
+        self.all().map(|value| self.with_value(value))
+    }
+
+    const fn with_value(&'static self, value: &'static str) -> LabelValue {
+        LabelValue {
+            name: self.name,
+            value,
             label: self,
-            value: OTHER,
         }
     }
 
-    /// The values that have come until now, in no particular order, and `other` at the end.
-    pub fn values(&'static self) -> impl Iterator<Item = CappedValue> {
-        self.known()
-            .chain([OTHER])
-            .map(move |value| CappedValue { label: self, value })
-    }
-
-    fn known(&'static self) -> impl Iterator<Item = &'static str> {
+    fn all(&'static self) -> impl Iterator<Item = &'static str> {
         let slots = self.table.get().map_or(&[][..], |table| &table.slots);
-        slots.iter().filter_map(|slot| slot.get().map(|value| &**value))
+        slots
+            .iter()
+            .filter_map(|slot| slot.get().map(|value| &**value))
+            .chain([OTHER])
     }
 
-    fn find_or_insert(&'static self, text: &[u8]) -> Result<&'static str, Reason> {
+    fn find_or_insert(&'static self, text: &[u8]) -> Result<&'static str, OverflowReason> {
         if text.is_empty() {
-            return Err(Reason::Empty);
+            return Err(OverflowReason::Empty);
         }
         if text.len() > self.max_len {
-            return Err(Reason::TooLong);
+            return Err(OverflowReason::TooLong);
         }
         if text == OTHER.as_bytes() {
             return Ok(OTHER);
@@ -176,9 +175,9 @@ impl CappedLabel {
         if let Some(value) = table.find(hash, text) {
             return Ok(value);
         }
-        let text = str::from_utf8(text).map_err(|_| Reason::Invalid)?;
-        if !self.exporter.takes(self.name, text) {
-            return Err(Reason::Invalid);
+        let text = str::from_utf8(text).map_err(|_| OverflowReason::Invalid)?;
+        if !grammar::is_value(text) {
+            return Err(OverflowReason::Invalid);
         }
         table.insert(hash, text, self.cap)
     }
@@ -205,6 +204,7 @@ impl Table {
         start.iter().chain(end)
     }
 
+    #[inline]
     fn find(&self, hash: u64, text: &[u8]) -> Option<&str> {
         self.slots(hash)
             .map_while(OnceLock::get)
@@ -213,9 +213,9 @@ impl Table {
     }
 
     #[cold]
-    fn insert(&self, hash: u64, text: &str, cap: usize) -> Result<&str, Reason> {
+    fn insert(&self, hash: u64, text: &str, cap: usize) -> Result<&str, OverflowReason> {
         if self.len.load(Ordering::Relaxed) == cap {
-            return Err(Reason::Full);
+            return Err(OverflowReason::Full);
         }
         let mut value = Box::<str>::from(text);
         let inserting = self.inserting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -230,7 +230,7 @@ impl Table {
             self.len.store(len + 1, Ordering::Relaxed);
         }
         drop(inserting);
-        self.find(hash, text.as_bytes()).ok_or(Reason::Full)
+        self.find(hash, text.as_bytes()).ok_or(OverflowReason::Full)
     }
 }
 
@@ -243,49 +243,15 @@ impl fmt::Debug for CappedLabel {
     }
 }
 
-/// A value of a [`CappedLabel`]. It is a [`LabelSet`].
-#[derive(Clone, Copy)]
-pub struct CappedValue {
-    label: &'static CappedLabel,
-    value: &'static str,
-}
-
-impl CappedValue {
-    /// The value, such as `other`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        self.value
+impl Values for CappedLabel {
+    fn alternatives(&'static self) -> Alternatives {
+        let known: Vec<_> = self.all().map(|value| Part::Pair(self.name, value)).collect();
+        Alternatives {
+            later: (self.cap + 1).saturating_sub(known.len()),
+            known,
+        }
     }
 }
-
-impl LabelSet for CappedValue {
-    #[inline]
-    fn append_to(&self, list: &mut LabelList) {
-        let label = self.label;
-        list.push_one_of(Part::Pair(label.name, self.value), || {
-            let values = label.known().chain([OTHER]);
-            let known: Vec<_> = values.map(|value| Part::Pair(label.name, value)).collect();
-            Alternatives {
-                later: (label.cap + 1).saturating_sub(known.len()),
-                known,
-            }
-        });
-    }
-}
-
-impl fmt::Debug for CappedValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={:?}", self.label.name, self.value)
-    }
-}
-
-impl PartialEq for CappedValue {
-    fn eq(&self, other: &Self) -> bool {
-        self.value == other.value && self.label.name == other.label.name
-    }
-}
-
-impl Eq for CappedValue {}
 
 #[cfg(test)]
 mod tests {
@@ -296,7 +262,6 @@ mod tests {
     use super::*;
 
     static_assertions::assert_impl_all!(CappedLabel: Send, Sync);
-    static_assertions::assert_impl_all!(CappedValue: Copy, Send, Sync, LabelSet);
 
     #[test]
     fn the_first_values_are_kept() {
@@ -314,14 +279,13 @@ mod tests {
                 assert_eq!(LABEL.value(text).as_str(), value, "{text:?} in round {round}");
             }
         }
-        let values: BTreeSet<_> = LABEL.values().map(CappedValue::as_str).collect();
+        let values: BTreeSet<_> = LABEL.values().map(LabelValue::as_str).collect();
         assert_eq!(values, ["a", "b", "c", "other"].into());
     }
 
     #[test]
     fn what_cannot_be_a_value_takes_no_place() {
         static LABEL: CappedLabel = CappedLabel::new("label", 2).max_len(4);
-        static TAG: CappedLabel = CappedLabel::new("label", 2).exporter(Exporter::DogStatsD);
 
         let long = [b'x'; 5];
         for text in [
@@ -338,10 +302,6 @@ mod tests {
         assert_eq!(LABEL.value(None::<&str>), LABEL.other());
         assert_eq!(LABEL.value(&long[..4]).as_str(), "xxxx");
         assert_eq!(LABEL.value("a::").as_str(), "a::");
-        for text in ["a::", "a,b", "a|b"] {
-            assert_eq!(TAG.value(text), TAG.other(), "{text:?}");
-        }
-        assert_eq!(TAG.value("a:b").as_str(), "a:b");
     }
 
     #[test]
@@ -374,7 +334,7 @@ mod tests {
         });
         assert_eq!(seen.len(), 51);
         assert_eq!(
-            LABEL.values().map(CappedValue::as_str).collect::<BTreeSet<_>>(),
+            LABEL.values().map(LabelValue::as_str).collect::<BTreeSet<_>>(),
             seen
         );
         for text in &texts {

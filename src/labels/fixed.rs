@@ -5,9 +5,12 @@ use std::{
 };
 
 use super::{
-    Exporter, LabelError, LabelList, LabelSet, OTHER, grammar,
+    LabelError, LabelValue, OTHER,
+    error::MAX_VALUES,
+    grammar,
     list::{Alternatives, Part},
-    text::{LabelText, Overflow, Reason},
+    text::{LabelText, Overflow, OverflowReason},
+    value::Values,
 };
 
 /// All labels of the process, so that one which is made again takes no memory.
@@ -56,7 +59,7 @@ struct Data {
 
 impl FixedLabel {
     /// How many values a label can have, without `other`.
-    pub const MAX_VALUES: usize = 4095;
+    pub const MAX_VALUES: usize = MAX_VALUES;
 
     /// A label with these values. A value that is given twice counts once.
     ///
@@ -70,15 +73,14 @@ impl FixedLabel {
         I::Item: AsRef<str>,
     {
         let name = name.as_ref();
-        grammar::check(Exporter::Prometheus, name, OTHER)?;
+        grammar::check(name, OTHER)?;
         let mut given: Vec<String> = Vec::new();
         for value in values {
             let value = value.as_ref();
-            grammar::check(Exporter::Prometheus, name, value)?;
+            grammar::check(name, value)?;
             if value == OTHER {
                 return Err(LabelError::ReservedValue {
                     label: name.to_owned(),
-                    value: OTHER.into(),
                 });
             }
             given.push(value.to_owned());
@@ -119,17 +121,14 @@ impl FixedLabel {
 
     /// The value of the label for a text, which is `other` if the text is not one of the values. Upper and lower case
     /// are different.
-    pub fn value(self, text: impl LabelText) -> FixedValue {
+    pub fn value(self, text: impl LabelText) -> LabelValue {
         let value = text
             .label_text()
             .filter(|text| !text.is_empty())
-            .ok_or(Reason::Empty)
-            .and_then(|text| self.data.by_text.get(text).ok_or(Reason::Unknown));
+            .ok_or(OverflowReason::Empty)
+            .and_then(|text| self.data.by_text.get(text).ok_or(OverflowReason::Unknown));
         match value {
-            Ok(value) => FixedValue {
-                data: self.data,
-                value,
-            },
+            Ok(value) => self.with_value(value),
             Err(reason) => {
                 self.data.overflow.count(self.data.name, reason);
                 self.other()
@@ -137,22 +136,38 @@ impl FixedLabel {
         }
     }
 
-    /// The value `other`. It is not counted as one that is not known.
+    /// The value `other`. It is not counted as an overflow.
     #[must_use]
-    pub fn other(self) -> FixedValue {
-        FixedValue {
-            data: self.data,
-            value: OTHER,
-        }
+    pub fn other(self) -> LabelValue {
+        self.with_value(OTHER)
     }
 
     /// All values in the order of their texts, and `other` at the end.
-    pub fn values(self) -> impl Iterator<Item = FixedValue> {
-        let values = self.data.values.iter().copied().chain([OTHER]);
-        values.map(move |value| FixedValue {
-            data: self.data,
+    pub fn values(self) -> impl Iterator<Item = LabelValue> {
+        self.data.all().map(move |value| self.with_value(value))
+    }
+
+    fn with_value(self, value: &'static str) -> LabelValue {
+        LabelValue {
+            name: self.data.name,
             value,
-        })
+            label: self.data,
+        }
+    }
+}
+
+impl Data {
+    fn all(&'static self) -> impl Iterator<Item = &'static str> {
+        self.values.iter().copied().chain([OTHER])
+    }
+}
+
+impl Values for Data {
+    fn alternatives(&'static self) -> Alternatives {
+        Alternatives {
+            known: self.all().map(|value| Part::Pair(self.name, value)).collect(),
+            later: 0,
+        }
     }
 }
 
@@ -165,49 +180,6 @@ impl fmt::Debug for FixedLabel {
     }
 }
 
-/// A value of a [`FixedLabel`]. It is a [`LabelSet`].
-#[derive(Clone, Copy)]
-pub struct FixedValue {
-    data: &'static Data,
-    value: &'static str,
-}
-
-impl FixedValue {
-    /// The value, such as `acme` or `other`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        self.value
-    }
-}
-
-impl LabelSet for FixedValue {
-    #[inline]
-    fn append_to(&self, list: &mut LabelList) {
-        let name = self.data.name;
-        list.push_one_of(Part::Pair(name, self.value), || {
-            let values = self.data.values.iter().chain([&OTHER]);
-            Alternatives {
-                known: values.map(|value| Part::Pair(name, value)).collect(),
-                later: 0,
-            }
-        });
-    }
-}
-
-impl fmt::Debug for FixedValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={:?}", self.data.name, self.value)
-    }
-}
-
-impl PartialEq for FixedValue {
-    fn eq(&self, other: &Self) -> bool {
-        self.value == other.value && self.data.name == other.data.name
-    }
-}
-
-impl Eq for FixedValue {}
-
 #[cfg(test)]
 mod tests {
     use std::thread;
@@ -215,10 +187,10 @@ mod tests {
     use test_support::eventually;
 
     use super::*;
-    use crate::labels::list::list_of;
+    use crate::labels::{LabelSet, set::parts_of};
 
     static_assertions::assert_impl_all!(FixedLabel: Copy, Send, Sync);
-    static_assertions::assert_impl_all!(FixedValue: Copy, Send, Sync, LabelSet);
+    static_assertions::assert_impl_all!(LabelValue: Copy, Send, Sync, LabelSet);
 
     fn error(values: &[&str]) -> LabelError {
         FixedLabel::new("tenant", values).unwrap_err()
@@ -243,12 +215,10 @@ mod tests {
         }
         assert_eq!(label.value(None::<&str>), label.other());
         assert_eq!(label.value(b"\xff".as_slice()), label.other());
-        let values: Vec<_> = label.values().map(FixedValue::as_str).collect();
+        let values: Vec<_> = label.values().map(LabelValue::as_str).collect();
         assert_eq!(values, ["acme", "globex", "other"]);
-        let pairs: Vec<_> = list_of(&label.value("acme"))
-            .parts()
-            .flat_map(Part::pairs)
-            .collect();
+        let parts = parts_of(&label.value("acme"));
+        let pairs: Vec<_> = parts.iter().flat_map(Part::pairs).collect();
         assert_eq!(pairs, [("tenant", "acme")]);
     }
 
@@ -278,7 +248,7 @@ mod tests {
         assert!(matches!(error(&["a\\b"]), LabelError::InvalidValue { value, .. } if value == "a\\b"));
         assert_eq!(
             error(&["other"]).to_string(),
-            r#"the label "tenant" cannot have the value "other": it is what values that are not known are written as"#
+            r#"the label "tenant" cannot have the value "other": unknown values are written as "other""#
         );
         let many: Vec<_> = (0..=FixedLabel::MAX_VALUES).map(|n| n.to_string()).collect();
         assert_eq!(

@@ -1,8 +1,6 @@
-//! Which names and values a label can have.
+//! The names and values that a label can have.
 
-use std::{borrow::Cow, error::Error, fmt};
-
-use super::{LabelSet, list};
+use super::LabelError;
 
 /// Whether `name` is a label name of Prometheus that is free to use.
 ///
@@ -42,26 +40,6 @@ pub(crate) const fn is_value(value: &str) -> bool {
     !bytes.is_empty()
 }
 
-/// Whether the exporter writes two names alike, like `a.b` and `a_b`.
-pub(super) const fn are_written_alike(a: &str, b: &str) -> bool {
-    const fn written(byte: u8) -> u8 {
-        if byte == b'.' { b'_' } else { byte }
-    }
-
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    if a.len() != b.len() {
-        return false;
-    }
-    let mut at = 0;
-    while at < a.len() {
-        if written(a[at]) != written(b[at]) {
-            return false;
-        }
-        at += 1;
-    }
-    true
-}
-
 /// The characters of a label name as the Prometheus exporter writes them. `client.address` and `client_address` are
 /// the same name.
 pub(crate) fn written(name: &str) -> impl Iterator<Item = char> {
@@ -82,6 +60,7 @@ fn written_with(name: &str, also_valid: fn(char) -> bool) -> impl Iterator<Item 
     })
 }
 
+/// Whether two texts are equal, in a constant.
 pub(super) const fn is_same(a: &str, b: &str) -> bool {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     if a.len() != b.len() {
@@ -97,160 +76,19 @@ pub(super) const fn is_same(a: &str, b: &str) -> bool {
     true
 }
 
-/// What reads the labels, and which values it takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Exporter {
-    /// Prometheus and OpenTelemetry. A value is a text without control characters and backslashes, and not empty.
-    #[default]
-    Prometheus,
-    /// DogStatsD, whose rules for tags are stricter. A value has no comma and no `|`, does not end with a colon, and
-    /// name and value have at most 199 characters together ([Datadog's rules]).
-    ///
-    /// [Datadog's rules]: https://docs.datadoghq.com/getting_started/tagging/#define-tags
-    DogStatsD,
-}
-
-impl Exporter {
-    /// Whether the exporter takes this value of a label.
-    pub(crate) fn takes(self, name: &str, value: &str) -> bool {
-        const LONGEST_TAG: usize = 200;
-
-        is_value(value)
-            && match self {
-                Self::Prometheus => true,
-                Self::DogStatsD => {
-                    !value.contains([',', '|'])
-                        && !value.ends_with(':')
-                        && name.chars().count() + ":".len() + value.chars().count() <= LONGEST_TAG
-                }
-            }
-    }
-
-    /// Checks all values that `labels` can have, at start-up.
-    ///
-    /// `labels` is any value of the labels: see [`max_label_sets`](super::max_label_sets). Of a
-    /// [`CappedLabel`](super::CappedLabel), the values of later requests are not known yet: give it the exporter with
-    /// [`CappedLabel::exporter`](super::CappedLabel::exporter).
-    ///
-    /// ```
-    /// use dualstack_metrics::labels::{Exporter, FixedLabel};
-    ///
-    /// let urls = FixedLabel::new("url", ["udp://tracker.example:6969", "udp://[2001:db8::]:"])?;
-    /// assert_eq!(Exporter::Prometheus.check(&urls.other()), Ok(()));
-    /// assert_eq!(
-    ///     Exporter::DogStatsD.check(&urls.other()).unwrap_err().to_string(),
-    ///     "the label \"url\" cannot have the value \"udp://[2001:db8::]:\": a tag of DogStatsD has no comma and no \
-    ///      `|`, does not end with a colon, and has at most 200 characters with its name",
-    /// );
-    /// # Ok::<(), dualstack_metrics::labels::LabelError>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// If the exporter does not take one of the values.
-    pub fn check<L: LabelSet>(self, labels: &L) -> Result<(), LabelError> {
-        for one in list::alternatives(labels) {
-            for part in &one.known {
-                for (name, value) in part.pairs() {
-                    check(self, name, value)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Checks a label whose name or value comes from outside the program's code.
-pub(crate) fn check(exporter: Exporter, name: &str, value: &str) -> Result<(), LabelError> {
+pub(crate) fn check(name: &str, value: &str) -> Result<(), LabelError> {
     if !is_name(name) {
         return Err(LabelError::InvalidName(name.to_owned()));
     }
-    if !exporter.takes(name, value) {
+    if !is_value(value) {
         return Err(LabelError::InvalidValue {
             label: name.to_owned(),
             value: value.to_owned(),
-            exporter,
         });
     }
     Ok(())
 }
-
-/// Why a label cannot be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LabelError {
-    /// This is not the name of a label.
-    InvalidName(String),
-    /// The label cannot have this value.
-    InvalidValue {
-        /// The label's name.
-        label: String,
-        /// The value.
-        value: String,
-        /// The exporter that does not take it.
-        exporter: Exporter,
-    },
-    /// The value is what values that are not known are written as.
-    ReservedValue {
-        /// The label's name.
-        label: String,
-        /// The value.
-        value: Cow<'static, str>,
-    },
-    /// The label has more values than there can be label sets, or all labels of the process together have more than can
-    /// be stored.
-    TooManyValues {
-        /// The label's name.
-        label: String,
-        /// How many values it has.
-        values: usize,
-    },
-}
-
-impl fmt::Display for LabelError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::InvalidName(name) if matches!(&**name, "le" | "quantile") => write!(
-                f,
-                "{name:?} is the name of a label that Prometheus gives to histograms and summaries: use another"
-            ),
-            Self::InvalidName(name) => write!(
-                f,
-                "{name:?} is not a label name: use letters, digits, `_` and `.`, and do not begin with a digit, a dot or \
-                 `__`"
-            ),
-            Self::InvalidValue {
-                label,
-                value,
-                exporter,
-            } => {
-                write!(f, "the label {label:?} cannot have the value {value:?}: ")?;
-                f.write_str(match exporter {
-                    _ if value.is_empty() => "an empty value is no label to Prometheus",
-                    Exporter::DogStatsD if is_value(value) => {
-                        "a tag of DogStatsD has no comma and no `|`, does not end with a colon, and has at most 200 \
-                         characters with its name"
-                    }
-                    _ => "a value has no control characters and no backslashes",
-                })
-            }
-            Self::ReservedValue { label, value } => write!(
-                f,
-                "the label {label:?} cannot have the value {value:?}: it is what values that are not known are written as"
-            ),
-            Self::TooManyValues { label, values } => write!(
-                f,
-                "the label {label:?} has {values} values, which is too many: a label has at most {} values, and each is a \
-                 series of each counter; use a label with fewer values, such as a group of tenants, and make it once, at \
-                 start-up",
-                super::FixedLabel::MAX_VALUES
-            ),
-        }
-    }
-}
-
-impl Error for LabelError {}
 
 #[cfg(test)]
 mod tests {
@@ -265,35 +103,28 @@ mod tests {
             "", "9a", ".a", "a b", "a-b", "ä", "__", "__name__", "a\"", "a\n", "le", "quantile",
         ] {
             assert!(!is_name(name), "{name}");
-            let error = check(Exporter::Prometheus, name, "x").unwrap_err();
+            let error = check(name, "x").unwrap_err();
             assert_eq!(error, LabelError::InvalidName(name.into()));
             assert!(error.to_string().starts_with(&format!("{name:?} is ")), "{error}");
         }
     }
 
     #[test]
-    fn values_are_what_each_exporter_writes_unchanged() {
-        let long = "x".repeat(199);
-        for (value, is_valid, is_tag) in [
-            ("a", true, true),
-            ("an \"ä\" {b}=#c: d", true, true),
-            ("::", true, false),
-            ("a,b", true, false),
-            ("a|b", true, false),
-            (&long, true, false),
-            (&long[1..], true, true),
-            ("", false, false),
-            ("a\\b", false, false),
-            ("a\nb", false, false),
-            ("\u{7f}", false, false),
-            ("\u{80}", false, false),
-            ("\u{a0}", true, true),
+    fn values_are_written_unchanged() {
+        for (value, is_valid) in [
+            ("a", true),
+            ("an \"ä\" {b}=#c: d", true),
+            ("::", true),
+            ("", false),
+            ("a\\b", false),
+            ("a\nb", false),
+            ("\u{7f}", false),
+            ("\u{80}", false),
+            ("\u{a0}", true),
         ] {
             assert_eq!(is_value(value), is_valid, "{value:?}");
-            assert_eq!(Exporter::Prometheus.takes("n", value), is_valid, "{value:?}");
-            assert_eq!(Exporter::DogStatsD.takes("n", value), is_tag, "{value:?}");
             assert_eq!(
-                is_value(value),
+                is_valid,
                 !value.is_empty() && !value.contains(|c: char| c.is_control() || c == '\\')
             );
         }
@@ -301,13 +132,13 @@ mod tests {
 
     #[test]
     fn errors_name_the_culprit() {
-        let error = |value: &str, exporter| check(exporter, "tenant", value).unwrap_err().to_string();
+        let error = |value: &str| check("tenant", value).unwrap_err().to_string();
         assert_eq!(
-            error("", Exporter::DogStatsD),
+            error(""),
             r#"the label "tenant" cannot have the value "": an empty value is no label to Prometheus"#
         );
         assert_eq!(
-            error("a\tb", Exporter::DogStatsD),
+            error("a\tb"),
             r#"the label "tenant" cannot have the value "a\tb": a value has no control characters and no backslashes"#
         );
     }

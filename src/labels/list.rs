@@ -1,18 +1,15 @@
-//! The labels of a label set: those of one value, and all that there can be.
+//! The labels of one label set, and the alternatives to each.
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    mem::ManuallyDrop,
     ptr,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use super::{
-    BoundedLabel, LabelSet, OTHER,
-    grammar::{self, written},
-    set,
-};
+use super::{BoundedLabel, OTHER, bounded::check, grammar::written};
 
-/// Labels that were never made at run time: they are identified by where their texts are.
+/// Labels whose texts live as long as the process. Two parts are compared by the addresses of their texts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Part {
     /// A name and a value.
@@ -22,9 +19,8 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    /// Whether the texts of both are at the same addresses.
     #[inline]
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Pair(name, value), Self::Pair(other_name, other_value)) => {
                 ptr::eq(*value, *other_value) && ptr::eq(*name, *other_name)
@@ -34,21 +30,17 @@ impl Part {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        matches!(self, Self::Pairs([]))
-    }
-
-    /// A hash of the addresses.
+    /// The high bits are the best.
     #[inline]
-    pub(crate) fn hash(&self) -> u64 {
+    fn hashed_into(&self, hash: u64) -> u64 {
         const MANY_ONES: u64 = 0x9e37_79b9_7f4a_7c15;
 
-        let (a, b) = match *self {
-            Self::Pair(name, value) => (name.as_ptr().addr(), value.as_ptr().addr()),
-            Self::Pairs(pairs) => (pairs.as_ptr().addr(), 0),
+        // Parts that differ in the name alone are rare.
+        let address = match self {
+            Self::Pair(_, value) => value.as_ptr().addr(),
+            Self::Pairs(pairs) => pairs.as_ptr().addr(),
         };
-        let mixed = (a as u64).wrapping_mul(MANY_ONES) ^ b as u64;
-        mixed.wrapping_mul(MANY_ONES) >> 32
+        (hash.rotate_left(u64::BITS / 2) ^ address as u64).wrapping_mul(MANY_ONES)
     }
 
     pub(crate) fn pairs(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
@@ -60,29 +52,81 @@ impl Part {
     }
 }
 
-const INLINE: usize = 6;
+/// Takes the labels of a [`LabelSet`](super::LabelSet). If a name is added twice, the later label is used.
+#[derive(Debug)]
+pub struct LabelList(Mode);
 
-/// The labels of a [`LabelSet`]. If a name is added twice, the later label is used.
-#[derive(Clone, Debug)]
-pub struct LabelList {
-    inline: [Part; INLINE],
-    len: usize,
-    more: Vec<Part>,
-    // Collected only if asked for.
-    alternatives: Option<Vec<Alternatives>>,
+/// Labels that were composed before are found by a hash and a comparison, without a list of them.
+#[derive(Debug)]
+enum Mode {
+    Hash(u64),
+    Compare { rest: &'static [Part], is_same: bool },
+    Collect(Vec<Part>),
+    Alternatives(Vec<Alternatives>),
 }
 
 impl LabelList {
-    const NEW: Self = Self {
-        inline: [Part::Pairs(&[]); INLINE],
-        len: 0,
-        more: Vec::new(),
-        alternatives: None,
-    };
+    /// A hash of the addresses of the parts that `append` adds.
+    #[inline]
+    pub(super) fn hash(seed: usize, append: impl FnOnce(&mut Self)) -> u64 {
+        // In this mode there is nothing to drop.
+        let mut list = ManuallyDrop::new(Self(Mode::Hash(seed as u64)));
+        append(&mut list);
+        match list.0 {
+            Mode::Hash(hash) => hash,
+            _ => 0,
+        }
+    }
+
+    /// Whether `append` adds these parts.
+    #[inline]
+    pub(super) fn is(parts: &'static [Part], append: impl FnOnce(&mut Self)) -> bool {
+        // In this mode there is nothing to drop.
+        let mut list = ManuallyDrop::new(Self(Mode::Compare {
+            rest: parts,
+            is_same: true,
+        }));
+        append(&mut list);
+        matches!(
+            list.0,
+            Mode::Compare {
+                rest: [],
+                is_same: true
+            }
+        )
+    }
+
+    /// The parts that `append` adds.
+    pub(super) fn parts(append: impl FnOnce(&mut Self)) -> Vec<Part> {
+        let mut list = Self(Mode::Collect(Vec::new()));
+        append(&mut list);
+        match list.0 {
+            Mode::Collect(parts) => parts,
+            _ => Vec::new(),
+        }
+    }
+
+    /// The alternatives to each part that `append` adds, without those that a later label of the same name replaces.
+    pub(super) fn alternatives(append: impl FnOnce(&mut Self)) -> Vec<Alternatives> {
+        let mut list = Self(Mode::Alternatives(Vec::new()));
+        append(&mut list);
+        let mut all: Vec<Alternatives> = Vec::new();
+        let Mode::Alternatives(alternatives) = list.0 else {
+            return all;
+        };
+        for one in alternatives {
+            if let Some(name) = one.name() {
+                all.retain(|other| other.name().is_none_or(|other| !written(other).eq(written(name))));
+            }
+            all.push(one);
+        }
+        all
+    }
 
     /// Adds a label.
+    #[inline]
     pub fn push<L: BoundedLabel>(&mut self, label: L) {
-        const { set::check::<L>() };
+        const { check::<L>() };
 
         let index = label.index();
         let value = L::VALUES.get(index).copied().unwrap_or_else(|| {
@@ -95,6 +139,8 @@ impl LabelList {
         });
     }
 
+    /// Adds a part that has no alternatives.
+    #[inline]
     pub(crate) fn push_part(&mut self, part: Part) {
         self.push_one_of(part, || Alternatives {
             known: vec![part],
@@ -102,38 +148,26 @@ impl LabelList {
         });
     }
 
-    /// Adds a part, and says which others can be in its place.
-    #[inline]
+    /// Adds a part, and the parts that can be in its place.
+    #[expect(
+        clippy::inline_always,
+        reason = "the mode of the list is known where it is made"
+    )]
+    #[inline(always)]
     pub(crate) fn push_one_of(&mut self, part: Part, all: impl FnOnce() -> Alternatives) {
-        if let Some(alternatives) = &mut self.alternatives {
-            alternatives.push(all());
-            return;
+        match &mut self.0 {
+            Mode::Hash(hash) => *hash = part.hashed_into(*hash),
+            Mode::Compare { rest, is_same } => match rest {
+                [first, others @ ..] if first.is(&part) => *rest = others,
+                _ => *is_same = false,
+            },
+            Mode::Collect(parts) => parts.push(part),
+            Mode::Alternatives(alternatives) => alternatives.push(all()),
         }
-        match self.inline.get_mut(self.len) {
-            Some(place) => *place = part,
-            None => self.more.push(part),
-        }
-        self.len += 1;
-    }
-
-    pub(crate) fn parts(&self) -> impl Iterator<Item = &Part> {
-        self.inline[..self.len.min(INLINE)].iter().chain(&self.more)
-    }
-
-    /// The parts, if they are few.
-    #[inline]
-    pub(crate) fn few(&self) -> Option<&[Part]> {
-        self.inline.get(..self.len)
     }
 }
 
-impl Default for LabelList {
-    fn default() -> Self {
-        Self::NEW
-    }
-}
-
-/// What can be in the place of a part.
+/// The parts that can be in one place of a list.
 #[derive(Clone, Debug)]
 pub(crate) struct Alternatives {
     pub(crate) known: Vec<Part>,
@@ -147,63 +181,9 @@ impl Alternatives {
         let mut pairs = self.known.iter().flat_map(Part::pairs);
         let (name, _) = pairs.next()?;
         pairs
-            .all(|(other, _)| grammar::are_written_alike(name, other))
+            .all(|(other, _)| written(other).eq(written(name)))
             .then_some(name)
     }
-}
-
-/// The labels of `labels`.
-#[inline]
-pub(crate) fn list_of<L: LabelSet>(labels: &L) -> LabelList {
-    let mut list = LabelList::NEW;
-    labels.append_to(&mut list);
-    list
-}
-
-/// All values that the labels of `labels` can have.
-pub(crate) fn alternatives<L: LabelSet>(labels: &L) -> Vec<Alternatives> {
-    let mut list = LabelList {
-        alternatives: Some(Vec::new()),
-        ..LabelList::NEW
-    };
-    labels.append_to(&mut list);
-    let mut all: Vec<Alternatives> = Vec::new();
-    for one in list.alternatives.unwrap_or_default() {
-        // A later label replaces one of the same name.
-        if let Some(name) = one.name() {
-            all.retain(|other| other.name().is_none_or(|other| !written(other).eq(written(name))));
-        }
-        all.push(one);
-    }
-    all
-}
-
-/// How many label sets the labels of `labels` can be, which is how many series a counter can have with them.
-///
-/// `labels` is any value of the labels: the number is that of all values that its labels can have. The values of a
-/// [`CappedLabel`](super::CappedLabel) that are still to come are counted, too. With the classes of clients it is
-/// [`ClientScopes::max_label_sets`](crate::ClientScopes::max_label_sets).
-///
-/// If you implement [`LabelSet`] yourself and add different labels for different values, the number is that of the
-/// labels which `labels` adds.
-///
-/// ```
-/// use dualstack_metrics::labels::{CappedLabel, ClientLabels, FixedLabel, max_label_sets};
-///
-/// static REFERER: CappedLabel = CappedLabel::new("referer", 20);
-/// let tenants = FixedLabel::new("tenant", ["acme", "globex"])?;
-///
-/// // With `other`, there are 3 tenants and 21 referers.
-/// assert_eq!(max_label_sets(&(tenants.other(), REFERER.other())), 3 * 21);
-/// assert_eq!(max_label_sets(&(tenants.other(), ClientLabels::UNKNOWN)), 3 * ClientLabels::ALL.len());
-/// # Ok::<(), dualstack_metrics::labels::LabelError>(())
-/// ```
-#[must_use]
-pub fn max_label_sets<L: LabelSet>(labels: &L) -> usize {
-    alternatives(labels)
-        .iter()
-        .map(|one| one.known.len().saturating_add(one.later))
-        .fold(1, usize::saturating_mul)
 }
 
 /// Logs a warning once for each label.
@@ -222,63 +202,5 @@ fn warn_no_such_value(name: &'static str, index: usize, values: usize) {
             "`BoundedLabel::index` of a label returned a position that its `VALUES` do not have, so the label has the \
              value `other`"
         );
-    }
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::labels::{CappedLabel, ClientLabels, FixedLabel};
-
-    #[derive(Clone, Copy)]
-    pub(in crate::labels) struct Plan(pub(in crate::labels) usize);
-
-    impl BoundedLabel for Plan {
-        const NAME: &'static str = "plan";
-        const VALUES: &'static [&'static str] = &["free", "paid"];
-
-        fn index(self) -> usize {
-            self.0
-        }
-    }
-
-    fn pairs<L: LabelSet>(labels: &L) -> Vec<(&'static str, &'static str)> {
-        list_of(labels).parts().flat_map(Part::pairs).collect()
-    }
-
-    #[test]
-    fn an_index_outside_of_the_values_is_other() {
-        assert_eq!(pairs(&Plan(1)), [("plan", "paid")]);
-        assert_eq!(pairs(&Plan(2)), [("plan", "other")]);
-        assert_eq!(pairs(&Plan(usize::MAX)), [("plan", "other")]);
-    }
-
-    #[test]
-    fn a_long_list_keeps_all_labels_in_order() {
-        let three = (Plan(0), Plan(1), Plan(0));
-        let values = pairs(&(three, three, three));
-        assert_eq!(values.len(), 9);
-        for (at, &(name, value)) in values.iter().enumerate() {
-            assert_eq!((name, value), ("plan", ["free", "paid", "free"][at % 3]));
-        }
-        assert_eq!(pairs(&()), []);
-    }
-
-    #[test]
-    fn the_number_of_label_sets_is_the_product() {
-        static CAPPED: CappedLabel = CappedLabel::new("capped", 7);
-
-        let tenants = FixedLabel::new("tenant", ["a", "b"]).unwrap();
-        assert_eq!(max_label_sets(&()), 1);
-        assert_eq!(max_label_sets(&Plan(0)), 2);
-        assert_eq!(max_label_sets(&ClientLabels::UNKNOWN), ClientLabels::ALL.len());
-        assert_eq!(max_label_sets(&tenants.value("a")), 3);
-        assert_eq!(max_label_sets(&CAPPED.other()), 8);
-        _ = CAPPED.value("x");
-        assert_eq!(max_label_sets(&CAPPED.other()), 8);
-        assert_eq!(max_label_sets(&(Plan(0), tenants.other(), CAPPED.other())), 48);
-        assert_eq!(max_label_sets(&(Plan(0), Plan(1))), 2, "the later label is used");
-        let scope = crate::Scope::new(&(Plan(0), tenants.other()));
-        assert_eq!(max_label_sets(&(scope, CAPPED.other())), 8);
     }
 }

@@ -1,94 +1,9 @@
 //! Label sets: labels that a scope can have, because the number of their values is bounded.
 
 use super::{
-    ClientLabels, LabelList, grammar,
+    BoundedLabel, ClientLabels, LabelList,
     list::{Alternatives, Part},
 };
-
-/// A label whose values are known when the program is compiled. Usually an enum.
-///
-/// A value can only come from [`VALUES`](Self::VALUES), so the number of series is known. A `String`, an `IpAddr` or a
-/// `u16` has no fixed set of values and does not compile as a label:
-///
-/// ```
-/// use dualstack_metrics::{BoundedLabel, Scope};
-///
-/// #[derive(Clone, Copy)]
-/// enum RequestKind {
-///     Announce,
-///     Scrape,
-/// }
-///
-/// impl BoundedLabel for RequestKind {
-///     const NAME: &'static str = "request_kind";
-///     const VALUES: &'static [&'static str] = &["announce", "scrape"];
-///
-///     fn index(self) -> usize {
-///         self as usize
-///     }
-/// }
-///
-/// let scope = Scope::new(&RequestKind::Announce);
-/// assert_eq!(scope.pairs(), [("request_kind", "announce")]);
-/// # let _ = RequestKind::Scrape;
-/// ```
-///
-/// ```compile_fail
-/// use dualstack_metrics::Scope;
-///
-/// let scope = Scope::new(&String::from("192.0.2.7"));
-/// ```
-///
-/// ```compile_fail
-/// use dualstack_metrics::Scope;
-///
-/// let scope = Scope::new(&std::net::IpAddr::from([192, 0, 2, 7]));
-/// ```
-///
-/// ```compile_fail
-/// use dualstack_metrics::Scope;
-///
-/// let scope = Scope::new(&50_000_u16);
-/// ```
-///
-/// For tenants from a configuration file, use a [`FixedLabel`](super::FixedLabel). For values that clients send, use a
-/// [`CappedLabel`](super::CappedLabel).
-///
-/// # Errors
-///
-/// Names and values are checked when the program is compiled. `NAME` must be a label name of Prometheus that is free to
-/// use. `VALUES` must have at least one value, none twice, none empty, and none with a control character or a backslash.
-///
-/// ```compile_fail
-/// use dualstack_metrics::{BoundedLabel, Scope};
-///
-/// #[derive(Clone, Copy)]
-/// struct Always;
-///
-/// impl BoundedLabel for Always {
-///     const NAME: &'static str = "not-a-name";
-///     const VALUES: &'static [&'static str] = &["yes"];
-///
-///     fn index(self) -> usize {
-///         0
-///     }
-/// }
-///
-/// let scope = Scope::new(&Always);
-/// ```
-pub trait BoundedLabel: Copy {
-    /// The label's name.
-    const NAME: &'static str;
-
-    /// All values that the label can have.
-    const VALUES: &'static [&'static str];
-
-    /// The position of this value in [`VALUES`](Self::VALUES).
-    ///
-    /// A position outside of `VALUES` is a mistake, but it does not panic. The label gets the value `other`, and a warning
-    /// with the name of the label is logged once.
-    fn index(self) -> usize;
-}
 
 /// Labels that can be in force in a [`Scope`](crate::Scope): a [`BoundedLabel`], a value of a
 /// [`FixedLabel`](super::FixedLabel) or of a [`CappedLabel`](super::CappedLabel), [`ClientLabels`], a `Scope`, or a tuple
@@ -131,28 +46,27 @@ pub trait BoundedLabel: Copy {
             client's address"
 )]
 pub trait LabelSet {
-    /// The names of the labels, as far as they are known when the program is compiled. The derive compares them.
-    #[doc(hidden)]
-    const NAMES: LabelNames = LabelNames::Unknown;
-
     /// Adds the labels of this value to `list`.
     fn append_to(&self, list: &mut LabelList);
 }
 
 impl<L: BoundedLabel> LabelSet for L {
-    const NAMES: LabelNames = LabelNames::One(L::NAME);
-
+    #[expect(
+        clippy::inline_always,
+        reason = "the mode of the list is known where it is made"
+    )]
+    #[inline(always)]
     fn append_to(&self, list: &mut LabelList) {
         list.push(*self);
     }
 }
 
 impl LabelSet for ClientLabels {
-    const NAMES: LabelNames = LabelNames::All(&[
-        LabelNames::One(super::CLIENT_ADDRESS_IP_FAMILY),
-        LabelNames::One(super::CLIENT_ADDRESS_IP_TYPE),
-    ]);
-
+    #[expect(
+        clippy::inline_always,
+        reason = "the mode of the list is known where it is made"
+    )]
+    #[inline(always)]
     fn append_to(&self, list: &mut LabelList) {
         list.push_one_of(Part::Pairs(self.pairs()), || Alternatives {
             known: Self::ALL
@@ -166,14 +80,14 @@ impl LabelSet for ClientLabels {
 
 /// No labels.
 impl LabelSet for () {
+    #[inline]
     fn append_to(&self, _: &mut LabelList) {}
 }
 
 macro_rules! tuple_label_sets {
     ($($set:ident)+) => {
         impl<$($set: LabelSet),+> LabelSet for ($($set,)+) {
-            const NAMES: LabelNames = LabelNames::All(&[$($set::NAMES),+]);
-
+            #[inline]
             #[allow(non_snake_case)]
             fn append_to(&self, list: &mut LabelList) {
                 let ($($set,)+) = self;
@@ -190,63 +104,53 @@ tuple_label_sets!(A B C D);
 tuple_label_sets!(A B C D E);
 tuple_label_sets!(A B C D E F);
 
-/// The names of labels that are known when the program is compiled.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug)]
-pub enum LabelNames {
-    /// They are known at start-up.
-    Unknown,
-    /// The name of one label.
-    One(&'static str),
-    /// The names of several label sets.
-    All(&'static [LabelNames]),
+/// A hash of the labels. It is equal for labels whose texts are at the same addresses.
+#[inline]
+pub(crate) fn hash_of<L: LabelSet>(labels: &L, seed: usize) -> u64 {
+    LabelList::hash(seed, |list| labels.append_to(list))
 }
 
-impl LabelNames {
-    /// Whether a name is in both. Names that the exporter writes alike are one name.
-    #[must_use]
-    pub const fn share_a_name(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Unknown, _) | (_, Self::Unknown) => false,
-            (Self::One(a), Self::One(b)) => grammar::are_written_alike(a, b),
-            (Self::All(all), one) | (one, Self::All(all)) => {
-                let mut at = 0;
-                while at < all.len() {
-                    if all[at].share_a_name(one) {
-                        return true;
-                    }
-                    at += 1;
-                }
-                false
-            }
-        }
-    }
+/// Whether the labels are these parts.
+#[inline]
+pub(crate) fn are<L: LabelSet>(labels: &L, parts: &'static [Part]) -> bool {
+    LabelList::is(parts, |list| labels.append_to(list))
 }
 
-/// What the derive checks at the right place, for labels that are written by hand.
-pub(super) const fn check<L: BoundedLabel>() {
-    assert!(
-        grammar::is_name(L::NAME),
-        "`BoundedLabel::NAME` is not a label name: use letters, digits, `_` and `.`, do not begin with a digit, a dot or \
-         `__`, and do not use `le` or `quantile`"
-    );
-    assert!(!L::VALUES.is_empty(), "`BoundedLabel::VALUES` is empty");
-    let mut at = 0;
-    while at < L::VALUES.len() {
-        assert!(
-            grammar::is_value(L::VALUES[at]),
-            "one of `BoundedLabel::VALUES` is empty, or has a control character or a backslash"
-        );
-        let mut other = 0;
-        while other < at {
-            assert!(
-                !grammar::is_same(L::VALUES[at], L::VALUES[other]),
-                "one of `BoundedLabel::VALUES` is there twice"
-            );
-            other += 1;
-        }
-        at += 1;
-    }
+pub(crate) fn parts_of<L: LabelSet>(labels: &L) -> Vec<Part> {
+    LabelList::parts(|list| labels.append_to(list))
+}
+
+/// All values that the labels of `labels` can have.
+pub(crate) fn alternatives<L: LabelSet>(labels: &L) -> Vec<Alternatives> {
+    LabelList::alternatives(|list| labels.append_to(list))
+}
+
+/// How many label sets the labels of `labels` can be, which is how many series a counter can have with them.
+///
+/// `labels` is any value of the labels: the number includes all values that its labels can have, and those that a
+/// [`CappedLabel`](super::CappedLabel) can still take. With the classes of clients it is
+/// [`ClientScopes::max_label_sets`](crate::ClientScopes::max_label_sets).
+///
+/// If you implement [`LabelSet`] yourself and add different labels for different values, only the labels that `labels`
+/// adds are counted.
+///
+/// ```
+/// use dualstack_metrics::labels::{CappedLabel, ClientLabels, FixedLabel, max_label_sets};
+///
+/// static REFERER: CappedLabel = CappedLabel::new("referer", 20);
+/// let tenants = FixedLabel::new("tenant", ["acme", "globex"])?;
+///
+/// // With `other`, there are 3 tenants and 21 referers.
+/// assert_eq!(max_label_sets(&(tenants.other(), REFERER.other())), 3 * 21);
+/// assert_eq!(max_label_sets(&(tenants.other(), ClientLabels::UNKNOWN)), 3 * ClientLabels::ALL.len());
+/// # Ok::<(), dualstack_metrics::labels::LabelError>(())
+/// ```
+#[must_use]
+pub fn max_label_sets<L: LabelSet>(labels: &L) -> usize {
+    alternatives(labels)
+        .iter()
+        .map(|one| one.known.len().saturating_add(one.later))
+        .fold(1, usize::saturating_mul)
 }
 
 #[cfg(test)]
@@ -254,7 +158,7 @@ mod tests {
     use std::net::{IpAddr, SocketAddr};
 
     use super::*;
-    use crate::labels::{ServerBinding, list::tests::Plan};
+    use crate::labels::{CappedLabel, FixedLabel, ServerBinding};
 
     static_assertions::assert_not_impl_any!(String: LabelSet);
     static_assertions::assert_not_impl_any!(&'static str: LabelSet);
@@ -264,17 +168,55 @@ mod tests {
     static_assertions::assert_not_impl_any!(ServerBinding: LabelSet);
     static_assertions::assert_not_impl_any!((ClientLabels, u16): LabelSet);
 
+    #[derive(Clone, Copy)]
+    struct Plan(usize);
+
+    impl BoundedLabel for Plan {
+        const NAME: &'static str = "plan";
+        const VALUES: &'static [&'static str] = &["free", "paid"];
+
+        fn index(self) -> usize {
+            self.0
+        }
+    }
+
+    fn pairs<L: LabelSet>(labels: &L) -> Vec<(&'static str, &'static str)> {
+        parts_of(labels).iter().flat_map(Part::pairs).collect()
+    }
+
     #[test]
-    fn names_are_compared_as_they_are_written() {
-        let one = LabelNames::One;
-        assert!(one("a.b").share_a_name(&one("a_b")));
-        assert!(!one("a.b").share_a_name(&one("a_c")));
-        assert!(!LabelNames::Unknown.share_a_name(&LabelNames::Unknown));
-        let names = <(ClientLabels, (Plan, ()))>::NAMES;
-        assert!(names.share_a_name(&Plan::NAMES));
-        assert!(Plan::NAMES.share_a_name(&names));
-        assert!(<(Plan,)>::NAMES.share_a_name(&names));
-        assert!(names.share_a_name(&one("client.address_ip_type")));
-        assert!(!names.share_a_name(&one("tenant")));
+    fn an_index_outside_of_the_values_is_other() {
+        assert_eq!(pairs(&Plan(1)), [("plan", "paid")]);
+        assert_eq!(pairs(&Plan(2)), [("plan", "other")]);
+        assert_eq!(pairs(&Plan(usize::MAX)), [("plan", "other")]);
+    }
+
+    #[test]
+    fn a_long_list_keeps_all_labels_in_order() {
+        let three = (Plan(0), Plan(1), Plan(0));
+        let values = pairs(&(three, three, three));
+        assert_eq!(values.len(), 9);
+        for (at, &(name, value)) in values.iter().enumerate() {
+            assert_eq!((name, value), ("plan", ["free", "paid", "free"][at % 3]));
+        }
+        assert_eq!(pairs(&()), []);
+    }
+
+    #[test]
+    fn the_number_of_label_sets_is_the_product() {
+        static CAPPED: CappedLabel = CappedLabel::new("capped", 7);
+
+        let tenants = FixedLabel::new("tenant", ["a", "b"]).unwrap();
+        assert_eq!(max_label_sets(&()), 1);
+        assert_eq!(max_label_sets(&Plan(0)), 2);
+        assert_eq!(max_label_sets(&ClientLabels::UNKNOWN), ClientLabels::ALL.len());
+        assert_eq!(max_label_sets(&tenants.value("a")), 3);
+        assert_eq!(max_label_sets(&CAPPED.other()), 8);
+        _ = CAPPED.value("x");
+        assert_eq!(max_label_sets(&CAPPED.other()), 8);
+        assert_eq!(max_label_sets(&(Plan(0), tenants.other(), CAPPED.other())), 48);
+        assert_eq!(max_label_sets(&(Plan(0), Plan(1))), 2, "the later label is used");
+        let scope = crate::Scope::new(&(Plan(0), tenants.other()));
+        assert_eq!(max_label_sets(&(scope, CAPPED.other())), 8);
     }
 }

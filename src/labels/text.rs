@@ -15,7 +15,7 @@ use metrics::counter;
 /// |---|---|
 /// | `empty` | is empty, or there is none |
 /// | `too_long` | is longer than the label allows |
-/// | `invalid` | is not UTF-8, or has a character that an [`Exporter`](super::Exporter) does not take |
+/// | `invalid` | is not UTF-8, or has a control character or a backslash |
 /// | `unknown` | is not one of the values of a [`FixedLabel`](super::FixedLabel) |
 /// | `full` | came when a [`CappedLabel`](super::CappedLabel) had no place left |
 ///
@@ -70,7 +70,7 @@ impl<T: LabelText> LabelText for Option<T> {
 
 /// Why a value is written as `other`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
+pub(super) enum OverflowReason {
     Empty,
     TooLong,
     Invalid,
@@ -78,7 +78,7 @@ pub(super) enum Reason {
     Full,
 }
 
-impl Reason {
+impl OverflowReason {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Empty => "empty",
@@ -104,10 +104,10 @@ impl Overflow {
     }
 
     #[cold]
-    pub(super) fn count(&self, label: &'static str, reason: Reason) {
+    pub(super) fn count(&self, label: &'static str, reason: OverflowReason) {
         counter!(LABEL_VALUES_OVERFLOWED_TOTAL, "label" => label, "reason" => reason.as_str()).increment(1);
         // A full label stays full, which needs somebody's attention. The other values are the clients' business.
-        if reason == Reason::Full && !self.has_warned.swap(true, Ordering::Relaxed) {
+        if reason == OverflowReason::Full && !self.has_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 label,
                 "the label has no place left for further values, so they are written as `other`: a query for one value \

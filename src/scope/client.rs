@@ -3,23 +3,14 @@ mod error;
 mod expected;
 mod nat64;
 
-use std::{cell::Cell, net::IpAddr};
-
 pub use self::{builder::ClientScopesBuilder, error::ClientScopesError};
 use self::{expected::Classes, nat64::Nat64Prefixes};
 use super::{
     Scope, TooManyLabelSets,
+    compose::count_overflow,
     pairs::{Pairs, borrowed, pairs_of_server},
 };
-use crate::labels::{Client, ClientLabels, IntoClient, ServerBinding};
-
-thread_local! {
-    // Has no destructor, so that it can be used while other thread-locals are destroyed.
-    static KNOWN: [Cell<Option<(ServerBinding, ClientScopes)>>; KNOWN_BINDINGS] =
-        const { [const { Cell::new(None) }; KNOWN_BINDINGS] };
-}
-
-const KNOWN_BINDINGS: usize = 16;
+use crate::labels::{Client, ClientLabels, IntoClient, LabelSet, ServerBinding};
 
 /// The scopes of one listening socket: one for each class of client.
 ///
@@ -47,44 +38,22 @@ pub struct ClientScopes {
 }
 
 impl ClientScopes {
-    /// The scopes of the clients of a binding, with the labels of the client and of the server. To leave labels out or
-    /// to add your own, use [`builder`](Self::builder).
+    /// The scopes of the clients of a binding, with the labels of the client and of the server. Make them at start-up, and
+    /// keep them. To leave labels out or to add your own, use [`builder`](Self::builder).
     ///
-    /// The result is cached per thread. Making the scopes of the same binding again is cheap enough for a request.
-    ///
-    /// If the process already has [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) other label sets, labels are left out: see
-    /// [`overflows`](super::overflows). [`try_new`](Self::try_new) returns an error instead.
+    /// At the [limit of label sets](super#the-limit), labels are left out. [`ClientScopesBuilder::build`] returns an error
+    /// instead.
     #[must_use]
     pub fn new(binding: ServerBinding) -> Self {
-        let at = slot_of(&binding);
-        if let Some((known, scopes)) = KNOWN.with(|cache| cache[at].get())
-            && known == binding
-        {
-            return scopes;
-        }
-
-        let Ok(scopes) = Self::store_default(binding, Ok) else {
-            let server = Scope::store(pairs_of_server(&binding), Scope::none());
-            let server = Scope::overflow(server.unwrap_or_else(|_| Scope::current()));
-            let expected = Classes::of_binding(Some(&binding));
-            let nat64 = Nat64Prefixes::default();
-            return Self::all(server, expected, nat64).map(|server, client| {
-                let client = nat64.stored_class(client);
-                server.store_with(&client).unwrap_or(server)
-            });
-        };
-        KNOWN.with(|cache| cache[at].set(Some((binding, scopes))));
-        scopes
-    }
-
-    /// The scopes of the clients of a binding, with the labels of the client and of the server.
-    ///
-    /// # Errors
-    ///
-    /// If the process would have more than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets, which takes more than
-    /// 800 bindings.
-    pub fn try_new(binding: ServerBinding) -> Result<Self, TooManyLabelSets> {
-        Self::store_default(binding, Scope::with_place)
+        let server = pairs_of_server(&binding);
+        let pairs = |client| server.clone().with(pairs_of_client(client));
+        let expected = Classes::of_binding(Some(&binding));
+        let nat64 = Nat64Prefixes::default();
+        Self::store(pairs, expected, nat64).unwrap_or_else(|_| {
+            count_overflow();
+            let server = Scope::store(pairs(None)).unwrap_or_default();
+            Self::all(server, expected, nat64).map(|server, client| server.with(&nat64.stored_class(client)))
+        })
     }
 
     /// Makes scopes with other labels.
@@ -115,48 +84,25 @@ impl ClientScopes {
         ClientScopesBuilder::default()
     }
 
-    /// The same scopes with the labels of `inner` added to each.
+    /// The same scopes with more labels in each.
     ///
-    /// If the process already has [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) other label sets, the labels of `inner` are
-    /// left out: see [`overflows`](super::overflows). [`try_nest`](Self::try_nest) returns an error instead.
+    /// At the [limit of label sets](super#the-limit), labels are left out. [`ClientScopesBuilder::build`] with
+    /// [`labels`](ClientScopesBuilder::labels) returns an error instead.
     #[must_use]
-    pub fn nest(mut self, inner: Scope) -> Self {
-        self.server = self.server.nest(inner);
-        self.map(|scope, _| scope.nest(inner))
+    pub fn with<L: LabelSet>(mut self, labels: &L) -> Self {
+        self.server = self.server.with(labels);
+        self.map(|scope, _| scope.with(labels))
     }
 
-    /// The same scopes with the labels of `inner` added to each.
-    ///
-    /// # Errors
-    ///
-    /// If the process would have more than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets.
-    pub fn try_nest(mut self, inner: Scope) -> Result<Self, TooManyLabelSets> {
-        self.server = self.server.try_nest(inner)?;
-        self.try_map(|scope, _| scope.try_nest(inner))
-    }
-
-    fn store_default(
-        binding: ServerBinding,
-        finish: fn(Scope) -> Result<Scope, TooManyLabelSets>,
-    ) -> Result<Self, TooManyLabelSets> {
-        let server = pairs_of_server(&binding);
-        let pairs = |client| server.clone().with(pairs_of_client(client));
-        let expected = Classes::of_binding(Some(&binding));
-        Self::store(pairs, expected, Nat64Prefixes::default(), finish)
-    }
-
-    /// `pairs` returns the labels of a client, and of the server alone.
+    /// `pairs` returns the labels of a client, or of the server alone.
     fn store(
         pairs: impl Fn(Option<ClientLabels>) -> Pairs,
         expected: Classes,
         nat64: Nat64Prefixes,
-        finish: fn(Scope) -> Result<Scope, TooManyLabelSets>,
     ) -> Result<Self, TooManyLabelSets> {
-        let server = finish(Scope::store(pairs(None), Scope::none())?)?;
-        Self::all(server, expected, nat64).try_map(|server, client| {
-            let client = nat64.stored_class(client);
-            finish(Scope::store(pairs(Some(client)), server)?)
-        })
+        let server = Scope::store(pairs(None))?;
+        Self::all(server, expected, nat64)
+            .try_map(|_, client| Scope::store(pairs(Some(nat64.stored_class(client)))))
     }
 
     fn all(scope: Scope, expected: Classes, nat64: Nat64Prefixes) -> Self {
@@ -214,20 +160,10 @@ fn pairs_of_client(client: Option<ClientLabels>) -> impl Iterator<Item = super::
     )
 }
 
-/// Bindings of one process usually differ in the port.
-fn slot_of(binding: &ServerBinding) -> usize {
-    let (ip, port) = binding.address().map_or((0, 0), |address| {
-        let ip = match address.ip() {
-            IpAddr::V4(ip) => ip.octets()[3],
-            IpAddr::V6(ip) => ip.octets()[15],
-        };
-        (ip, address.port())
-    });
-    (usize::from(port) ^ usize::from(ip) ^ (binding.protocol() as usize)) % KNOWN_BINDINGS
-}
-
 #[cfg(test)]
 pub(super) mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::labels::{BoundedLabel, Protocol};
 
@@ -261,44 +197,16 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn nesting_adds_the_labels_to_each_scope_and_to_the_server() {
+    fn labels_are_added_to_each_scope_and_to_the_server() {
         let scopes = ClientScopes::new(ServerBinding::unix(Protocol::Http));
-        let eu = Scope::new(&Eu);
-        for nested in [scopes.nest(eu), scopes.try_nest(eu).unwrap()] {
-            assert_eq!(nested.server().pairs(), [&REGION[..], &UNIX].concat());
-            assert_eq!(
-                nested.for_client(inet()).pairs(),
-                [&CLIENT[..], &REGION, &UNIX].concat()
-            );
-            for &class in ClientLabels::EVERY {
-                assert_eq!(nested.for_client(class), scopes.for_client(class).nest(eu));
-            }
-        }
-    }
-
-    #[test]
-    fn bindings_that_share_a_slot_of_the_cache_have_their_own_scopes() {
-        let bindings: Vec<_> = (1..100)
-            .flat_map(|port| {
-                [Protocol::Http, Protocol::Udp]
-                    .map(|protocol| ServerBinding::new(protocol, ([192, 0, 2, 1], port).into()))
-            })
-            .chain([
-                ServerBinding::unix(Protocol::Http),
-                ServerBinding::unix(Protocol::Grpc),
-            ])
-            .collect();
-        for _ in 0..2 {
-            for &binding in &bindings {
-                for scopes in [ClientScopes::new(binding), ClientScopes::new(binding)] {
-                    assert_eq!(scopes.server(), Scope::for_server(&binding));
-                    let client = ClientLabels::from(inet());
-                    assert_eq!(
-                        scopes.for_client(client),
-                        Scope::for_server(&binding).nest(Scope::new(&client))
-                    );
-                }
-            }
+        let with = scopes.with(&Eu);
+        assert_eq!(with.server().pairs(), [&REGION[..], &UNIX].concat());
+        assert_eq!(
+            with.for_client(inet()).pairs(),
+            [&CLIENT[..], &REGION, &UNIX].concat()
+        );
+        for &class in ClientLabels::EVERY {
+            assert_eq!(with.for_client(class), scopes.for_client(class).with(&Eu));
         }
     }
 }

@@ -1,13 +1,8 @@
 //! Puts a scope in force on a thread, and leaves it.
 
-use std::{
-    cell::Cell,
-    marker::PhantomData,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::{cell::Cell, marker::PhantomData};
 
 use super::{Scope, Scoped};
-use crate::labels::LabelSet;
 
 thread_local! {
     // Has no destructor, so that it can be read while other thread-locals are destroyed.
@@ -27,12 +22,6 @@ impl Scope {
     /// Drop guards in the reverse order, and do not hold one across an `.await`.
     #[inline]
     pub fn enter(self) -> EnteredScope {
-        self.enterable().enter_unchecked()
-    }
-
-    /// Enters a scope that [`enterable`](Self::enterable) returned.
-    #[inline]
-    pub(super) fn enter_unchecked(self) -> EnteredScope {
         EnteredScope {
             previous: CURRENT.replace(self),
             not_send: PhantomData,
@@ -87,47 +76,11 @@ impl Scope {
             scoped.into_inner()()
         }
     }
+}
 
-    /// Adds labels to the scope in force on this thread, for the rest of the request. Use it for a label that is known
-    /// only late, for example after authentication.
-    ///
-    /// ```
-    /// # use dualstack_metrics::{BoundedLabel, ClientScopes, Protocol, Scope, ServerBinding, WithScope};
-    /// # #[derive(Clone, Copy)] enum Plan { Paid }
-    /// # impl BoundedLabel for Plan {
-    /// #     const NAME: &'static str = "plan"; const VALUES: &'static [&'static str] = &["paid"];
-    /// #     fn index(self) -> usize { self as usize }
-    /// # }
-    /// # async fn authenticate() -> Plan { Plan::Paid }
-    /// async fn handler() {
-    ///     metrics::counter!("requests_total").increment(1); // without a plan
-    ///     Scope::add(&authenticate().await);
-    ///     metrics::counter!("purchases_total").increment(1); // with it
-    /// #   tokio::task::yield_now().await;
-    /// #   assert_eq!(Scope::current().value_of("plan"), Some("paid"));
-    /// }
-    /// # let scopes = ClientScopes::new(ServerBinding::unix(Protocol::Http));
-    /// # let request = handler().with_scope(scopes.server());
-    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(request);
-    /// # assert_eq!(Scope::current(), Scope::none());
-    /// ```
-    ///
-    /// The labels stay until the scope is left: in a request, that is when the response body of the innermost of its
-    /// layers ([`ClientLabelsLayer`](crate::ClientLabelsLayer), [`LabelsLayer`](crate::LabelsLayer)) is done. Likewise,
-    /// they stay in a future, stream or body that was put into a scope with [`WithScope`](crate::WithScope) until it is
-    /// dropped, and within [`run`](Self::run) until that returns. They do not reach tasks that were spawned before, other
-    /// requests, and counters outside of that layer.
-    ///
-    /// Outside every scope there is no request to add them to. Then it does nothing, and the first time this is logged as
-    /// a warning. If the process already has its limit of label sets, the scope stays as it is: see
-    /// [`overflows`](super::overflows).
-    pub fn add<L: LabelSet>(labels: &L) {
-        let current = Self::current();
-        if current == Self::none() {
-            return warn_nothing_in_force();
-        }
-        CURRENT.set(current.with(labels).enterable());
-    }
+/// Replaces the scope in force until the scope that was entered last is left.
+pub(super) fn replace_current(scope: Scope) {
+    CURRENT.set(scope);
 }
 
 /// Keeps a [`Scope`] in force on this thread until it is dropped. See [`Scope::enter`].
@@ -144,7 +97,7 @@ impl EnteredScope {
     #[expect(clippy::unused_self, reason = "the scope is in force because of the guard")]
     pub(crate) fn wrap<T>(&self, value: T) -> Scoped<T> {
         // What was entered, and what was added to it since.
-        Scoped::new_unchecked(value, CURRENT.get())
+        Scoped::new(value, CURRENT.get())
     }
 }
 
@@ -152,19 +105,6 @@ impl Drop for EnteredScope {
     #[inline]
     fn drop(&mut self) {
         CURRENT.set(self.previous);
-    }
-}
-
-#[cold]
-fn warn_nothing_in_force() {
-    static HAS_WARNED: AtomicBool = AtomicBool::new(false);
-
-    if !HAS_WARNED.swap(true, Ordering::Relaxed) {
-        tracing::warn!(
-            "`Scope::add` was called outside every scope, so its labels are left out: call it in a request below \
-             `ClientLabelsLayer`, `LabelsLayer` or `UdpServer`, or in a future that was put into a scope with \
-             `with_scope`"
-        );
     }
 }
 

@@ -1,10 +1,6 @@
 use std::borrow::Cow;
 
-use crate::labels::{
-    ServerBinding,
-    list::{LabelList, Part},
-    written,
-};
+use crate::labels::{ServerBinding, list::Part, written};
 
 /// Name and value.
 pub(super) type Pair = (Cow<'static, str>, Cow<'static, str>);
@@ -62,8 +58,8 @@ pub(super) fn borrowed(
         .map(|(name, value)| (Cow::Borrowed(name), Cow::Borrowed(value)))
 }
 
-pub(super) fn pairs_of_list(list: &LabelList) -> impl Iterator<Item = Pair> {
-    borrowed(list.parts().flat_map(Part::pairs))
+pub(super) fn pairs_of_parts(parts: &[Part]) -> impl Iterator<Item = Pair> {
+    borrowed(parts.iter().flat_map(Part::pairs))
 }
 
 pub(super) fn pairs_of_server(binding: &ServerBinding) -> Pairs {

@@ -27,7 +27,7 @@ pin_project! {
     impl<T> PinnedDrop for Scoped<T> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            let _entered = this.scope.enter_unchecked();
+            let _entered = this.scope.enter();
             this.inner.set(None);
         }
     }
@@ -35,11 +35,6 @@ pin_project! {
 
 impl<T> Scoped<T> {
     pub(crate) fn new(inner: T, scope: Scope) -> Self {
-        Self::new_unchecked(inner, scope.enterable())
-    }
-
-    /// For a scope that [`Scope::enterable`] returned.
-    pub(super) fn new_unchecked(inner: T, scope: Scope) -> Self {
         Self {
             inner: Some(inner),
             scope,
@@ -48,14 +43,14 @@ impl<T> Scoped<T> {
 
     #[inline]
     pub(super) fn enter(&self) -> EnteredScope {
-        self.scope.enter_unchecked()
+        self.scope.enter()
     }
 
     /// Calls `poll` in the scope, and keeps what it adds to the scope.
     #[inline]
     fn in_scope<R>(self: Pin<&mut Self>, poll: impl FnOnce(Pin<&mut T>) -> R) -> R {
         let this = self.project();
-        let entered = this.scope.enter_unchecked();
+        let entered = this.scope.enter();
         let result = poll(this.inner.as_pin_mut().expect(TAKEN));
         *this.scope = Scope::current();
         drop(entered);

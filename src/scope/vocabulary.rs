@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::pairs::{Pair, Pairs};
 use crate::labels::{
-    CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE, Exporter, SERVER_BINDING_ADDRESS_IP_FAMILY,
+    CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE, SERVER_BINDING_ADDRESS_IP_FAMILY,
     SERVER_BINDING_ADDRESS_IP_TYPE, SERVER_BINDING_IP, SERVER_BINDING_PORT, SERVER_BINDING_PROTOCOL,
     ServerBinding,
 };
@@ -27,7 +27,6 @@ pub(super) struct Vocabulary {
     /// A mapped address is of the family of the socket.
     is_socket_view: bool,
     is_opentelemetry: bool,
-    pub(super) exporter: Exporter,
 }
 
 #[derive(Clone, Debug)]
@@ -130,17 +129,7 @@ impl Vocabulary {
             What::Value(from, to) if rule.label == label && *from == value => Some(to.clone()),
             _ => None,
         });
-        match other.unwrap_or(value) {
-            // The same address.
-            value
-                if self.exporter == Exporter::DogStatsD
-                    && label == SERVER_BINDING_IP
-                    && value.ends_with(':') =>
-            {
-                format!("{value}0").into()
-            }
-            value => value,
-        }
+        other.unwrap_or(value)
     }
 
     /// What is written for the labels of the contract, of the server and of a client.
@@ -266,7 +255,7 @@ mod tests {
             .rename(CLIENT_ADDRESS_IP_TYPE, "via")
             .rename_value(CLIENT_ADDRESS_IP_TYPE, "v4_mapped_v6", "mapped")
             .rename_value(CLIENT_ADDRESS_IP_FAMILY, "inet", "v4")
-            .without(SERVER_BINDING_IP)
+            .omit(SERVER_BINDING_IP)
             .build()
             .unwrap();
         assert_eq!(

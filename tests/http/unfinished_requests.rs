@@ -15,7 +15,7 @@ use axum::{
     response::IntoResponse as _,
     routing::get,
 };
-use dualstack_metrics::{ClientLabelsLayer, Protocol, Scope, ServerBinding};
+use dualstack_metrics::{ClientLabelsLayer, ClientScopes, Protocol, Scope, ServerBinding};
 use futures_util::{FutureExt, StreamExt as _, stream};
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
@@ -219,7 +219,8 @@ impl Drop for PanicInDrop {
 #[test]
 fn a_panic_in_call_or_in_a_drop_restores_the_scope() {
     local(async |metrics| {
-        let outer = Scope::for_server(&ServerBinding::new(Protocol::Tcp, "192.0.2.1:1".parse().unwrap()));
+        let outer =
+            ClientScopes::new(ServerBinding::new(Protocol::Tcp, "192.0.2.1:1".parse().unwrap())).server();
         let server = Labels::from(
             [
                 ("server_binding_address_ip_family", "inet"),

@@ -73,7 +73,7 @@ fn a_scope_may_be_newer_than_the_counter_and_a_provider_newer_than_the_scope() {
     each_path(Sdk::new, |sdk, meter| {
         let kept = meter.u64_counter("requests").build();
         early.run(|| kept.add(1, &[]));
-        let late = inet6().nest(Scope::new(&Late));
+        let late = inet6().with(&Late);
         late.run(|| kept.add(2, &[]));
         let expected = sorted([point(early, &[], 1), point(inet6(), &["late=yes"], 2)]);
         assert_eq!(sdk.exported().points("requests"), expected);

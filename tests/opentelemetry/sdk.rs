@@ -216,7 +216,7 @@ fn the_documented_number_of_series_fits_the_limit() {
             let mut all = vec![Scope::none()];
             for class in dualstack_metrics::ClientLabels::ALL {
                 let scope = scopes().for_client(*class);
-                all.extend((0..10).map(|tenant| scope.nest(Scope::new(&Tenant(tenant)))));
+                all.extend((0..10).map(|tenant| scope.with(&Tenant(tenant))));
             }
             for scope in all {
                 scope.run(|| kinds.iter().for_each(|kind| counter.add(1, kind)));

@@ -137,7 +137,7 @@ fn outside_every_scope_nothing_is_added_and_one_warning_says_so() {
     assert_eq!(
         log.lines(),
         [
-            "WARN dualstack_metrics::scope::enter: `Scope::add` was called outside every scope, so its labels are left out: \
+            "WARN dualstack_metrics::scope::compose: `Scope::add` was called outside every scope, so its labels are left out: \
              call it in a request below `ClientLabelsLayer`, `LabelsLayer` or `UdpServer`, or in a future that was put \
              into a scope with `with_scope`"
         ]

@@ -70,7 +70,7 @@ fn known_labels_are_composed_without_an_allocation() {
         for (at, text) in texts.iter().enumerate() {
             let client = scopes.for_client(ClientLabels::ALL[at % 3]);
             let labels = (Plan::Paid, tenants.value(text), REFERER.value(&texts[at % 20]));
-            let scope = client.nest(Scope::new(&labels));
+            let scope = client.with(&labels);
             client.run(|| Scope::add(&labels));
             assert_eq!(scope, Scope::new(&(client, labels)));
         }

@@ -63,10 +63,10 @@ fn names_and_values_of_the_user_and_labels_that_are_left_out() {
     let own = builder()
         .rename(CLIENT_ADDRESS_IP_FAMILY, "family")
         .rename_value(CLIENT_ADDRESS_IP_FAMILY, "inet", "v4")
-        .without(CLIENT_ADDRESS_IP_TYPE)
-        .without(SERVER_BINDING_ADDRESS_IP_FAMILY)
-        .without(SERVER_BINDING_ADDRESS_IP_TYPE)
-        .without(SERVER_BINDING_IP)
+        .omit(CLIENT_ADDRESS_IP_TYPE)
+        .omit(SERVER_BINDING_ADDRESS_IP_FAMILY)
+        .omit(SERVER_BINDING_ADDRESS_IP_TYPE)
+        .omit(SERVER_BINDING_IP)
         .rename(SERVER_BINDING_PORT, "port")
         .label("site", "ams");
     assert_labels(

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use dualstack_metrics::{BoundedLabel, ClientLabels, ClientScopes, IpFamily, Protocol, Scope, ServerBinding};
+use dualstack_metrics::{BoundedLabel, ClientLabels, ClientScopes, IpFamily, Protocol, ServerBinding};
 use metrics::{Counter, counter, describe_counter};
 
 const ALLOCATIONS: &str = "turn_relay_allocations_total";
@@ -68,7 +68,7 @@ impl Counters {
         let directions = ["to_peer", "from_peer"];
         Self {
             scopes,
-            with_peer: [PeerFamily::Inet, PeerFamily::Inet6].map(|family| scopes.nest(Scope::new(&family))),
+            with_peer: [PeerFamily::Inet, PeerFamily::Inet6].map(|family| scopes.with(&family)),
             allocations: counter!(ALLOCATIONS),
             datagrams: directions.map(|direction| counter!(DATAGRAMS, "direction" => direction)),
             bytes: directions.map(|direction| counter!(BYTES, "direction" => direction)),

@@ -2,10 +2,9 @@ use std::borrow::Cow;
 
 use super::{ClientScopes, ClientScopesError, expected::Classes, nat64::Nat64Prefixes, pairs_of_client};
 use crate::{
-    labels::{ClientLabels, Exporter, LabelSet, Nat64Prefix, ServerBinding, grammar, list::list_of},
+    labels::{ClientLabels, LabelSet, Nat64Prefix, ServerBinding, grammar, set::parts_of},
     scope::{
-        Scope,
-        pairs::{Pairs, pairs_of_list, pairs_of_server},
+        pairs::{Pairs, pairs_of_parts, pairs_of_server},
         vocabulary::Vocabulary,
     },
 };
@@ -18,7 +17,7 @@ use crate::{
 ///
 /// - [`socket_view`](Self::socket_view): a mapped client is `inet6`, as its socket is.
 /// - [`opentelemetry`](Self::opentelemetry): `network.type` is `ipv4` or `ipv6`, and so on.
-/// - [`rename`](Self::rename), [`rename_value`](Self::rename_value) and [`without`](Self::without): your own names and
+/// - [`rename`](Self::rename), [`rename_value`](Self::rename_value) and [`omit`](Self::omit): your own names and
 ///   values.
 ///
 /// They can be combined. For one label, the last call counts. They name a label by its constant in
@@ -44,7 +43,7 @@ use crate::{
 ///     ("port", "6969"),
 /// ]);
 ///
-/// let scopes = ClientScopes::builder().socket_view().without(CLIENT_ADDRESS_IP_TYPE).build()?;
+/// let scopes = ClientScopes::builder().socket_view().omit(CLIENT_ADDRESS_IP_TYPE).build()?;
 /// assert_eq!(scopes.for_client(client).pairs(), [("client_address_ip_family", "inet6")]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -69,7 +68,7 @@ impl ClientScopesBuilder {
     /// Sets which clients are [expected](ClientScopes::expected), instead of those that the binding can see.
     ///
     /// For a socket that is IPv6-only, these are `[ClientLabels::from(IpAddr::from(Ipv6Addr::UNSPECIFIED))]`.
-    pub fn expect(mut self, clients: impl IntoIterator<Item = impl Into<ClientLabels>>) -> Self {
+    pub fn expected_clients(mut self, clients: impl IntoIterator<Item = impl Into<ClientLabels>>) -> Self {
         self.expected = Some(clients.into_iter().map(Into::into).collect());
         self
     }
@@ -116,17 +115,8 @@ impl ClientScopesBuilder {
     }
 
     /// Leaves a label of the contract out.
-    pub fn without(mut self, label: impl Into<Cow<'static, str>>) -> Self {
+    pub fn omit(mut self, label: impl Into<Cow<'static, str>>) -> Self {
         self.vocabulary.leave_out(label);
-        self
-    }
-
-    /// Makes values that this exporter takes, and checks all others. The default is [`Exporter::Prometheus`].
-    ///
-    /// A tag of DogStatsD must not end with a colon, as `server_binding_ip:::` does. With [`Exporter::DogStatsD`], `::`
-    /// is written as `::0`, which is the same address.
-    pub fn exporter(mut self, exporter: Exporter) -> Self {
-        self.vocabulary.exporter = exporter;
         self
     }
 
@@ -142,7 +132,7 @@ impl ClientScopesBuilder {
     /// Adds the labels of a label set, such as a [`BoundedLabel`](crate::BoundedLabel) or a [`Scope`]. They replace
     /// labels of the same name.
     pub fn labels<L: LabelSet>(mut self, labels: &L) -> Self {
-        self.own.extend(pairs_of_list(&list_of(labels)));
+        self.own.extend(pairs_of_parts(&parts_of(labels)));
         self
     }
 
@@ -185,8 +175,8 @@ impl ClientScopesBuilder {
     ///
     /// # Errors
     ///
-    /// If a name is not a label name of Prometheus, two labels of the contract would have the same name, or the
-    /// [exporter](Self::exporter) does not take a value. If a label is renamed or left out that is not one of the
+    /// If a name is not a label name of Prometheus, two labels of the contract would have the same name, or a value is empty
+    /// or has a control character or a backslash. If a label is renamed or left out that is not one of the
     /// contract. If there are more than four NAT64 prefixes. If the process would have more than
     /// [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets.
     pub fn build(self) -> Result<ClientScopes, ClientScopesError> {
@@ -209,15 +199,14 @@ impl ClientScopesBuilder {
         };
         for client in ClientLabels::EVERY {
             for (name, value) in pairs(Some(*client)).as_slice() {
-                grammar::check(self.vocabulary.exporter, name, value).map_err(ClientScopesError::Label)?;
+                grammar::check(name, value).map_err(ClientScopesError::Label)?;
             }
         }
         let nat64 = Nat64Prefixes::new(&self.nat64)?;
         let expected = self
             .expected
             .unwrap_or_else(|| Classes::of_binding(binding).with_nat64(nat64));
-        ClientScopes::store(pairs, expected, nat64, Scope::with_place)
-            .map_err(ClientScopesError::TooManyLabelSets)
+        ClientScopes::store(pairs, expected, nat64).map_err(ClientScopesError::TooManyLabelSets)
     }
 }
 
@@ -226,7 +215,10 @@ mod tests {
     use super::*;
     use crate::{
         labels::{CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE, LabelError, Protocol},
-        scope::client::tests::{CLIENT, Eu, REGION, UNIX, inet},
+        scope::{
+            Scope,
+            client::tests::{CLIENT, Eu, REGION, UNIX, inet},
+        },
     };
 
     #[test]
@@ -243,7 +235,7 @@ mod tests {
         let own = ClientScopes::builder()
             .label("public_url", "replaced")
             .label(String::from("public_url"), url.clone())
-            .labels(&Scope::new(&Eu))
+            .labels(&Eu)
             .label("client.address.ip_type", "mine")
             .binding(binding)
             .build()
@@ -281,26 +273,6 @@ mod tests {
             error(ClientScopes::builder().label("url", "")).to_string(),
             r#"the label "url" cannot have the value "": an empty value is no label to Prometheus"#
         );
-
-        let tags = || ClientScopes::builder().exporter(Exporter::DogStatsD);
-        assert!(ClientScopes::builder().label("url", "a:").build().is_ok());
-        assert_eq!(
-            error(tags().label("url", "a:")),
-            ClientScopesError::Label(LabelError::InvalidValue {
-                label: "url".into(),
-                value: "a:".into(),
-                exporter: Exporter::DogStatsD,
-            })
-        );
-        for (address, ip) in [
-            ("[::]:1", "::0"),
-            ("[2001:db8::]:1", "2001:db8::0"),
-            ("[::1]:1", "::1"),
-        ] {
-            let binding = ServerBinding::new(Protocol::Udp, address.parse().unwrap());
-            let scopes = tags().binding(binding).build().unwrap();
-            assert_eq!(scopes.server().value_of("server_binding_ip"), Some(ip));
-        }
     }
 
     #[test]
@@ -308,7 +280,7 @@ mod tests {
         let error = |builder: ClientScopesBuilder| builder.build().unwrap_err();
         for rule in [
             ClientScopes::builder().rename("client_family", "x"),
-            ClientScopes::builder().without("client_family"),
+            ClientScopes::builder().omit("client_family"),
             ClientScopes::builder().rename_value("client_family", "inet", "4"),
         ] {
             assert_eq!(
@@ -320,9 +292,9 @@ mod tests {
         assert_eq!(
             error(clash.clone()).to_string(),
             "two labels of a client or a server would have the name \"client.address.ip.family\": give one another name \
-             with `rename`, or leave it out with `without`"
+             with `rename`, or leave it out with `omit`"
         );
-        let mended = clash.without(CLIENT_ADDRESS_IP_FAMILY).build().unwrap();
+        let mended = clash.omit(CLIENT_ADDRESS_IP_FAMILY).build().unwrap();
         assert_eq!(
             mended.for_client(inet()).pairs(),
             [("client.address.ip.family", "plain")]

@@ -31,7 +31,7 @@ impl fmt::Display for ClientScopesError {
             Self::DuplicateName(name) => write!(
                 f,
                 "two labels of a client or a server would have the name {name:?}: give one another name with `rename`, or \
-                 leave it out with `without`"
+                 leave it out with `omit`"
             ),
             Self::TooManyLabelSets(error) => error.fmt(f),
             Self::TooManyNat64Prefixes(count) => write!(

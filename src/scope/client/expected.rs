@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{ClientScopes, nat64::Nat64Prefixes};
 use crate::{
-    labels::{ClientLabels, LabelSet, ServerBinding, list::alternatives, max_label_sets},
+    labels::{ClientLabels, LabelSet, ServerBinding, max_label_sets, set::alternatives},
     scope::{Scope, TooManyLabelSets, intern},
 };
 
@@ -70,7 +70,7 @@ impl ClientScopes {
     /// With a [NAT64 prefix](super::ClientScopesBuilder::nat64), `inet`/`nat64` is expected beside `inet6`.
     ///
     /// Whether a socket on `::` is IPv6-only cannot be told from its address. Then, and if the client's address does not
-    /// come from the socket but from a proxy, say so with [`expect`](super::ClientScopesBuilder::expect). Without a
+    /// come from the socket but from a proxy, say so with [`expected_clients`](super::ClientScopesBuilder::expected_clients). Without a
     /// binding, all three classes with an address are expected.
     ///
     /// ```
@@ -126,20 +126,22 @@ impl ClientScopes {
     /// If the process would have more label sets than its [limit](crate::scope::label_set_limit). If the product alone is
     /// above the limit, nothing is made.
     pub fn expected_with<L: LabelSet>(&self, labels: &L) -> Result<Vec<Scope>, TooManyLabelSets> {
-        let mut scopes: Vec<Scope> = self.expected().collect();
+        let scopes: Vec<Scope> = self.expected().collect();
         let alternatives = alternatives(labels);
         let product = alternatives.iter().map(|one| one.known.len());
-        // Before anything is stored: what is stored stays, and would leave no room for others.
+        // Before anything is stored: a stored set stays, and would leave no room for others.
         intern::check_limit(product.fold(scopes.len(), usize::saturating_mul))?;
+        let mut lists = vec![Vec::new()];
         for one in alternatives {
-            let inner = one.known.into_iter().map(Scope::of_part);
-            let inner: Vec<Scope> = inner.collect::<Result<_, _>>()?;
-            let product = scopes
+            let product = lists
                 .iter()
-                .flat_map(|outer| inner.iter().map(|inner| outer.store_nested(*inner)));
-            scopes = product.collect::<Result<_, _>>()?;
+                .flat_map(|list| one.known.iter().map(|part| [&list[..], &[*part]].concat()));
+            lists = product.collect();
         }
-        scopes.into_iter().map(Scope::with_place).collect()
+        let product = scopes
+            .iter()
+            .flat_map(|scope| lists.iter().map(|parts| scope.compose(parts)));
+        product.collect()
     }
 
     /// How many label sets the scopes of the clients can be with your own labels: the classes of clients, times all values
@@ -184,13 +186,9 @@ mod tests {
             ("[::ffff:192.0.2.1]:1", &[mapped]),
         ] {
             let binding = ServerBinding::new(Protocol::Udp, address.parse().unwrap());
-            for scopes in [
-                ClientScopes::new(binding),
-                ClientScopes::try_new(binding).unwrap(),
-            ] {
-                assert_eq!(classes(scopes), expected, "{address}");
-                assert_eq!(classes(scopes.nest(Scope::new(&Eu))), expected, "{address}");
-            }
+            let scopes = ClientScopes::new(binding);
+            assert_eq!(classes(scopes), expected, "{address}");
+            assert_eq!(classes(scopes.with(&Eu)), expected, "{address}");
         }
         let unix = ClientScopes::new(ServerBinding::unix(Protocol::Http));
         assert_eq!(classes(unix), [["unknown"; 2]]);
@@ -200,11 +198,11 @@ mod tests {
         let dual_stack = ServerBinding::new(Protocol::Udp, "[::]:1".parse().unwrap());
         let v6_only = ClientScopes::builder()
             .binding(dual_stack)
-            .expect([IpAddr::from(Ipv6Addr::UNSPECIFIED)]);
+            .expected_clients([IpAddr::from(Ipv6Addr::UNSPECIFIED)]);
         assert_eq!(classes(v6_only.build().unwrap()), [v6]);
         let none = ClientScopes::builder()
-            .without(CLIENT_ADDRESS_IP_FAMILY)
-            .without(CLIENT_ADDRESS_IP_TYPE);
+            .omit(CLIENT_ADDRESS_IP_FAMILY)
+            .omit(CLIENT_ADDRESS_IP_TYPE);
         let none = none.label("region", "eu").build().unwrap();
         assert_eq!(none.expected().map(Scope::pairs).collect::<Vec<_>>(), [REGION]);
         assert_eq!(none.max_label_sets(&()), 1);

@@ -53,7 +53,7 @@ mod tests {
     use crate::{
         labels::{Protocol, ServerBinding},
         scope::{
-            ClientScopes, ClientScopesBuilder, Scope,
+            ClientScopes, ClientScopesBuilder,
             client::tests::{Eu, REGION, UNIX, inet},
         },
     };
@@ -74,18 +74,15 @@ mod tests {
             ("client_address_ip_family", "inet"),
             ("client_address_ip_type", "nat64"),
         ];
-        let eu = Scope::new(&Eu);
         for client in [ip("64:ff9b::192.0.2.7"), ip("2001:db8:64::192.0.2.7")] {
             assert_eq!(with.for_client(client).pairs(), [&nat64[..], &UNIX].concat());
             let socket = std::net::SocketAddr::new(client, 50_000);
             assert_eq!(with.for_client(socket), with.for_client(client));
             assert_eq!(with.for_client(Some(client)), with.for_client(client));
-            for nested in [with.nest(eu), with.try_nest(eu).unwrap()] {
-                assert_eq!(
-                    nested.for_client(client).pairs(),
-                    [&nat64[..], &REGION, &UNIX].concat()
-                );
-            }
+            assert_eq!(
+                with.with(&Eu).for_client(client).pairs(),
+                [&nat64[..], &REGION, &UNIX].concat()
+            );
             // Off by default, and a class does not know where it came from.
             assert_eq!(without.for_client(client), without.for_client(ip("2001:db8::7")));
             assert_eq!(

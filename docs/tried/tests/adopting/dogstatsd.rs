@@ -1,6 +1,8 @@
 use std::{net::UdpSocket, time::Duration};
 
-use dualstack_metrics::{ClientScopes, Protocol, ScopedRecorderLayer, ServerBinding, labels::Exporter};
+use dualstack_metrics::{
+    ClientScopes, Protocol, ScopedRecorderLayer, ServerBinding, labels::SERVER_BINDING_IP,
+};
 use metrics_exporter_dogstatsd::DogStatsDBuilder;
 use metrics_util::layers::Layer as _;
 
@@ -17,7 +19,7 @@ fn no_tag_ends_with_a_colon() -> Result<(), Box<dyn std::error::Error>> {
     let recorder = ScopedRecorderLayer::new().layer(builder.build()?);
     let scopes = ClientScopes::builder()
         .binding(binding)
-        .exporter(Exporter::DogStatsD)
+        .rename_value(SERVER_BINDING_IP, "::", "::0")
         .build()?;
 
     let client: std::net::SocketAddr = "[::ffff:192.0.2.7]:50000".parse()?;

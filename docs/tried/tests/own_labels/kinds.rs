@@ -1,7 +1,7 @@
 use axum::http::{HeaderMap, header};
 use dualstack_metrics::{
     BoundedLabel, CappedLabel, FixedLabel, LabelSet, Scope,
-    labels::{CappedValue, FixedValue, LabelError},
+    labels::{LabelError, LabelValue},
 };
 
 #[derive(Clone, Copy, BoundedLabel)]
@@ -26,7 +26,7 @@ struct Who {
 
 static REFERER: CappedLabel = CappedLabel::new("referer", 20);
 
-fn tenant(names: &str, headers: &HeaderMap) -> Result<FixedValue, LabelError> {
+fn tenant(names: &str, headers: &HeaderMap) -> Result<LabelValue, LabelError> {
     let tenants = FixedLabel::new("tenant", names.lines())?; // once, at start-up
 
     let tenant = tenants.value(headers.get(header::HOST)); // in a request
@@ -34,7 +34,7 @@ fn tenant(names: &str, headers: &HeaderMap) -> Result<FixedValue, LabelError> {
     Ok(tenant)
 }
 
-fn referer(headers: &HeaderMap) -> (CappedValue, bool) {
+fn referer(headers: &HeaderMap) -> (LabelValue, bool) {
     let referer = REFERER.value(headers.get(header::REFERER));
 
     (referer, referer == REFERER.other())
@@ -59,7 +59,7 @@ fn each_kind_of_label() {
     ]);
     assert_eq!(tenant("acme\nglobex", &headers).unwrap().as_str(), "acme");
     assert_eq!(tenant("globex", &headers).unwrap().as_str(), "other");
-    let text = |(referer, is_other): (CappedValue, bool)| (referer.as_str(), is_other);
+    let text = |(referer, is_other): (LabelValue, bool)| (referer.as_str(), is_other);
     assert_eq!(text(referer(&headers)), ("https://a.example/", false));
     assert_eq!(text(referer(&HeaderMap::new())), ("other", true));
 }
