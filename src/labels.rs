@@ -1,15 +1,15 @@
 //! The labels and their values.
 //!
 //! [`ClientLabels`] turns a client's address into a class of one byte. The address is gone afterwards, so nothing can
-//! leak it into a time series. Your own labels have a fixed number of values as well: those of a [`BoundedLabel`] are known
-//! when the program is compiled, those of a [`FixedLabel`] at start-up, and a [`CappedLabel`] keeps the first few that
-//! clients send.
+//! leak it into a time series. Your own labels have a fixed number of values as well. The values of a [`BoundedLabel`] are
+//! known when the program is compiled, the values of a [`FixedLabel`] at start-up, and a [`CappedLabel`] keeps the first
+//! few that clients send.
 //!
 //! ```
 //! use dualstack_metrics::ClientLabels;
 //! use std::net::SocketAddr;
 //!
-//! // What a socket on `[::]` reports for a client at 192.0.2.7:
+//! // A socket on `[::]` reports a client at 192.0.2.7 as:
 //! let peer: SocketAddr = "[::ffff:192.0.2.7]:50000".parse()?;
 //!
 //! let client = ClientLabels::from(peer);

@@ -83,7 +83,7 @@ fn text_of(attributes: &[Attribute], key: &str) -> Result<Option<LitStr>> {
         attribute.parse_nested_meta(|meta| {
             if !meta.path.is_ident(key) {
                 return Err(meta.error(format!(
-                    "unknown attribute: `#[label({key} = \"…\")]` is what there is here"
+                    "unknown attribute: only `#[label({key} = \"…\")]` is known here"
                 )));
             }
             let text: LitStr = meta.value()?.parse()?;
@@ -96,7 +96,7 @@ fn text_of(attributes: &[Attribute], key: &str) -> Result<Option<LitStr>> {
     Ok(found)
 }
 
-/// The same rules as those of `dualstack_metrics::labels`, which checks labels that are written by hand.
+/// `dualstack_metrics::labels` has the same rules for labels that are written by hand.
 fn label_name(name: LitStr, advice: &str) -> Result<LitStr> {
     let text = name.value();
     let is_valid = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')

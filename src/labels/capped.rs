@@ -36,7 +36,7 @@ use super::{
 /// assert_eq!(REFERER.value("a.example").as_str(), "a.example");
 /// ```
 ///
-/// # What becomes `other`
+/// # Values that become `other`
 ///
 /// - A value that comes when the label is full.
 /// - A value that is empty, or `None`. To see it as a value of its own, pass `header.unwrap_or("none")`.
@@ -53,11 +53,10 @@ use super::{
 /// places to values that you know, call [`value`](Self::value) with each before the first client comes. If those are all
 /// that count, list them in a [`FixedLabel`](super::FixedLabel).
 ///
-/// # What an overflow means for a query
+/// # Queries for one value
 ///
 /// The sum over all values is right, because `other` is one of them. A value that has a place is counted completely in
-/// this process. But in another process, or after a restart, other values can be the first, and what had no place is in
-/// `other`. So a query for *one* value can be too low. Do not alert on the value of a capped label, and read its values as
+/// this process. But in another process, or after a restart, other values can be the first, and the rest is in `other`. So a query for *one* value can be too low. Do not alert on the value of a capped label, and read its values as
 /// examples while the counter with the reason `full` grows.
 pub struct CappedLabel {
     name: &'static str,

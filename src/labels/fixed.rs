@@ -43,7 +43,7 @@ const MAX_STORED: usize = 65_536;
 ///
 /// A label is `Copy`, and its values are kept until the process ends. Making the same label again takes no memory, so
 /// a program can make its labels at each reload of its configuration. All labels of a process can have 65,536 values
-/// together, those of earlier configurations included.
+/// together, including earlier configurations.
 #[derive(Clone, Copy)]
 pub struct FixedLabel {
     data: &'static Data,

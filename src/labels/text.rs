@@ -1,4 +1,4 @@
-//! Text that becomes the value of a label, and what happens if it cannot.
+//! Text that becomes the value of a label, or `other`.
 
 use std::{
     borrow::Cow,

@@ -49,10 +49,11 @@ impl ClientScopes {
         let pairs = |client| server.clone().with(pairs_of_client(client));
         let expected = Classes::of_binding(Some(&binding));
         let nat64 = Nat64Prefixes::default();
-        Self::store(pairs, expected, nat64).unwrap_or_else(|_| {
+        Self::intern(pairs, expected, nat64).unwrap_or_else(|_| {
             count_overflow();
-            let server = Scope::store(pairs(None)).unwrap_or_default();
-            Self::all(server, expected, nat64).map(|server, client| server.with(&nat64.stored_class(client)))
+            let server = Scope::intern(pairs(None)).unwrap_or_default();
+            Self::all(server, expected, nat64)
+                .map(|server, client| server.with(&nat64.effective_class(client)))
         })
     }
 
@@ -95,14 +96,14 @@ impl ClientScopes {
     }
 
     /// `pairs` returns the labels of a client, or of the server alone.
-    fn store(
+    fn intern(
         pairs: impl Fn(Option<ClientLabels>) -> Pairs,
         expected: Classes,
         nat64: Nat64Prefixes,
     ) -> Result<Self, TooManyLabelSets> {
-        let server = Scope::store(pairs(None))?;
+        let server = Scope::intern(pairs(None))?;
         Self::all(server, expected, nat64)
-            .try_map(|_, client| Scope::store(pairs(Some(nat64.stored_class(client)))))
+            .try_map(|_, client| Scope::intern(pairs(Some(nat64.effective_class(client)))))
     }
 
     fn all(scope: Scope, expected: Classes, nat64: Nat64Prefixes) -> Self {
@@ -143,7 +144,7 @@ impl ClientScopes {
         self.by_class[class.index()]
     }
 
-    /// The scope of the socket itself: the same labels without those of a client.
+    /// The scope of the socket itself: the labels of the server alone.
     #[must_use]
     pub fn server(&self) -> Scope {
         self.server

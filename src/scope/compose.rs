@@ -68,12 +68,12 @@ impl Scope {
 
     /// This scope with more labels, which are remembered.
     pub(super) fn compose(self, parts: &[Part]) -> Result<Self, TooManyLabelSets> {
-        let scope = Self::store(self.own_pairs().with(pairs_of_parts(parts)))?;
+        let scope = Self::intern(self.own_pairs().with(pairs_of_parts(parts)))?;
         remember(self, parts, scope);
         Ok(scope)
     }
 
-    pub(super) fn store(pairs: Pairs) -> Result<Self, TooManyLabelSets> {
+    pub(super) fn intern(pairs: Pairs) -> Result<Self, TooManyLabelSets> {
         if pairs.as_slice().is_empty() {
             return Ok(Self::none());
         }

@@ -96,7 +96,7 @@ impl EnteredScope {
     #[inline]
     #[expect(clippy::unused_self, reason = "the scope is in force because of the guard")]
     pub(crate) fn wrap<T>(&self, value: T) -> Scoped<T> {
-        // What was entered, and what was added to it since.
+        // It may have more labels than the scope that was entered.
         Scoped::new(value, CURRENT.get())
     }
 }

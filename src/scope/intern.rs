@@ -61,8 +61,8 @@ pub fn label_sets() -> usize {
 
 /// The limit in force: [`MAX_LABEL_SETS`], unless [`limit_label_sets`] has set a lower one.
 ///
-/// A counter without labels of its own has at most this many series in the whole process, and one more for what is
-/// counted outside every scope.
+/// A counter without labels of its own has at most this many series in the whole process, and one more for
+/// increments outside every scope.
 #[must_use]
 pub fn label_set_limit() -> usize {
     LIMIT.load(Ordering::Relaxed)

@@ -29,7 +29,7 @@ impl Pairs {
         self.0
     }
 
-    /// The labels, and those of `later` in addition or instead.
+    /// Adds labels. They replace labels of the same name.
     pub(super) fn with(mut self, later: impl IntoIterator<Item = Pair>) -> Self {
         self.extend(later);
         self

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-/// What each kind of reader, such as a recorder, counts overflows with.
+/// The function with which each kind of reader, such as a recorder, counts overflows.
 static COUNT_OVERFLOW: [OnceLock<fn()>; 2] = [const { OnceLock::new() }; 2];
 
 /// Notes that something that reads scopes was made in this process. It counts overflows by `count_overflow`. Call it once

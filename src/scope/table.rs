@@ -16,7 +16,7 @@ type Branch<T> = [OnceBox<Leaf<T>>; LEAVES];
 
 /// A value for each scope, allocated in groups at their first use. Nothing is locked meanwhile: of two threads that
 /// allocate the same group, one drops its own.
-// In this order, so that the first branches are next to what each use reads in front of the table.
+// In this order, so that the first branches share a cache line with the fields in front of the table.
 #[repr(C)]
 pub(crate) struct ScopeTable<T> {
     branches: [OnceBox<Branch<T>>; BRANCHES],
@@ -24,7 +24,7 @@ pub(crate) struct ScopeTable<T> {
 }
 
 impl<T: Default> ScopeTable<T> {
-    /// An empty table, with a value for what is outside every scope.
+    /// An empty table, with the value outside every scope.
     pub(crate) const fn new(outside: T) -> Self {
         Self {
             branches: [const { OnceBox::new() }; BRANCHES],

@@ -1,4 +1,4 @@
-//! How the labels of clients and servers are called, and which there are.
+//! The names of the labels of clients and servers.
 
 use std::borrow::Cow;
 
@@ -20,7 +20,7 @@ const CONTRACT: [&str; 7] = [
     SERVER_BINDING_PROTOCOL,
 ];
 
-/// The names and values that are written instead of those of the contract.
+/// Other names and values for the labels of the contract.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Vocabulary {
     rules: Vec<Rule>,
@@ -32,11 +32,11 @@ pub(super) struct Vocabulary {
 #[derive(Clone, Debug)]
 struct Rule {
     label: Cow<'static, str>,
-    what: What,
+    change: Change,
 }
 
 #[derive(Clone, Debug)]
-enum What {
+enum Change {
     Name(Cow<'static, str>),
     LeftOut,
     Value(Cow<'static, str>, Cow<'static, str>),
@@ -69,7 +69,7 @@ impl Vocabulary {
     }
 
     pub(super) fn rename(&mut self, label: impl Into<Cow<'static, str>>, name: impl Into<Cow<'static, str>>) {
-        self.add(label, What::Name(name.into()));
+        self.add(label, Change::Name(name.into()));
     }
 
     pub(super) fn rename_value(
@@ -78,17 +78,17 @@ impl Vocabulary {
         value: impl Into<Cow<'static, str>>,
         other: impl Into<Cow<'static, str>>,
     ) {
-        self.add(label, What::Value(value.into(), other.into()));
+        self.add(label, Change::Value(value.into(), other.into()));
     }
 
     pub(super) fn leave_out(&mut self, label: impl Into<Cow<'static, str>>) {
-        self.add(label, What::LeftOut);
+        self.add(label, Change::LeftOut);
     }
 
-    fn add(&mut self, label: impl Into<Cow<'static, str>>, what: What) {
+    fn add(&mut self, label: impl Into<Cow<'static, str>>, change: Change) {
         self.rules.push(Rule {
             label: label.into(),
-            what,
+            change,
         });
     }
 
@@ -115,24 +115,24 @@ impl Vocabulary {
     fn name(&self, label: &'static str) -> Option<Cow<'static, str>> {
         let mut name = Some(Cow::Borrowed(label));
         for rule in self.rules.iter().filter(|rule| rule.label == label) {
-            match &rule.what {
-                What::Name(other) => name = Some(other.clone()),
-                What::LeftOut => name = None,
-                What::Value(..) => {}
+            match &rule.change {
+                Change::Name(other) => name = Some(other.clone()),
+                Change::LeftOut => name = None,
+                Change::Value(..) => {}
             }
         }
         name
     }
 
     fn value(&self, label: &str, value: Cow<'static, str>) -> Cow<'static, str> {
-        let other = self.rules.iter().rev().find_map(|rule| match &rule.what {
-            What::Value(from, to) if rule.label == label && *from == value => Some(to.clone()),
+        let other = self.rules.iter().rev().find_map(|rule| match &rule.change {
+            Change::Value(from, to) if rule.label == label && *from == value => Some(to.clone()),
             _ => None,
         });
         other.unwrap_or(value)
     }
 
-    /// What is written for the labels of the contract, of the server and of a client.
+    /// The labels to write for the labels of the contract.
     pub(super) fn translate(&self, binding: Option<&ServerBinding>, contract: &Pairs) -> Vec<Pair> {
         let pairs = contract.as_slice();
         let is_not_plain = |label: &str| {

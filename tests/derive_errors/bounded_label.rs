@@ -65,9 +65,9 @@ enum TwoNames {
 }
 
 #[derive(Clone, Copy, BoundedLabel)]
-#[label(value = "a")] //~ unknown attribute: `#[label(name = "…")]` is what there is here
+#[label(value = "a")] //~ unknown attribute: only `#[label(name = "…")]` is known here
 enum ValueOfEnum {
-    #[label(name = "a")] //~ unknown attribute: `#[label(value = "…")]` is what there is here
+    #[label(name = "a")] //~ unknown attribute: only `#[label(value = "…")]` is known here
     A,
     #[label(value = 1)] //~ expected string literal
     B,

@@ -206,7 +206,7 @@ impl ClientScopesBuilder {
         let expected = self
             .expected
             .unwrap_or_else(|| Classes::of_binding(binding).with_nat64(nat64));
-        ClientScopes::store(pairs, expected, nat64).map_err(ClientScopesError::TooManyLabelSets)
+        ClientScopes::intern(pairs, expected, nat64).map_err(ClientScopesError::TooManyLabelSets)
     }
 }
 

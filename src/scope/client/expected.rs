@@ -13,7 +13,7 @@ use crate::{
 pub(super) struct Classes(u8);
 
 impl Classes {
-    /// What the socket can see; every address, if there is no socket.
+    /// The classes that the socket can see. Without a socket, all classes with an address.
     pub(super) fn of_binding(binding: Option<&ServerBinding>) -> Self {
         let v4 = ClientLabels::from(IpAddr::from(Ipv4Addr::UNSPECIFIED));
         let mapped = ClientLabels::from(IpAddr::from(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()));

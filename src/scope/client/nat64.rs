@@ -38,7 +38,7 @@ impl Nat64Prefixes {
     }
 
     /// Without a prefix, no address has the class `NAT64`, so it takes no label set.
-    pub(super) fn stored_class(&self, client: ClientLabels) -> ClientLabels {
+    pub(super) fn effective_class(&self, client: ClientLabels) -> ClientLabels {
         if client == ClientLabels::NAT64 && self.is_empty() {
             PLAIN_INET
         } else {
