@@ -139,47 +139,15 @@ mod binding;
 mod instrument;
 mod meter;
 mod scoped;
+mod settings;
 
-use self::{binding::Binding, meter::ScopedMeter};
-use crate::scope::{self, NameFilter, Spelling};
-
-/// A kind of instrument that can be scoped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum InstrumentKind {
-    /// A [`Counter`](opentelemetry::metrics::Counter).
-    Counter,
-    /// A [`Gauge`](opentelemetry::metrics::Gauge).
-    Gauge,
-    /// A [`Histogram`](opentelemetry::metrics::Histogram).
-    Histogram,
-    /// An [`UpDownCounter`](opentelemetry::metrics::UpDownCounter).
-    UpDownCounter,
-}
-
-const KINDS: usize = 4;
-
-/// The specification compares the names of instruments without the case of ASCII letters.
-#[derive(Clone, Debug)]
-struct CaseInsensitive;
-
-impl Spelling for CaseInsensitive {
-    fn spelled(name: &str) -> impl Iterator<Item = char> {
-        name.chars().map(|c| c.to_ascii_lowercase())
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Settings {
-    filter: NameFilter<CaseInsensitive, KINDS>,
-    binding: Binding,
-}
-
-impl Settings {
-    fn scopes(&self, kind: InstrumentKind, name: &str) -> bool {
-        self.filter.scopes(kind as usize, name)
-    }
-}
+pub use self::settings::InstrumentKind;
+use self::{
+    binding::Binding,
+    meter::ScopedMeter,
+    settings::{Filter, Settings},
+};
+use crate::scope;
 
 /// A [`MeterProvider`] whose instruments give their measurements the attributes of the scope in force. See the
 /// [module](self).
@@ -214,7 +182,7 @@ impl<P> ScopedMeterProvider<P> {
         Self {
             inner: provider,
             settings: Arc::new(Settings {
-                filter: NameFilter::all(InstrumentKind::Counter as usize),
+                filter: Filter::all(InstrumentKind::Counter as usize),
                 binding: Binding::new(),
             }),
         }
@@ -238,14 +206,14 @@ impl<P> ScopedMeterProvider<P> {
     /// are included as well. Other kinds stay as they are.
     #[must_use]
     pub fn include(mut self, kind: InstrumentKind, name: &str) -> Self {
-        self.filter().include(kind as usize, name);
+        self.filter().include([kind as usize], name);
         self
     }
 
     /// Scopes the instruments of this kind whose name starts with `prefix`. Otherwise like [`include`](Self::include).
     #[must_use]
     pub fn include_prefix(mut self, kind: InstrumentKind, prefix: &str) -> Self {
-        self.filter().include_prefix(kind as usize, prefix);
+        self.filter().include_prefix([kind as usize], prefix);
         self
     }
 
@@ -313,7 +281,7 @@ impl<P> ScopedMeterProvider<P> {
         self
     }
 
-    fn filter(&mut self) -> &mut NameFilter<CaseInsensitive, KINDS> {
+    fn filter(&mut self) -> &mut Filter {
         &mut Arc::make_mut(&mut self.settings).filter
     }
 

@@ -109,7 +109,12 @@ use metrics_util::{MetricKind, layers::Layer};
 
 pub use metrics_util::MetricKindMask;
 
-use self::{cache::Cached, filter::KindFilter, handle::Target, lease::Expiry};
+use self::{
+    cache::Cached,
+    filter::{Filter, kinds_in},
+    handle::Target,
+    lease::Expiry,
+};
 use crate::scope::{self, Scope};
 
 /// How long a cached metric may be idle before it is registered again, by default.
@@ -132,7 +137,7 @@ const REVALIDATE_AFTER: Duration = Duration::from_millis(500);
 /// ```
 #[derive(Clone, Debug)]
 pub struct ScopedRecorderLayer {
-    filter: KindFilter,
+    filter: Filter,
     cache: bool,
     revalidate_after: Option<Duration>,
 }
@@ -142,7 +147,7 @@ impl ScopedRecorderLayer {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            filter: KindFilter::new(),
+            filter: Filter::all(MetricKind::Counter as usize),
             cache: true,
             revalidate_after: Some(REVALIDATE_AFTER),
         }
@@ -166,14 +171,14 @@ impl ScopedRecorderLayer {
     /// are included as well. Other kinds stay as they are.
     #[must_use]
     pub fn include(mut self, kinds: MetricKindMask, name: &str) -> Self {
-        self.filter.include(kinds, name);
+        self.filter.include(kinds_in(kinds), name);
         self
     }
 
     /// Scopes the metrics of these kinds whose name starts with `prefix`. Otherwise like [`include`](Self::include).
     #[must_use]
     pub fn include_prefix(mut self, kinds: MetricKindMask, prefix: &str) -> Self {
-        self.filter.include_prefix(kinds, prefix);
+        self.filter.include_prefix(kinds_in(kinds), prefix);
         self
     }
 
@@ -182,7 +187,7 @@ impl ScopedRecorderLayer {
     /// too) by the number of scopes that it is recorded in.
     #[must_use]
     pub fn histograms(mut self) -> Self {
-        self.filter.include_all(MetricKindMask::HISTOGRAM);
+        self.filter.include_all(MetricKind::Histogram as usize);
         self
     }
 
@@ -190,7 +195,7 @@ impl ScopedRecorderLayer {
     /// [included](Self::include), only those are scoped.
     #[must_use]
     pub fn gauges(mut self) -> Self {
-        self.filter.include_all(MetricKindMask::GAUGE);
+        self.filter.include_all(MetricKind::Gauge as usize);
         self
     }
 
@@ -226,7 +231,7 @@ impl ScopedRecorderLayer {
 
     #[cfg(feature = "prometheus")]
     pub(crate) fn scopes_any(&self, kind: MetricKind) -> bool {
-        self.filter.scopes_any(kind)
+        self.filter.scopes_any(kind as usize)
     }
 }
 
@@ -276,7 +281,7 @@ fn count_overflow() {
 pub struct ScopedRecorder<R> {
     inner: Arc<R>,
     target: Arc<Target>,
-    filter: KindFilter,
+    filter: Filter,
 }
 
 impl<R> ScopedRecorder<R> {
@@ -291,7 +296,7 @@ impl<R: Recorder> ScopedRecorder<R> {
     /// A handle that chooses its series at each use, or the inner recorder's own metric if the name is not scoped.
     #[inline]
     fn register<M: Cached>(&self, kind: MetricKind, key: &Key, metadata: &Metadata<'_>) -> M {
-        let is_scoped = || self.filter.scopes(kind, key.name());
+        let is_scoped = || self.filter.scopes(kind as usize, key.name());
         match cache::find_or_insert(&self.target, key, metadata, is_scoped) {
             Some(handle) => M::from_handle(handle),
             None => M::register(&*self.inner, key, metadata),
@@ -318,7 +323,7 @@ impl<R: Recorder> Recorder for ScopedRecorder<R> {
 
     fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
         let scope = Scope::current();
-        if scope != Scope::none() && self.filter.scopes(MetricKind::Gauge, key.name()) {
+        if scope != Scope::none() && self.filter.scopes(MetricKind::Gauge as usize, key.name()) {
             self.inner.register_gauge(&key::scoped(key, scope), metadata)
         } else {
             self.inner.register_gauge(key, metadata)
@@ -326,7 +331,7 @@ impl<R: Recorder> Recorder for ScopedRecorder<R> {
     }
 
     fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
-        if self.filter.scopes_any(MetricKind::Histogram) {
+        if self.filter.scopes_any(MetricKind::Histogram as usize) {
             self.register(MetricKind::Histogram, key, metadata)
         } else {
             self.inner.register_histogram(key, metadata)

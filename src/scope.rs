@@ -63,7 +63,6 @@ mod compose;
 mod enter;
 mod intern;
 mod make;
-mod names;
 mod pairs;
 mod reader;
 mod scoped;
@@ -80,7 +79,6 @@ pub use self::{
 };
 use self::{intern::LabelSetData, pairs::pairs_of_server};
 pub(crate) use self::{
-    names::{NameFilter, Spelling},
     reader::{reader_made, warn_without_recorder},
     table::ScopeTable,
 };

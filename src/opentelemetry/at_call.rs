@@ -12,7 +12,7 @@ use arc_swap::{ArcSwapOption, Guard};
 use once_cell::race::OnceBox;
 use opentelemetry::KeyValue;
 
-use super::{attributes, instrument::Instrument, scoped::Inner};
+use super::{attributes, binding::Inner, instrument::Instrument};
 use crate::scope::Scope;
 
 // An entry is stored in one of the `WAYS` places of one of its two sets, so that the table is almost full before busy

@@ -11,6 +11,8 @@ use std::sync::{
 
 use opentelemetry::{Key, KeyValue};
 
+use super::instrument::Instrument;
+
 /// What is known about the instruments of one provider.
 #[derive(Clone, Debug)]
 pub(super) struct Binding {
@@ -74,5 +76,23 @@ impl Binding {
             );
         }
         None
+    }
+}
+
+/// An instrument of the inner provider.
+#[derive(Clone)]
+pub(super) struct Inner<I> {
+    pub(super) instrument: I,
+    pub(super) binding: Binding,
+}
+
+impl<I: Instrument> Inner<I> {
+    /// The instrument with these attributes, or `None` if it must be used with its attributes each time.
+    pub(super) fn bind(&self, attributes: &[KeyValue]) -> Option<I::Bound> {
+        if self.binding.is_known_to_work() {
+            return self.instrument.bind(attributes);
+        }
+        self.binding
+            .try_out(attributes, |attributes| self.instrument.bind(attributes))
     }
 }

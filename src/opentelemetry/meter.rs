@@ -8,8 +8,9 @@ use opentelemetry::metrics::{
 };
 
 use super::{
-    InstrumentKind, Settings,
-    scoped::{Inner, ScopedInstrument},
+    binding::Inner,
+    scoped::ScopedInstrument,
+    settings::{InstrumentKind, Settings},
 };
 
 pub(super) struct ScopedMeter {
@@ -21,7 +22,7 @@ pub(super) struct ScopedMeter {
 macro_rules! scoped {
     ($($method:ident, $instrument:ident<$value:ty>, $builder:ident, $kind:ident, [$($field:ident)*];)*) => {$(
         fn $method(&self, builder: $builder<'_, $instrument<$value>>) -> $instrument<$value> {
-            let is_scoped = self.settings.scopes(InstrumentKind::$kind, &builder.name);
+            let is_scoped = self.settings.filter.scopes(InstrumentKind::$kind as usize, &builder.name);
             let mut inner = self.inner.$method(builder.name);
             $(inner.$field = builder.$field;)*
             let instrument = inner.build();
