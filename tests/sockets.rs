@@ -484,17 +484,6 @@ async fn a_smaller_buffer_than_requested_is_logged() {
 }
 
 #[tokio::test]
-async fn the_backlog_is_a_number_of_waiting_connections() {
-    for backlog in [1, u32::MAX] {
-        let listener = SocketOptions::dual_stack()
-            .backlog(backlog)
-            .bind_tcp(v6(0))
-            .unwrap();
-        assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await.to_canonical(), V4_LOOPBACK);
-    }
-}
-
-#[tokio::test]
 async fn an_address_of_another_host_is_a_clear_error() {
     // Documentation addresses (RFC 5737 and RFC 3849) belong to no host.
     let hint = |ip: &str, wildcard: &str| {

@@ -1,7 +1,5 @@
 use std::{error::Error, fmt, io, net::SocketAddr};
 
-use super::Transport;
-
 /// Why a socket could not be bound, and what to do about it where the cause is known.
 ///
 /// The message has the protocol, the address, the system's error, and the hint if there is one:
@@ -108,6 +106,12 @@ impl From<BindError> for io::Error {
     fn from(error: BindError) -> Self {
         Self::new(error.kind, error)
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
+    Tcp,
+    Udp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
