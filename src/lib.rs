@@ -230,6 +230,7 @@ pub mod kernel;
 pub mod labels;
 pub mod layer;
 mod name_filter;
+mod once;
 #[cfg(feature = "opentelemetry")]
 #[cfg_attr(docsrs, doc(cfg(feature = "opentelemetry")))]
 pub mod opentelemetry;

@@ -183,7 +183,7 @@ impl<P> ScopedMeterProvider<P> {
             inner: provider,
             settings: Arc::new(Settings {
                 filter: Filter::all(InstrumentKind::Counter as usize),
-                binding: Binding::new(),
+                binding: Binding::new(cfg!(feature = "opentelemetry-bound")),
             }),
         }
     }
@@ -277,7 +277,7 @@ impl<P> ScopedMeterProvider<P> {
     #[cfg_attr(docsrs, doc(cfg(feature = "opentelemetry-bound")))]
     #[must_use]
     pub fn without_binding(mut self) -> Self {
-        Arc::make_mut(&mut self.settings).binding = Binding::off();
+        Arc::make_mut(&mut self.settings).binding = Binding::new(false);
         self
     }
 

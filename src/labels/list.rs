@@ -3,7 +3,6 @@
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     ptr,
-    sync::atomic::{AtomicBool, Ordering},
 };
 
 use super::{
@@ -11,6 +10,7 @@ use super::{
     grammar::{self, written},
     set,
 };
+use crate::once::WarnOnce;
 
 /// Labels that were never made at run time: they are identified by where their texts are.
 #[derive(Clone, Copy, Debug)]
@@ -210,11 +210,11 @@ pub fn max_label_sets<L: LabelSet>(labels: &L) -> usize {
 #[cold]
 fn warn_no_such_value(name: &'static str, index: usize, values: usize) {
     // Not a set of names, which would need a lock. Labels whose hashes are equal share a warning.
-    static WARNED: [AtomicBool; 256] = [const { AtomicBool::new(false) }; 256];
+    static WARNED: [WarnOnce; 256] = [const { WarnOnce::new() }; 256];
 
     let hash = BuildHasherDefault::<DefaultHasher>::new().hash_one(name);
     let [at, ..] = hash.to_le_bytes();
-    if !WARNED[usize::from(at)].swap(true, Ordering::Relaxed) {
+    if WARNED[usize::from(at)].first() {
         tracing::warn!(
             label = name,
             index,

@@ -12,6 +12,7 @@ use std::sync::{
 use opentelemetry::{Key, KeyValue};
 
 use super::instrument::Instrument;
+use crate::once::WarnOnce;
 
 /// What is known about the instruments of one provider.
 #[derive(Clone, Debug)]
@@ -23,21 +24,13 @@ pub(super) struct Binding {
 #[derive(Debug, Default)]
 struct Known {
     works: AtomicBool,
-    has_failed: AtomicBool,
+    failure: WarnOnce,
 }
 
 impl Binding {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(is_wanted: bool) -> Self {
         Self {
-            is_wanted: cfg!(feature = "opentelemetry-bound"),
-            known: Arc::default(),
-        }
-    }
-
-    #[cfg(feature = "opentelemetry-bound")]
-    pub(super) fn off() -> Self {
-        Self {
-            is_wanted: false,
+            is_wanted,
             known: Arc::default(),
         }
     }
@@ -67,7 +60,7 @@ impl Binding {
             self.known.works.store(true, Ordering::Relaxed);
             return bound;
         }
-        if !self.known.has_failed.swap(true, Ordering::Relaxed) {
+        if self.known.failure.first() {
             tracing::warn!(
                 "the OpenTelemetry instruments could not be bound to the attributes of a scope, so the attributes are \
                  passed with each measurement, which is slower: switch on the feature \

@@ -1,13 +1,9 @@
 //! Puts a scope in force on a thread, and leaves it.
 
-use std::{
-    cell::Cell,
-    marker::PhantomData,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::{cell::Cell, marker::PhantomData};
 
 use super::{Scope, Scoped};
-use crate::labels::LabelSet;
+use crate::{labels::LabelSet, once::WarnOnce};
 
 thread_local! {
     // Has no destructor, so that it can be read while other thread-locals are destroyed.
@@ -157,9 +153,9 @@ impl Drop for EnteredScope {
 
 #[cold]
 fn warn_nothing_in_force() {
-    static HAS_WARNED: AtomicBool = AtomicBool::new(false);
+    static WARNING: WarnOnce = WarnOnce::new();
 
-    if !HAS_WARNED.swap(true, Ordering::Relaxed) {
+    if WARNING.first() {
         tracing::warn!(
             "`Scope::add` was called outside every scope, so its labels are left out: call it in a request below \
              `ClientLabelsLayer`, `LabelsLayer` or `UdpServer`, or in a future that was put into a scope with \

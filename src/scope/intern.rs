@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::pairs::Pairs as OwnedPairs;
+use crate::once::WarnOnce;
 
 /// How many different label sets a process can have.
 ///
@@ -38,14 +39,14 @@ pub(super) struct LabelSetData {
 struct State {
     /// From 1 to [`MAX_LABEL_SETS`]; 0 as long as the set has no place.
     place: AtomicU16,
-    has_warned: AtomicBool,
+    has_warned: WarnOnce,
 }
 
 // One for each `u16`, so that the bounds need no check. Only the pages that are used take memory.
 static STATES: [State; 1 << u16::BITS] = [const {
     State {
         place: AtomicU16::new(0),
-        has_warned: AtomicBool::new(false),
+        has_warned: WarnOnce::new(),
     }
 }; 1 << u16::BITS];
 
@@ -84,8 +85,7 @@ impl LabelSetData {
 
     /// Returns true at the first call.
     pub(super) fn warn_once(&self) -> bool {
-        let warned = &self.state().has_warned;
-        !warned.load(Ordering::Relaxed) && !warned.swap(true, Ordering::Relaxed)
+        self.state().has_warned.first()
     }
 
     /// Gives the set a place, unless it has one.
