@@ -224,6 +224,7 @@
 #![cfg_attr(not(feature = "proxy"), doc = "[mod@proxy]: #features")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod cache;
 #[cfg(feature = "kernel")]
 #[cfg_attr(docsrs, doc(cfg(feature = "kernel")))]
 pub mod kernel;

@@ -14,6 +14,11 @@ impl WarnOnce {
     /// Whether this is the first call. Later calls only read.
     #[inline]
     pub(crate) fn first(&self) -> bool {
-        !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed)
+        !self.0.load(Ordering::Relaxed) && self.set()
+    }
+
+    #[cold]
+    fn set(&self) -> bool {
+        !self.0.swap(true, Ordering::Relaxed)
     }
 }

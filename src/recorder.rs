@@ -110,9 +110,8 @@ use metrics_util::{MetricKind, layers::Layer};
 pub use metrics_util::MetricKindMask;
 
 use self::{
-    cache::Cached,
     filter::{Filter, kinds_in},
-    handle::Target,
+    handle::{Metric, Target},
     lease::Expiry,
 };
 use crate::scope::{self, Scope};
@@ -295,7 +294,7 @@ impl<R> ScopedRecorder<R> {
 impl<R: Recorder> ScopedRecorder<R> {
     /// A handle that chooses its series at each use, or the inner recorder's own metric if the name is not scoped.
     #[inline]
-    fn register<M: Cached>(&self, kind: MetricKind, key: &Key, metadata: &Metadata<'_>) -> M {
+    fn register<M: Metric>(&self, kind: MetricKind, key: &Key, metadata: &Metadata<'_>) -> M {
         let is_scoped = || self.filter.scopes(kind as usize, key.name());
         match cache::find_or_insert(&self.target, key, metadata, is_scoped) {
             Some(handle) => M::from_handle(handle),

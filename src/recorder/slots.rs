@@ -4,22 +4,22 @@ use std::sync::OnceLock;
 
 use arc_swap::ArcSwapOption;
 
-use super::lease::{Latest, Lease};
+use super::lease::{Interim, Lease};
 use crate::scope::ScopeTable;
 
 /// The metric of one scope.
 pub(super) struct Slot<M> {
-    /// Set once, at the first confirmation. What this holds is the fastest to use.
+    /// Set once, at the first confirmation. It is the fastest to use.
     pub(super) confirmed: OnceLock<Lease<M>>,
-    /// What is in use before `confirmed` is set, and after it has expired.
-    pub(super) latest: ArcSwapOption<Latest<M>>,
+    /// Used before `confirmed` is set, and after it has expired.
+    pub(super) interim: ArcSwapOption<Interim<M>>,
 }
 
 impl<M> Slot<M> {
     pub(super) const fn new() -> Self {
         Self {
             confirmed: OnceLock::new(),
-            latest: ArcSwapOption::const_empty(),
+            interim: ArcSwapOption::const_empty(),
         }
     }
 }
