@@ -141,7 +141,7 @@ impl KernelCounters {
     ///
     /// If a file cannot be read, or does not have the kernel's format. Nothing is set then.
     pub fn update(&self) -> Result<(), KernelCountersError> {
-        // Locked while reading, so that of two updates the one that reads later also sets later.
+        // Locked while reading, so that the later of two updates also sets later.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.proc_net.join("snmp6");
         let Some(text) = read(&path)? else {

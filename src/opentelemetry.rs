@@ -40,7 +40,7 @@
 //! attribute at the call is used. Keys are compared as they are: `client.address` and `client_address` are two keys.
 //! Outside every scope, a measurement is passed on as it is.
 //!
-//! The keys and values are those of the labels, so they are chosen where the scopes are made:
+//! The keys and values are the names and values of the labels. Choose them where the scopes are made:
 //! [`ClientScopes::builder`](crate::ClientScopes::builder) has OpenTelemetry's own names and every other. All values are
 //! strings, except for `network.local.port`, which the semantic conventions define as a number.
 //!
@@ -54,7 +54,7 @@
 //!
 //! The scope is read at each measurement, so it does not matter where an instrument was made. A series appears with its
 //! first measurement in a scope (an `add` of 0 counts). The attributes are there before the SDK applies its views and its
-//! limit of cardinality. Names, units, descriptions, boundaries and meters are those of the inner provider.
+//! limit of cardinality. Names, units, descriptions, boundaries and meters do not change.
 //!
 //! # Bound instruments
 //!
@@ -69,25 +69,25 @@
 //! ```
 //!
 //! If the inner provider does not bind, this is logged once, and nothing is lost: the attributes are passed with each
-//! measurement, as without the feature. A program that calls `bind` itself needs the feature: without it, what such an
-//! instrument measures is lost. Instruments that are bound by the program choose their scope at each measurement, too.
+//! measurement, as without the feature. A program that calls `bind` itself needs the feature: without it, the measurements
+//! of such an instrument are lost. Instruments that are bound by the program choose their scope at each measurement, too.
 //!
-//! # What is remembered
+//! # Cached attributes
 //!
-//! The attributes of a scope are prepared once in a process. Each instrument remembers the scopes that it was used in, and
-//! up to 2,048 combinations of a scope and attributes at the call. With eight attributes in all, a combination takes about
-//! 700 bytes. What no longer fits still works, but the attributes are put together at each call. After the first two uses,
-//! a measurement allocates nothing and takes no lock of this crate.
+//! The attributes of a scope are prepared once in a process. Each instrument caches the scopes that it was used in, and up
+//! to 2,048 combinations of a scope and attributes at the call. With eight attributes in all, a combination takes about
+//! 700 bytes. Others still work, but their attributes are put together at each call. After the first two uses, a
+//! measurement allocates nothing and takes no lock of this crate.
 //!
-//! What is remembered belongs to the instrument, and is dropped with it. It does not keep a provider alive, and providers
-//! do not share it. So build an instrument once and keep it, as the SDK advises.
+//! The cache is dropped with its instrument. It does not keep a provider alive, and providers do not share it. So build
+//! an instrument once and keep it, as the SDK advises.
 //!
 //! # Cardinality
 //!
-//! The SDK has at most 2,000 series of an instrument by default. What exceeds them is added up in one series,
+//! The SDK has at most 2,000 series of an instrument by default. The others are added up in one series,
 //! `otel.metric.overflow`. An instrument has at most
 //! [`max_label_sets`](crate::ClientScopes::max_label_sets) series for each combination of attributes at the call, and as
-//! many for what is measured outside every scope. Set the limit with a view:
+//! many outside every scope. Set the limit with a view:
 //!
 //! ```
 //! use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
@@ -116,9 +116,9 @@
 //! A [`Scope`](crate::Scope) and an OpenTelemetry `Context` are independent of each other. Both are in force on a thread,
 //! and each is carried into futures and tasks by its own means: [`WithScope`](crate::WithScope) and `FutureExt`.
 //!
-//! *Baggage* is data that is sent to other services. A scope is never sent, and what is in the baggage does not become an
-//! attribute, because its values are not bounded. [Context-scoped attributes][4931] are attributes of a `Context` that an
-//! SDK adds to all measurements. No Rust SDK has them yet. A scope behaves as that proposal says, but holds only labels
+//! *Baggage* is data that is sent to other services. A scope is never sent, and baggage does not become an attribute,
+//! because its values are not bounded. [Context-scoped attributes][4931] are attributes of a `Context` that an
+//! SDK adds to all measurements. No Rust SDK has them yet. A scope behaves as in that proposal, but holds only labels
 //! with a fixed set of values. `docs/opentelemetry.md` compares them.
 //!
 //! [4931]: https://github.com/open-telemetry/opentelemetry-specification/blob/main/oteps/4931-context-scoped-attributes.md
@@ -152,8 +152,8 @@ use crate::scope;
 /// A [`MeterProvider`] whose instruments give their measurements the attributes of the scope in force. See the
 /// [module](self).
 ///
-/// Names are those that the program gives its instruments, before a view changes them. As the specification says, the
-/// case of ASCII letters does not matter. If names are included for a kind of instrument, only these are scoped of that
+/// Names are compared as the program gives them to its instruments, before a view changes them. As in the specification,
+/// the case of ASCII letters does not matter. If names are included for a kind of instrument, only these are scoped of that
 /// kind. Excluded names are never scoped. All of this holds for the meters that are made afterwards.
 ///
 /// ```

@@ -70,7 +70,7 @@ pub struct Install {
 }
 
 impl Install {
-    /// Starts with the defaults, which are those of [`install`].
+    /// Starts with the defaults of [`install`].
     pub fn new(builder: PrometheusBuilder) -> Self {
         Self {
             builder,
@@ -244,7 +244,7 @@ impl fmt::Display for InstallError {
 }
 
 impl std::error::Error for InstallError {
-    /// The message includes that of the underlying error, so this is the source of that one.
+    /// The message includes the underlying error, so this is the source of the underlying error.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0 {
             Kind::AlreadyInstalled => None,

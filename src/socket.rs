@@ -22,7 +22,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! # What is bound
+//! # Sockets by system
 //!
 //! | | Linux | OpenBSD | Windows |
 //! |---|---|---|---|
@@ -43,7 +43,7 @@
 //! # When a port is in use
 //!
 //! On Linux a dual-stack socket on `[::]` and an IPv4 socket cannot share a port, whichever is bound first. The system
-//! only reports "address in use". The message of [`BindError`] says when a socket of the other family is the cause.
+//! only reports "address in use". If a socket of the other family is the cause, the message of [`BindError`] tells.
 //!
 //! [RFC 3493 §5.3]: https://www.rfc-editor.org/rfc/rfc3493#section-5.3
 //! [RFC 4291 §2.5.5.2]: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2
@@ -67,7 +67,7 @@ use self::{
     open::{new_socket, set_reuse_port},
 };
 
-// A port that is free for one family is rarely taken for the other. After this many tries something else is wrong.
+// A port that is free for one family is rarely taken for the other.
 const PAIR_TRIES: usize = 32;
 
 /// The connections that may wait to be accepted, as in tokio's own `bind`.
@@ -75,7 +75,7 @@ const BACKLOG: i32 = 1024;
 
 /// How a socket is bound: for which families, and with which options.
 ///
-/// See the [module](self) for what each constructor does on each system.
+/// The [module](self) compares the constructors on each system.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is bound before one of the `bind` methods is called"]
 pub struct SocketOptions {
@@ -124,7 +124,7 @@ impl SocketOptions {
 
     /// The size of the receive buffer in bytes (`SO_RCVBUF`). Sockets accepted from a listener inherit it.
     ///
-    /// Linux grants at most `net.core.rmem_max`, and doubles what it grants to make room for its own bookkeeping. A
+    /// Linux grants at most `net.core.rmem_max`, and doubles that size to make room for its own bookkeeping. A
     /// warning is logged if the system grants less than `bytes`.
     pub const fn recv_buffer_size(mut self, bytes: usize) -> Self {
         self.recv_buffer_size = Some(bytes);
@@ -133,7 +133,7 @@ impl SocketOptions {
 
     /// The size of the send buffer in bytes (`SO_SNDBUF`). Sockets accepted from a listener inherit it.
     ///
-    /// Linux grants at most `net.core.wmem_max`, and doubles what it grants to make room for its own bookkeeping. A
+    /// Linux grants at most `net.core.wmem_max`, and doubles that size to make room for its own bookkeeping. A
     /// warning is logged if the system grants less than `bytes`.
     pub const fn send_buffer_size(mut self, bytes: usize) -> Self {
         self.send_buffer_size = Some(bytes);
@@ -146,7 +146,7 @@ impl SocketOptions {
     ///
     /// # Errors
     ///
-    /// If the address cannot be bound. The error says what to do about it where the cause is known.
+    /// If the address cannot be bound. The error names a remedy where the cause is known.
     ///
     /// # Panics
     ///
@@ -160,7 +160,7 @@ impl SocketOptions {
     ///
     /// # Errors
     ///
-    /// If the address cannot be bound. The error says what to do about it where the cause is known.
+    /// If the address cannot be bound. The error names a remedy where the cause is known.
     ///
     /// # Panics
     ///

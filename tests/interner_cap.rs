@@ -9,9 +9,9 @@ use std::{
 
 use dualstack_metrics::{
     BoundedLabel, ClientLabels, ClientLabelsLayer, ClientScopes, MAX_LABEL_SETS, Protocol, Scope,
-    ServerBinding, TooManyLabelSets,
+    ServerBinding,
     prometheus::Install,
-    scope::{ClientScopesError, overflows},
+    scope::{ClientScopesError, TooManyLabelSets, overflows},
 };
 use futures_util::FutureExt;
 use http::{Request, Response};

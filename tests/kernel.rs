@@ -20,8 +20,9 @@ use std::{
 
 use bytes::Bytes;
 use dualstack_metrics::{
-    ClientScopes, Datagram, KernelCounters, KernelCountersError, Protocol, ScopedRecorder, ServerBinding,
-    UdpServer, kernel::MAX_INTERFACES, prometheus::Install,
+    ClientScopes, Datagram, KernelCounters, Protocol, ScopedRecorder, ServerBinding, UdpServer,
+    kernel::{KernelCountersError, MAX_INTERFACES},
+    prometheus::Install,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use socket2::{Domain, SockRef, Socket, Type};

@@ -7,7 +7,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use dualstack_metrics::{BindError, Pair, SocketOptions};
+use dualstack_metrics::{
+    SocketOptions,
+    socket::{BindError, Pair},
+};
 #[cfg(target_os = "linux")]
 use test_support::{Denied, Errno, block_on, denying, in_namespace};
 use test_support::{Log, close, free_port, ipv6_or_say, report};

@@ -17,7 +17,7 @@ use crate::{
     scope::Scope,
 };
 
-/// The attributes at the call in one scope, with those of the scope.
+/// Attributes at the call in one scope, alone and with the attributes of the scope.
 struct Entry<I: Instrument> {
     scope: Scope,
     at_call: Box<[KeyValue]>,

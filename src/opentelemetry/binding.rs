@@ -14,7 +14,7 @@ use opentelemetry::{Key, KeyValue};
 use super::instrument::Instrument;
 use crate::once::WarnOnce;
 
-/// What is known about the instruments of one provider.
+/// Whether the instruments of one provider are bound.
 #[derive(Clone, Debug)]
 pub(super) struct Binding {
     is_wanted: bool,
@@ -39,7 +39,7 @@ impl Binding {
         self.known.works.load(Ordering::Relaxed)
     }
 
-    /// Returns what `bind` returns if it works.
+    /// Calls `bind`, and returns the result if binding works.
     pub(super) fn try_out<B>(
         &self,
         attributes: &[KeyValue],

@@ -1,4 +1,4 @@
-//! The instruments of a meter: scoped if the provider says so, and the inner meter's own if not.
+//! The instruments of a meter: scoped by the settings of the provider, or the inner meter's own.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) struct ScopedMeter {
     pub(super) settings: Arc<Settings>,
 }
 
-/// Instruments that are scoped by kind and name. All that the program has said about one goes to the inner meter.
+/// Instruments that are scoped by kind and name. All fields of their builders go to the inner meter.
 macro_rules! scoped {
     ($($method:ident, $instrument:ident<$value:ty>, $builder:ident, $kind:ident, [$($field:ident)*];)*) => {$(
         fn $method(&self, builder: $builder<'_, $instrument<$value>>) -> $instrument<$value> {
@@ -37,7 +37,7 @@ macro_rules! scoped {
     )*};
 }
 
-/// Observable instruments are read when metrics are collected, outside of what is served.
+/// Observable instruments are read when metrics are collected, for no client.
 macro_rules! passed_through {
     ($($method:ident, $instrument:ident<$value:ty>;)*) => {$(
         fn $method(

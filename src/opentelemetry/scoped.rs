@@ -18,7 +18,7 @@ enum Series<I: Instrument> {
 /// An instrument with attributes of its own, to which each scope adds others.
 ///
 /// Nothing is locked or borrowed while it calls or binds the inner instrument, so that may use the same instrument again.
-// In this order, so that what each use reads is close together.
+// In this order, so that the fields that each use reads are close together.
 #[repr(C)]
 struct ByScope<I: Instrument> {
     inner: Inner<I>,

@@ -12,13 +12,12 @@ use metrics::{Counter, CounterFn, Histogram, HistogramFn, Key, Metadata, Recorde
 
 use super::{
     key,
-    lease::{Expiry, Interim, Lease, Now},
+    lease::{Expiry, Interim, Lease, Now, Slot},
     metadata::OwnedMetadata,
-    slots::{Slot, Slots},
 };
 use crate::{
     cache::{Cache, Cached},
-    scope::Scope,
+    scope::{Scope, ScopeTable},
 };
 
 /// The recorder that handles register with, and its settings.
@@ -77,18 +76,43 @@ pub(super) struct Handle<M> {
     /// Slots in use, minus renewals.
     renewal_budget: AtomicIsize,
     target: Arc<Target>,
-    slots: Slots<M>,
+    slots: ScopeTable<Slot<M>>,
 }
 
 impl<M: Metric> Handle<M> {
-    pub(super) fn new(target: &Arc<Target>, key: &Key, metadata: &Metadata<'_>) -> Self {
-        Self {
+    /// The handle that this thread has for `key`, or a new one if the name `is_scoped`. `None` for a name that is not.
+    ///
+    /// While the thread's locals are being destroyed there is no cache, and a handle is made at each call.
+    #[inline]
+    pub(super) fn find_or_make(
+        target: &Arc<Target>,
+        key: &Key,
+        metadata: &Metadata<'_>,
+        is_scoped: impl FnOnce() -> bool,
+    ) -> Option<Arc<Self>> {
+        // Two recorders that use the same key get different hashes.
+        let hash = key.get_hash() ^ (Arc::as_ptr(target) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let known = M::with_cache(|cache| {
+            cache.find(hash, |handle| {
+                (handle.is_for(target, key, metadata) && !handle.is_stale()).then(|| Arc::clone(handle))
+            })
+        });
+        known
+            .flatten()
+            .or_else(|| is_scoped().then(|| Self::make(hash, target, key, metadata)))
+    }
+
+    #[cold]
+    fn make(hash: u64, target: &Arc<Target>, key: &Key, metadata: &Metadata<'_>) -> Arc<Self> {
+        let handle = Arc::new(Self {
             target: Arc::clone(target),
             metadata: OwnedMetadata::new(metadata),
             key: key.to_retained(),
-            slots: Slots::new(Slot::new()),
+            slots: ScopeTable::new(Slot::default()),
             renewal_budget: AtomicIsize::new(0),
-        }
+        });
+        M::with_cache(|cache| cache.insert(hash, Arc::clone(&handle)));
+        handle
     }
 
     /// Calls `f` with the inner metric of a scope. `changes` tells whether the exporter takes the call for a use.
@@ -174,14 +198,14 @@ impl<M: Metric> Handle<M> {
 
 impl<M> Handle<M> {
     #[inline]
-    pub(super) fn is_for(&self, target: &Arc<Target>, key: &Key, metadata: &Metadata<'_>) -> bool {
+    fn is_for(&self, target: &Arc<Target>, key: &Key, metadata: &Metadata<'_>) -> bool {
         Arc::ptr_eq(&self.target, target) && key::is_same(&self.key, key) && self.metadata.is(metadata)
     }
 
     /// Whether a new handle would be faster, because more leases were renewed than there are slots. A new handle costs
     /// about as many registrations as that took.
     #[inline]
-    pub(super) fn is_stale(&self) -> bool {
+    fn is_stale(&self) -> bool {
         self.renewal_budget.load(Ordering::Relaxed) < 0
     }
 }

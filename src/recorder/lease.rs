@@ -10,10 +10,14 @@
 //! second metric is confirmed by a [`Lease`]: it may be used for as long as each use follows soon enough after the last.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use quanta::Clock;
 
 /// Tells when the exporter may have forgotten a metric.
@@ -181,6 +185,23 @@ impl<M> Interim<M> {
     /// Whether too little time has passed since the start for the exporter to find the metric idle.
     fn is_known(&self, now: Now<'_>) -> bool {
         matches!(*self, Self::Unconfirmed { from, .. } if now.since(from) < now.expiry.after)
+    }
+}
+
+/// The metric of one scope.
+pub(super) struct Slot<M> {
+    /// Set once, at the first confirmation. It is the fastest to use.
+    pub(super) confirmed: OnceLock<Lease<M>>,
+    /// Used before `confirmed` is set, and after it has expired.
+    pub(super) interim: ArcSwapOption<Interim<M>>,
+}
+
+impl<M> Default for Slot<M> {
+    fn default() -> Self {
+        Self {
+            confirmed: OnceLock::new(),
+            interim: ArcSwapOption::empty(),
+        }
     }
 }
 

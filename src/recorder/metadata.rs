@@ -1,4 +1,4 @@
-//! Where a metric says that it comes from.
+//! The origin of a metric.
 
 use metrics::{Level, Metadata};
 

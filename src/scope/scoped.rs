@@ -55,7 +55,7 @@ impl<T> Scoped<T> {
         self.scope.enter_unchecked()
     }
 
-    /// Calls `poll` in the scope, and keeps what it adds to the scope.
+    /// Calls `poll` in the scope, and keeps labels that it adds to the scope.
     #[inline]
     fn in_scope<R>(self: Pin<&mut Self>, poll: impl FnOnce(Pin<&mut T>) -> R) -> R {
         let this = self.project();
