@@ -3,6 +3,7 @@
 
 use std::{
     cell::Cell,
+    mem,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -42,11 +43,13 @@ pub(crate) trait Place: Default {
 impl<E: Cached> Place for Cell<Option<Arc<E>>> {
     type Entry = E;
 
+    /// `f` must not use the cache, because the place is empty meanwhile.
     #[inline]
     fn with<T>(&self, f: impl FnOnce(Option<&Arc<E>>) -> T) -> T {
         let entry = self.take();
         let result = f(entry.as_ref());
-        std::mem::forget(self.replace(entry));
+        // Replaces nothing. Even a drop of nothing costs instructions.
+        mem::forget(self.replace(entry));
         result
     }
 
@@ -168,4 +171,63 @@ impl<P: Place> Cache<P> {
 #[inline]
 fn sets_of(hash: u64) -> [usize; 2] {
     [hash, hash >> 32].map(|bits| usize::try_from(bits % SETS as u64).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Entry {
+        number: u64,
+        is_idle: bool,
+    }
+
+    impl Cached for Entry {
+        fn is_same(&self, other: &Self) -> bool {
+            self.number == other.number
+        }
+
+        fn is_idle(&self) -> bool {
+            self.is_idle
+        }
+    }
+
+    type Entries = Cache<Cell<Option<Arc<Entry>>>>;
+
+    /// Inserts an entry, and returns the numbers of all entries.
+    fn after(cache: &Entries, hash: u64, number: u64, is_idle: bool) -> Vec<u64> {
+        cache.insert(hash, Arc::new(Entry { number, is_idle }));
+        let sets = cache.sets.get().into_iter().flatten().filter_map(OnceBox::get);
+        let places = sets.flat_map(|set| &set.places);
+        let numbers = places.filter_map(|place| place.with(|entry| Some(entry?.number)));
+        numbers.collect()
+    }
+
+    #[test]
+    fn different_entries_of_one_hash_have_places_of_their_own() {
+        let cache = Entries::new();
+        assert_eq!(after(&cache, 7, 1, false), [1]);
+        assert_eq!(after(&cache, 7, 2, false), [2, 1]);
+        assert_eq!(after(&cache, 7, 1, false), [2, 1]);
+        for number in [1, 2] {
+            let found = cache.find(7, |entry| (entry.number == number).then_some(number));
+            assert_eq!(found, Some(number));
+        }
+        assert_eq!(cache.find(7, |_| None::<()>), None);
+    }
+
+    #[test]
+    fn in_full_sets_idle_entries_are_replaced_first_and_busy_ones_rarely() {
+        let cache = Entries::new();
+        let after = |number, is_idle| after(&cache, number * SETS as u64, number, is_idle);
+        for number in 1..4 {
+            after(number, number == 3);
+        }
+        assert_eq!(after(4, false), [1, 2, 3, 4]);
+        assert_eq!(after(5, false), [1, 2, 5, 4]);
+        for once in 6..13 {
+            assert_eq!(after(once, false), [1, 2, 5, 4]);
+        }
+        assert_eq!(after(12, false), [1, 12, 5, 4], "missed twice in a row");
+    }
 }
