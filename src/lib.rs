@@ -66,10 +66,10 @@
 //!
 //! # Limits
 //!
-//! - It never turns the address or the port of a client into a label. A `String`, an `IpAddr` or a `u16` does not
+//! - The crate never turns the address or the port of a client into a label. A `String`, an `IpAddr` or a `u16` does not
 //!   compile where a label set is expected, and the number of label sets in a process has a [limit](MAX_LABEL_SETS).
 //! - It believes no header, such as `X-Forwarded-For`, and no PROXY protocol, unless you say which proxies are trusted, with
-//!   the feature `proxy`. Otherwise the client is the proxy.
+//!   the feature `proxy`. Otherwise, behind a proxy, the client is the proxy.
 //!
 //! # Features
 //!

@@ -202,8 +202,8 @@ impl<M> Handle<M> {
         Arc::ptr_eq(&self.target, target) && key::is_same(&self.key, key) && self.metadata.is(metadata)
     }
 
-    /// Whether a new handle would be faster, because more leases were renewed than there are slots. A new handle costs
-    /// about as many registrations as that took.
+    /// Whether more leases were renewed than there are slots. A new handle is then faster, and costs about as many
+    /// registrations.
     #[inline]
     fn is_stale(&self) -> bool {
         self.renewal_budget.load(Ordering::Relaxed) < 0

@@ -1,9 +1,9 @@
 //! How long a metric of the inner recorder may be used before it is registered again.
 //!
-//! An exporter with an idle timeout forgets a metric in two steps of a render: it reads how often the metric was
-//! changed, and later deletes it by its key, if that number is still the one that it read an idle timeout ago. So a
-//! metric is safe while it is changed more often than that, with one exception: a render that has already read the
-//! number deletes the metric even if it is changed now, or was registered just now.
+//! An exporter with an idle timeout forgets a metric in two steps of a render: it reads how often the metric was changed,
+//! and later deletes it by its key if the number is the same as one idle timeout ago. So a metric is safe while it is
+//! changed more often than that, with one exception: a render that has already read the number deletes the metric even
+//! if it is changed now, or was registered just now.
 //!
 //! So a metric that was just registered is [`Unconfirmed`](Interim::Unconfirmed). It may be used for half of the time in
 //! [`Expiry`], and is then registered once more. By then, a render that was under way has deleted it or has ended, so the
@@ -25,7 +25,7 @@ pub(super) struct Expiry {
     clock: Clock,
     /// In ticks of the raw clock, like all times here.
     after: u64,
-    /// How long a metric is unconfirmed.
+    /// The age at which a second registration confirms a metric.
     confirm_after: u64,
     /// The time of the last use is only written when it is this much older, so that threads do not contend for its
     /// cache line at each increment.
