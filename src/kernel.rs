@@ -1,7 +1,7 @@
-//! The kernel's IPv6 counters of this host (Linux), next to those of the program.
+//! The kernel's IPv6 counters of this host (Linux), next to the program's own.
 //!
-//! A program counts what reached it. The kernel also knows what did not: header errors, packets without a route, failed
-//! reassembly, full receive buffers, and congestion marks.
+//! A program counts the packets that reach it. The kernel also counts the others: header errors, packets without a route,
+//! failed reassembly, full receive buffers, and congestion marks.
 //!
 //! ```
 //! use dualstack_metrics::KernelCounters;
@@ -10,7 +10,7 @@
 //! let metrics = dualstack_metrics::prometheus::install(PrometheusBuilder::new())?;
 //! let kernel = KernelCounters::new().interface("eth0");
 //!
-//! // What a handler of /metrics does:
+//! // In the handler of /metrics:
 //! kernel.update()?;
 //! let output = metrics.render();
 //! # if std::fs::exists("/proc/net/snmp6")? {
@@ -40,19 +40,22 @@
 //! the whole table with the meaning of each counter. Each metric's HELP text has the meaning and the kernel's name.
 //! Counters of an interface have names of their own, so that a `sum()` does not count a packet twice.
 //!
-//! # What is set, and when
+//! # Updates
 //!
 //! [`update`](KernelCounters::update) reads all files first, and sets nothing unless all of them are valid. If there is
 //! no such file, because IPv6 was disabled at boot or the system is not Linux, `update` does nothing and returns `Ok`.
 //!
-//! The counters are set outside every [`Scope`], even in the handler of a request, because they belong to no client.
-//! They are those of the calling thread's network namespace, which usually is that of the process. A metric is described
-//! at the first update that finds it, to the recorder of that update.
+//! Call `update` before each render. If the exporter serves or pushes on its own, call it in a task of the program, such
+//! as every 15 seconds.
 //!
-//! A counter of the [`metrics`] crate that is set to an absolute value never falls. The kernel's counters of an
-//! interface start from zero when the interface disappears and comes back under the same name. The values from before are
-//! then added as an offset, so the series is the sum over all lives of the interface that were seen. One
-//! `KernelCounters` follows at most [`MAX_INTERFACES`] interface names, and does not read the files of others.
+//! The counters are set outside every [`Scope`], even in the handler of a request, because they belong to no client. They
+//! come from the network namespace of the calling thread. A metric is described at the first update that finds it, to the
+//! recorder of that update.
+//!
+//! A counter of the [`metrics`] crate that is set to an absolute value never falls, but the kernel's counters of an
+//! interface start from zero when the interface comes back under the same name. The earlier values are then added as an
+//! offset, so the series is the sum over all lives of the interface. One `KernelCounters` follows at most
+//! [`MAX_INTERFACES`] interface names, and does not read the files of others.
 
 mod counters;
 mod error;
@@ -64,29 +67,23 @@ use std::{
     fs,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError, mpsc},
-    thread,
-    time::Duration,
+    sync::{Mutex, PoisonError},
 };
 
 pub use self::error::KernelCountersError;
 use self::{counters::Counters, error::Problem};
-use crate::scope::Scope;
+use crate::{once::WarnOnce, scope::Scope};
 
-/// How many interface names one [`KernelCounters`] follows. This bounds the number of series on hosts where interfaces
-/// come and go by the hundred, as those of containers do.
+/// The limit of interface names that one [`KernelCounters`] follows. It bounds the number of series on hosts where the
+/// interfaces of containers come and go by the hundred.
 pub const MAX_INTERFACES: usize = 256;
 
-/// The shortest interval of [`KernelCounters::update_every`]: 100 ms. An update of [`MAX_INTERFACES`] interfaces can take
-/// 10 ms.
-pub const MIN_UPDATE_INTERVAL: Duration = Duration::from_millis(100);
-
-// `/proc/net` is that of the main thread, which may be in another network namespace.
+// `/proc/net` belongs to the main thread, which may be in another network namespace.
 const PROC_NET: &str = "/proc/thread-self/net";
 
 /// Sets counters to the values of the kernel's counters. See the [module](self).
 #[derive(Debug)]
-#[must_use = "counters are set by `update` or `update_every`"]
+#[must_use = "counters are set by `update`"]
 pub struct KernelCounters {
     proc_net: PathBuf,
     interfaces: Interfaces,
@@ -103,11 +100,11 @@ enum Interfaces {
 struct State {
     host: Counters,
     interfaces: BTreeMap<String, Counters>,
-    has_warned: bool,
+    limit_warning: WarnOnce,
 }
 
 impl KernelCounters {
-    /// The counters of the host, without those of its interfaces.
+    /// The counters of the host, without its interfaces.
     pub fn new() -> Self {
         Self {
             proc_net: PROC_NET.into(),
@@ -137,14 +134,14 @@ impl KernelCounters {
         self
     }
 
-    /// Reads the kernel's counters and sets those of the recorder. Takes about 40 µs for the host and as much for each
+    /// Reads the kernel's counters and sets them in the recorder. Takes about 40 µs for the host and as much for each
     /// interface. Blocks only while another update runs.
     ///
     /// # Errors
     ///
     /// If a file cannot be read, or does not have the kernel's format. Nothing is set then.
     pub fn update(&self) -> Result<(), KernelCountersError> {
-        // Locked while reading, so that of two updates the one that reads later also sets later.
+        // Locked while reading, so that the later of two updates also sets later.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.proc_net.join("snmp6");
         let Some(text) = read(&path)? else {
@@ -162,36 +159,6 @@ impl KernelCounters {
             }
         });
         Ok(())
-    }
-
-    /// Updates the global recorder now and every `interval`, on a new thread, until the returned [`Updates`] is
-    /// dropped. A shorter `interval` than [`MIN_UPDATE_INTERVAL`] is raised to it. A failed update is logged as a
-    /// warning, unless the one before failed too.
-    ///
-    /// # Errors
-    ///
-    /// If the thread cannot be started.
-    pub fn update_every(self, interval: Duration) -> io::Result<Updates> {
-        let interval = interval.max(MIN_UPDATE_INTERVAL);
-        let (stop, stopped) = mpsc::channel::<()>();
-        thread::Builder::new()
-            .name("kernel-counters".into())
-            .spawn(move || {
-                let mut was_error = false;
-                loop {
-                    let result = self.update();
-                    if let Err(error) = &result
-                        && !was_error
-                    {
-                        tracing::warn!(%error, "cannot read the kernel's counters");
-                    }
-                    was_error = result.is_err();
-                    if stopped.recv_timeout(interval) != Err(mpsc::RecvTimeoutError::Timeout) {
-                        return;
-                    }
-                }
-            })?;
-        Ok(Updates { _stop: stop })
     }
 
     /// Returns the names of the interfaces that exist.
@@ -223,11 +190,10 @@ impl State {
         if self.interfaces.contains_key(interface) || self.interfaces.len() < MAX_INTERFACES {
             return true;
         }
-        if !self.has_warned {
-            self.has_warned = true;
+        if self.limit_warning.first() {
             tracing::warn!(
                 interface,
-                "no counters of this interface and later ones: the limit is {MAX_INTERFACES} interface names"
+                "this interface and later ones have no counters: the limit is {MAX_INTERFACES} interface names"
             );
         }
         false
@@ -266,7 +232,7 @@ impl Interfaces {
     }
 }
 
-/// Nothing else can be the name of an interface, and a name becomes part of a path.
+/// Checked because a name becomes part of a path.
 fn is_interface(name: &str) -> bool {
     !name.is_empty() && name != "." && name != ".." && !name.contains('/')
 }
@@ -287,11 +253,4 @@ fn read_interface(path: &Path) -> Result<Option<String>, KernelCountersError> {
         Err(_) if !path.exists() => Ok(None),
         result => result,
     }
-}
-
-/// Stops the updates of [`KernelCounters::update_every`] when dropped.
-#[derive(Debug)]
-#[must_use = "dropping it stops the updates"]
-pub struct Updates {
-    _stop: mpsc::Sender<()>,
 }

@@ -46,146 +46,34 @@
 //! The scope also has five labels that describe the listening socket: `server_binding_address_ip_family`,
 //! `server_binding_address_ip_type`, `server_binding_ip`, `server_binding_port` and `server_binding_protocol`.
 //!
-//! The crate consists of these parts:
+//! # Parts
 //!
-//! - [`ClientLabels`]: the class of a client in one byte, made from its address. Usable with any metrics system.
-//! - [`Scope`]: labels that are in force on a thread, around a closure or around each poll of a future.
-//! - [`ScopedRecorderLayer`]: a recorder for the [`metrics`](https://docs.rs/metrics) crate that reads the scope when a
-//!   counter is incremented.
-//! - [`ClientLabelsLayer`]: a tower layer that enters the scope of a request's client.
-//! - [`LabelsLayer`]: a tower layer that adds your own labels, from an enum, a [`FixedLabel`] or a [`CappedLabel`].
-//! - [`UdpServer`]: serves a tower service from a UDP socket, each datagram in the scope of its client.
-//! - [`DatagramSocket`]: a UDP socket that answers from the address that was asked, for your own receive loop.
-//! - [`SocketOptions`]: binds sockets that are dual-stack, or IPv6-only, on purpose.
-//! - [`KernelCounters`]: exports the host's own IPv6 counters.
-//! - [`prometheus`][mod@prometheus]: builds, wraps and installs the Prometheus recorder in one call.
-//! - [`opentelemetry`][mod@opentelemetry]: the same scopes for the instruments of an OpenTelemetry meter provider.
+//! | part | purpose |
+//! |---|---|
+//! | [`ClientLabels`] | The class of a client in one byte, made from its address. Usable with any metrics system. |
+//! | [`LabelSet`](trait@LabelSet) | Your own [`labels`], from an enum, a [`FixedLabel`] or a [`CappedLabel`]. |
+//! | [`Scope`] | Labels that are in force on a thread, around a closure or around each poll of a future: see [`scope`]. |
+//! | [`ClientScopes`] | The scopes of a listening socket's clients, for your own receive loop. |
+//! | [`ScopedRecorderLayer`] | A recorder for the [`metrics`](https://docs.rs/metrics) crate that reads the scope when a counter is incremented. |
+//! | [`prometheus`][mod@prometheus] | Builds, wraps and installs the Prometheus recorder in one call. |
+//! | [`opentelemetry`][mod@opentelemetry] | The same scopes for the instruments of an OpenTelemetry meter provider. |
+//! | [`ClientLabelsLayer`], [`LabelsLayer`] | Tower layers that enter the scope of a request's client, and add your own labels: see [`layer`]. |
+//! | [`proxy`][mod@proxy] | The client's address behind a proxy. |
+//! | [`UdpServer`] | Serves a tower service from a UDP socket, each datagram in the scope of its client: see [`udp_adapter`]. |
+//! | [`DatagramSocket`] | A UDP socket that answers from the address that was asked, for your own receive loop. |
+//! | [`SocketOptions`] | Binds sockets that are dual-stack, or IPv6-only, on purpose: see [`socket`]. |
+//! | [`KernelCounters`] | Exports the host's own IPv6 counters. |
 //!
-//! # Choosing what is labelled
+//! # Limits
 //!
-//! All counters are labelled unless you choose otherwise. Exclude global counters that are touched during a request:
-//!
-//! ```
-//! use dualstack_metrics::ScopedRecorderLayer;
-//! use metrics_exporter_prometheus::PrometheusBuilder;
-//! use metrics_util::MetricKindMask;
-//! use std::time::Duration;
-//!
-//! # let builder = PrometheusBuilder::new();
-//! let metrics = dualstack_metrics::prometheus::Install::new(builder)
-//!     .recorder(
-//!         ScopedRecorderLayer::new()
-//!             .exclude_prefix("swarm_coordination_registry_")
-//!             .exclude("tracker_core_persistent_torrents_downloads_total"),
-//!     )
-//!     .idle_timeout(MetricKindMask::ALL, Some(Duration::from_secs(600)))
-//!     .install()?;
-//! # metrics.render();
-//! # Ok::<(), dualstack_metrics::prometheus::InstallError>(())
-//! ```
-//!
-//! # UDP
-//!
-//! [`UdpServer`] runs the receive loop and enters the scope of each client:
-//!
-//! ```
-//! use bytes::Bytes;
-//! use dualstack_metrics::{Datagram, SocketOptions, UdpServer};
-//! use std::{convert::Infallible, time::Duration};
-//! use tower::service_fn;
-//!
-//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-//! # let (reply, shutdown) = (Bytes::new(), async {});
-//! let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap())?;
-//! UdpServer::new(socket)?
-//!     .metrics_prefix("udp_tracker_server")
-//!     .shutdown_timeout(Duration::from_secs(5))
-//!     .serve(service_fn(|datagram: Datagram| {
-//!         # let reply = reply.clone();
-//!         async move {
-//!             metrics::counter!("requests_total", "is_empty" => datagram.payload().is_empty().to_string()).increment(1);
-//!             Ok::<_, Infallible>(Some(reply))
-//!         }
-//!     }))
-//!     .with_graceful_shutdown(shutdown)
-//!     .await?;
-//! # Ok::<(), std::io::Error>(())
-//! # })?;
-//! # Ok::<(), std::io::Error>(())
-//! ```
-//!
-//! If you already have a receive loop, make the scopes at start-up and enter one for each datagram:
-//!
-//! ```no_run
-//! use dualstack_metrics::{ClientScopes, Protocol, ServerBinding, WithScope};
-//!
-//! # async fn handle(_: &[u8], _: std::net::SocketAddr) {}
-//! # async fn serve(socket: tokio::net::UdpSocket) -> std::io::Result<()> {
-//! # let mut buf = [0; 65_535];
-//! let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, socket.local_addr()?));
-//! loop {
-//!     let (len, peer) = socket.recv_from(&mut buf).await?;
-//!     handle(&buf[..len], peer).with_scope(scopes.for_client(peer)).await;
-//! }
-//! # }
-//! ```
-//!
-//! # Your own labels
-//!
-//! The tenant, the plan, the caller: [`LabelsLayer`] adds labels of your own to everything that is counted in a request,
-//! in any order with [`ClientLabelsLayer`]. A label has a fixed number of values. An enum has those of its variants (with
-//! `#[derive(BoundedLabel)]`, feature `derive`), a [`FixedLabel`] those that are known at start-up, and a [`CappedLabel`]
-//! the first few that clients send. Every other value becomes `other`.
-//!
-//! ```
-//! use axum::{Router, extract::Request, http::header, routing::get};
-//! use dualstack_metrics::{CappedLabel, ClientLabelsLayer, FixedLabel, LabelsLayer};
-//! # use dualstack_metrics::{Protocol, ServerBinding};
-//!
-//! static REFERER: CappedLabel = CappedLabel::new("referer", 20);
-//!
-//! # async fn announce() {}
-//! # let binding = ServerBinding::unix(Protocol::Http);
-//! let tenants = FixedLabel::new("tenant", ["acme", "globex"])?;
-//! let app = Router::new()
-//!     .route("/announce", get(announce))
-//!     .layer(LabelsLayer::new(move |request: &Request| {
-//!         let headers = request.headers();
-//!         (tenants.value(headers.get(header::HOST)), REFERER.value(headers.get(header::REFERER)))
-//!     }))
-//!     .layer(ClientLabelsLayer::new(binding));
-//! # let _: Router = app;
-//! # Ok::<(), dualstack_metrics::labels::LabelError>(())
-//! ```
-//!
-//! A label that is known later in the request, for example after authentication, is added with [`Scope::add`], as in
-//! `Scope::add(&plan)`. [`ClientScopes::max_label_sets`] says how many series that makes, and
-//! [`limit_label_sets`](scope::limit_label_sets) sets a limit for the process. [`ClientScopes::expected`] starts series at
-//! zero, and [`ClientScopes::builder`] gives the labels of clients and servers other names.
-//!
-//! # Spawned tasks
-//!
-//! A spawned task does not belong to the request that spawned it. Carry the scope along with
-//! [`with_current_scope`](WithScope::with_current_scope):
-//!
-//! ```
-//! # use dualstack_metrics::WithScope as _;
-//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-//! # async fn work() {}
-//! tokio::spawn(work().with_current_scope());
-//! # });
-//! ```
-//!
-//! # What the crate does not do
-//!
-//! - It never turns the address or the port of a client into a label. A `String`, an `IpAddr` or a `u16` does not
+//! - The crate never turns the address or the port of a client into a label. A `String`, an `IpAddr` or a `u16` does not
 //!   compile where a label set is expected, and the number of label sets in a process has a [limit](MAX_LABEL_SETS).
-//! - It believes no header, such as `X-Forwarded-For`, and no PROXY protocol, unless you say which proxies are trusted: see
-//!   the feature `proxy`. Without it, behind a proxy the client is the proxy.
+//! - It believes no header, such as `X-Forwarded-For`, and no PROXY protocol, unless you say which proxies are trusted, with
+//!   the feature `proxy`. Otherwise, behind a proxy, the client is the proxy.
 //!
 //! # Features
 //!
-//! | feature | default | what it adds | packages |
+//! | feature | default | purpose | packages |
 //! |---|---|---|---|
 //! | `axum` | yes | reads the client's address from the `ConnectInfo` of axum 0.8 or 0.7; [`socket`] | 25, which an axum program has already |
 //! | `udp` | yes | [`udp_adapter`] and [`socket`] | 11; 4 beside `axum` and `prometheus` |
@@ -198,7 +86,7 @@
 //! | `http-listener` | no | the exporter's own HTTP listener | 19 more than `prometheus` |
 //! | `push-gateway` | no | the exporter's own push gateway client, with TLS | 26 more than `prometheus` |
 //!
-//! The default is everything that the examples on this page use: 72 packages in all. Without features there are 21
+//! The default features have 72 packages in all. Without features there are 21
 //! packages, and the modules [`labels`], [`scope`], [`recorder`] and [`layer`], for any recorder and any tower service.
 //! For an axum service with the Prometheus exporter, and nothing for UDP:
 //!
@@ -206,7 +94,7 @@
 //! dualstack-metrics = { version = "0.1", default-features = false, features = ["axum", "prometheus"] }
 //! ```
 
-// What is turned off cannot be linked.
+// Items of features that are turned off cannot be linked.
 #![cfg_attr(
     not(any(feature = "axum", feature = "udp")),
     doc = "[`SocketOptions`]: #features\n[`socket`]: #features"
@@ -224,11 +112,14 @@
 #![cfg_attr(not(feature = "proxy"), doc = "[mod@proxy]: #features")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod cache;
 #[cfg(feature = "kernel")]
 #[cfg_attr(docsrs, doc(cfg(feature = "kernel")))]
 pub mod kernel;
 pub mod labels;
 pub mod layer;
+mod name_filter;
+mod once;
 #[cfg(feature = "opentelemetry")]
 #[cfg_attr(docsrs, doc(cfg(feature = "opentelemetry")))]
 pub mod opentelemetry;
@@ -252,7 +143,7 @@ pub use dualstack_metrics_derive::{BoundedLabel, LabelSet};
 
 #[cfg(feature = "kernel")]
 #[doc(inline)]
-pub use self::kernel::{KernelCounters, KernelCountersError};
+pub use self::kernel::KernelCounters;
 #[cfg(feature = "opentelemetry")]
 #[doc(inline)]
 pub use self::opentelemetry::ScopedMeterProvider;
@@ -261,24 +152,19 @@ pub use self::opentelemetry::ScopedMeterProvider;
 pub use self::proxy::TrustedProxies;
 #[cfg(any(feature = "axum", feature = "udp"))]
 #[doc(inline)]
-pub use self::socket::{BindError, Pair, SocketOptions};
+pub use self::socket::SocketOptions;
 #[cfg(feature = "udp")]
 #[doc(inline)]
-pub use self::udp_adapter::{
-    Batch, Datagram, DatagramSocket, Overload, Replies, Serve, SocketDrops, UdpServer,
-};
+pub use self::udp_adapter::{Datagram, DatagramSocket, Overload, UdpServer};
 #[doc(inline)]
 pub use self::{
     labels::{
         BoundedLabel, CappedLabel, ClientLabels, FixedLabel, IpFamily, IpType, LabelList, LabelSet,
         Nat64Prefix, Protocol, ServerBinding,
     },
-    layer::{ClientLabelsLayer, ClientLabelsService, LabelsLayer},
+    layer::{ClientLabelsLayer, LabelsLayer},
     recorder::{ScopedRecorder, ScopedRecorderLayer},
-    scope::{
-        ClientScopes, ClientScopesBuilder, EnteredScope, MAX_LABEL_SETS, Scope, Scoped, TooManyLabelSets,
-        WithScope,
-    },
+    scope::{ClientScopes, ClientScopesBuilder, MAX_LABEL_SETS, Scope, WithScope},
 };
 
 /// The snippets of the documentation compile.

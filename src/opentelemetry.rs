@@ -40,7 +40,7 @@
 //! attribute at the call is used. Keys are compared as they are: `client.address` and `client_address` are two keys.
 //! Outside every scope, a measurement is passed on as it is.
 //!
-//! The keys and values are those of the labels, so they are chosen where the scopes are made:
+//! The keys and values are the names and values of the labels. Choose them where the scopes are made:
 //! [`ClientScopes::builder`](crate::ClientScopes::builder) has OpenTelemetry's own names and every other. All values are
 //! strings, except for `network.local.port`, which the semantic conventions define as a number.
 //!
@@ -54,7 +54,7 @@
 //!
 //! The scope is read at each measurement, so it does not matter where an instrument was made. A series appears with its
 //! first measurement in a scope (an `add` of 0 counts). The attributes are there before the SDK applies its views and its
-//! limit of cardinality. Names, units, descriptions, boundaries and meters are those of the inner provider.
+//! limit of cardinality. Names, units, descriptions, boundaries and meters do not change.
 //!
 //! # Bound instruments
 //!
@@ -69,25 +69,25 @@
 //! ```
 //!
 //! If the inner provider does not bind, this is logged once, and nothing is lost: the attributes are passed with each
-//! measurement, as without the feature. A program that calls `bind` itself needs the feature: without it, what such an
-//! instrument measures is lost. Instruments that are bound by the program choose their scope at each measurement, too.
+//! measurement, as without the feature. A program that calls `bind` itself needs the feature: without it, the measurements
+//! of such an instrument are lost. Instruments that are bound by the program choose their scope at each measurement, too.
 //!
-//! # What is remembered
+//! # Cached attributes
 //!
-//! The attributes of a scope are prepared once in a process. Each instrument remembers the scopes that it was used in, and
-//! up to 2,048 combinations of a scope and attributes at the call. With eight attributes in all, a combination takes about
-//! 700 bytes. What no longer fits still works, but the attributes are put together at each call. After the first two uses,
-//! a measurement allocates nothing and takes no lock of this crate.
+//! The attributes of a scope are prepared once in a process. Each instrument caches the scopes that it was used in, and up
+//! to 2,048 combinations of a scope and attributes at the call. With eight attributes in all, a combination takes about
+//! 700 bytes. Others still work, but their attributes are put together at each call. After the first two uses, a
+//! measurement allocates nothing and takes no lock of this crate.
 //!
-//! What is remembered belongs to the instrument, and is dropped with it. It does not keep a provider alive, and providers
-//! do not share it. So build an instrument once and keep it, as the SDK advises.
+//! The cache is dropped with its instrument. It does not keep a provider alive, and providers do not share it. So build
+//! an instrument once and keep it, as the SDK advises.
 //!
 //! # Cardinality
 //!
-//! The SDK has at most 2,000 series of an instrument by default. What exceeds them is added up in one series,
+//! The SDK has at most 2,000 series of an instrument by default. The others are added up in one series,
 //! `otel.metric.overflow`. An instrument has at most
 //! [`max_label_sets`](crate::ClientScopes::max_label_sets) series for each combination of attributes at the call, and as
-//! many for what is measured outside every scope. Set the limit with a view:
+//! many outside every scope. Set the limit with a view:
 //!
 //! ```
 //! use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
@@ -116,9 +116,9 @@
 //! A [`Scope`](crate::Scope) and an OpenTelemetry `Context` are independent of each other. Both are in force on a thread,
 //! and each is carried into futures and tasks by its own means: [`WithScope`](crate::WithScope) and `FutureExt`.
 //!
-//! *Baggage* is data that is sent to other services. A scope is never sent, and what is in the baggage does not become an
-//! attribute, because its values are not bounded. [Context-scoped attributes][4931] are attributes of a `Context` that an
-//! SDK adds to all measurements. No Rust SDK has them yet. A scope behaves as that proposal says, but holds only labels
+//! *Baggage* is data that is sent to other services. A scope is never sent, and baggage does not become an attribute,
+//! because its values are not bounded. [Context-scoped attributes][4931] are attributes of a `Context` that an
+//! SDK adds to all measurements. No Rust SDK has them yet. A scope behaves as in that proposal, but holds only labels
 //! with a fixed set of values. `docs/opentelemetry.md` compares them.
 //!
 //! [4931]: https://github.com/open-telemetry/opentelemetry-specification/blob/main/oteps/4931-context-scoped-attributes.md
@@ -139,53 +139,21 @@ mod binding;
 mod instrument;
 mod meter;
 mod scoped;
+mod settings;
 
-use self::{binding::Binding, meter::ScopedMeter};
-use crate::scope::{self, NameFilter, Spelling};
-
-/// A kind of instrument that can be scoped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum InstrumentKind {
-    /// A [`Counter`](opentelemetry::metrics::Counter).
-    Counter,
-    /// A [`Gauge`](opentelemetry::metrics::Gauge).
-    Gauge,
-    /// A [`Histogram`](opentelemetry::metrics::Histogram).
-    Histogram,
-    /// An [`UpDownCounter`](opentelemetry::metrics::UpDownCounter).
-    UpDownCounter,
-}
-
-const KINDS: usize = 4;
-
-/// The specification compares the names of instruments without the case of ASCII letters.
-#[derive(Clone, Debug)]
-struct CaseInsensitive;
-
-impl Spelling for CaseInsensitive {
-    fn spelled(name: &str) -> impl Iterator<Item = char> {
-        name.chars().map(|c| c.to_ascii_lowercase())
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Settings {
-    filter: NameFilter<CaseInsensitive, KINDS>,
-    binding: Binding,
-}
-
-impl Settings {
-    fn scopes(&self, kind: InstrumentKind, name: &str) -> bool {
-        self.filter.scopes(kind as usize, name)
-    }
-}
+pub use self::settings::InstrumentKind;
+use self::{
+    binding::Binding,
+    meter::ScopedMeter,
+    settings::{Filter, Settings},
+};
+use crate::scope;
 
 /// A [`MeterProvider`] whose instruments give their measurements the attributes of the scope in force. See the
 /// [module](self).
 ///
-/// Names are those that the program gives its instruments, before a view changes them. As the specification says, the
-/// case of ASCII letters does not matter. If names are included for a kind of instrument, only these are scoped of that
+/// Names are compared as the program gives them to its instruments, before a view changes them. As in the specification,
+/// the case of ASCII letters does not matter. If names are included for a kind of instrument, only these are scoped of that
 /// kind. Excluded names are never scoped. All of this holds for the meters that are made afterwards.
 ///
 /// ```
@@ -214,8 +182,8 @@ impl<P> ScopedMeterProvider<P> {
         Self {
             inner: provider,
             settings: Arc::new(Settings {
-                filter: NameFilter::all(InstrumentKind::Counter as usize),
-                binding: Binding::new(),
+                filter: Filter::all(InstrumentKind::Counter as usize),
+                binding: Binding::new(cfg!(feature = "opentelemetry-bound")),
             }),
         }
     }
@@ -238,14 +206,14 @@ impl<P> ScopedMeterProvider<P> {
     /// are included as well. Other kinds stay as they are.
     #[must_use]
     pub fn include(mut self, kind: InstrumentKind, name: &str) -> Self {
-        self.filter().include(kind as usize, name);
+        self.filter().include([kind as usize], name);
         self
     }
 
     /// Scopes the instruments of this kind whose name starts with `prefix`. Otherwise like [`include`](Self::include).
     #[must_use]
     pub fn include_prefix(mut self, kind: InstrumentKind, prefix: &str) -> Self {
-        self.filter().include_prefix(kind as usize, prefix);
+        self.filter().include_prefix([kind as usize], prefix);
         self
     }
 
@@ -309,11 +277,11 @@ impl<P> ScopedMeterProvider<P> {
     #[cfg_attr(docsrs, doc(cfg(feature = "opentelemetry-bound")))]
     #[must_use]
     pub fn without_binding(mut self) -> Self {
-        Arc::make_mut(&mut self.settings).binding = Binding::off();
+        Arc::make_mut(&mut self.settings).binding = Binding::new(false);
         self
     }
 
-    fn filter(&mut self) -> &mut NameFilter<CaseInsensitive, KINDS> {
+    fn filter(&mut self) -> &mut Filter {
         &mut Arc::make_mut(&mut self.settings).filter
     }
 

@@ -67,17 +67,15 @@ pub struct Install {
     builder: PrometheusBuilder,
     layer: ScopedRecorderLayer,
     idle_timeout: Option<(MetricKindMask, Option<Duration>)>,
-    upkeep_interval: Duration,
 }
 
 impl Install {
-    /// Starts with the defaults, which are those of [`install`].
+    /// Starts with the defaults of [`install`].
     pub fn new(builder: PrometheusBuilder) -> Self {
         Self {
             builder,
             layer: ScopedRecorderLayer::new(),
             idle_timeout: None,
-            upkeep_interval: UPKEEP_INTERVAL,
         }
     }
 
@@ -98,18 +96,11 @@ impl Install {
         self
     }
 
-    /// Sets the time between two runs of the recorder's upkeep: at least 1 ms, 5 s by default. Does not apply to
-    /// `install_exporter`, which uses the builder's `upkeep_timeout`.
-    pub fn upkeep_interval(mut self, interval: Duration) -> Self {
-        self.upkeep_interval = interval.max(Duration::from_millis(1));
-        self
-    }
-
     /// Builds the recorder without installing it or starting its upkeep: for a stack of recorder layers, or for
     /// [`metrics::with_local_recorder`] in a test. Render it with `recorder.get_ref().handle().render()`.
     #[must_use]
     pub fn build_recorder(self) -> ScopedRecorder<PrometheusRecorder> {
-        let (builder, layer, _) = self.into_parts();
+        let (builder, layer) = self.into_parts();
         layer.layer(builder.build_recorder())
     }
 
@@ -119,7 +110,7 @@ impl Install {
     ///
     /// If a global recorder is already installed, or no thread can be started. Nothing is installed then.
     pub fn install(self) -> Result<PrometheusHandle, InstallError> {
-        let (builder, layer, upkeep_interval) = self.into_parts();
+        let (builder, layer) = self.into_parts();
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
 
@@ -129,7 +120,7 @@ impl Install {
         thread::Builder::new()
             .name("metrics-upkeep".into())
             .spawn(move || {
-                while is_installed.recv_timeout(upkeep_interval) != Err(RecvTimeoutError::Disconnected) {
+                while is_installed.recv_timeout(UPKEEP_INTERVAL) != Err(RecvTimeoutError::Disconnected) {
                     upkeep.run_upkeep();
                 }
             })
@@ -152,7 +143,7 @@ impl Install {
     pub fn install_exporter(self) -> Result<PrometheusHandle, InstallError> {
         use tokio::runtime::{Builder, Handle};
 
-        let (builder, layer, _) = self.into_parts();
+        let (builder, layer) = self.into_parts();
         let build = |runtime: &Handle| {
             let _entered = runtime.enter();
             builder.build().map_err(|error| InstallError(Kind::Build(error)))
@@ -191,12 +182,11 @@ impl Install {
         Ok(handle)
     }
 
-    fn into_parts(self) -> (PrometheusBuilder, ScopedRecorderLayer, Duration) {
+    fn into_parts(self) -> (PrometheusBuilder, ScopedRecorderLayer) {
         let Self {
             mut builder,
             mut layer,
             idle_timeout,
-            upkeep_interval,
         } = self;
         if let Some((mask, timeout)) = idle_timeout {
             builder = builder.idle_timeout(mask, timeout);
@@ -211,7 +201,7 @@ impl Install {
                 _ => layer.never_revalidate(),
             };
         }
-        (builder, layer, upkeep_interval)
+        (builder, layer)
     }
 }
 
@@ -254,7 +244,7 @@ impl fmt::Display for InstallError {
 }
 
 impl std::error::Error for InstallError {
-    /// The message includes that of the underlying error, so this is the source of that one.
+    /// The message includes the underlying error, so this is the source of the underlying error.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0 {
             Kind::AlreadyInstalled => None,

@@ -30,7 +30,7 @@
 //! | gauge | the registration | no, see [`gauges`](ScopedRecorderLayer::gauges) |
 //!
 //! - `counter!("x").increment(1)` and a handle that was registered at start-up give the same series.
-//! - [`absolute`](metrics::Counter::absolute) is never scoped: it sets a total, which is not one client's.
+//! - [`absolute`](metrics::Counter::absolute) is never scoped: it sets a total of all clients.
 //! - A gauge that chose at each use would skew two series: incremented in one scope, decremented in another.
 //! - A series appears with its first increment (an increment of 0 counts), not with its registration. Outside every
 //!   scope, this is the only difference from the inner recorder alone.
@@ -39,15 +39,14 @@
 //! If a label name occurs twice, the label written at the call wins, then the inner scope, then the outer scope. Names
 //! are compared as the exporter writes them: `client.address` and `client_address` are one name.
 //!
-//! # What is cached
+//! # Cached metrics
 //!
-//! Each thread caches up to 1,024 counters and as many histograms, by recorder, name, labels and metadata. What no
-//! longer fits still works, but is registered at each use. Each handle caches the inner recorder's metric for every
-//! scope that it was used in, in memory that is proportional to their number. Cached handles do not keep a recorder
-//! alive.
+//! Each thread caches up to 2,048 counters and as many histograms, by recorder, name, labels and metadata. Others still
+//! work, but are registered at each use. Each handle caches the inner recorder's metric for every scope that it was used
+//! in, in memory that is proportional to their number. Cached handles do not keep a recorder alive.
 //!
 //! After the recorder is dropped, a kept handle still increments the inner metrics that it has cached. Other increments
-//! are lost, and so is what the exporter forgets from then on: it cannot be registered again.
+//! are lost. A metric that the exporter forgets from then on cannot be registered again.
 //!
 //! ## Idle timeouts
 //!
@@ -56,10 +55,10 @@
 //! which suits idle timeouts of one second or more; set it with
 //! [`revalidate_after`](ScopedRecorderLayer::revalidate_after).
 //!
-//! A render that is under way can delete a metric that was used, or registered, a moment ago. So a metric is
-//! registered a second time when half of that time has passed since the first, and only then used for as long as it is
-//! not idle. At worst, the increments of that half are lost, and none later. This holds as long as a render does not
-//! pause for longer than that half between reading a metric and deleting it.
+//! A render that is under way can delete a metric that was used, or registered, a moment ago. So a metric is registered a
+//! second time after half of that time, and only then used for as long as it is not idle. At worst, the increments of
+//! that half are lost, and none later. This holds as long as no render pauses for longer than that half between reading
+//! a metric and deleting it.
 //!
 //! ## Allocators that count
 //!
@@ -72,7 +71,7 @@
 //!
 //! # Composition
 //!
-//! Any layer may stand above this one: `Stack`, `Prefix`, `Filter`, `metrics-tracing-context`, and `Router` or `Fanout`
+//! Any layer may be above this one: `Stack`, `Prefix`, `Filter`, `metrics-tracing-context`, and `Router` or `Fanout`
 //! if each of their targets is wrapped. A recorder below must be `Send + Sync`, and must depend on the key and the
 //! metadata alone, like the exporter, `Prefix` and `Filter`. A `Router` below does not compile:
 //!
@@ -87,13 +86,11 @@
 //! `metrics-tracing-context` below would compile, but a cached metric would keep the fields of the first request's
 //! span. For such recorders, use [`without_cache`](ScopedRecorderLayer::without_cache): it registers at each increment.
 
-mod cache;
 mod filter;
 mod handle;
 mod key;
 mod lease;
 mod metadata;
-mod slots;
 
 use std::{
     fmt,
@@ -109,7 +106,11 @@ use metrics_util::{MetricKind, layers::Layer};
 
 pub use metrics_util::MetricKindMask;
 
-use self::{cache::Cached, filter::KindFilter, handle::Target, lease::Expiry};
+use self::{
+    filter::{Filter, kinds_in},
+    handle::{Handle, Metric, Target},
+    lease::Expiry,
+};
 use crate::scope::{self, Scope};
 
 /// How long a cached metric may be idle before it is registered again, by default.
@@ -132,7 +133,7 @@ const REVALIDATE_AFTER: Duration = Duration::from_millis(500);
 /// ```
 #[derive(Clone, Debug)]
 pub struct ScopedRecorderLayer {
-    filter: KindFilter,
+    filter: Filter,
     cache: bool,
     revalidate_after: Option<Duration>,
 }
@@ -142,7 +143,7 @@ impl ScopedRecorderLayer {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            filter: KindFilter::new(),
+            filter: Filter::all(MetricKind::Counter as usize),
             cache: true,
             revalidate_after: Some(REVALIDATE_AFTER),
         }
@@ -166,14 +167,14 @@ impl ScopedRecorderLayer {
     /// are included as well. Other kinds stay as they are.
     #[must_use]
     pub fn include(mut self, kinds: MetricKindMask, name: &str) -> Self {
-        self.filter.include(kinds, name);
+        self.filter.include(kinds_in(kinds), name);
         self
     }
 
     /// Scopes the metrics of these kinds whose name starts with `prefix`. Otherwise like [`include`](Self::include).
     #[must_use]
     pub fn include_prefix(mut self, kinds: MetricKindMask, prefix: &str) -> Self {
-        self.filter.include_prefix(kinds, prefix);
+        self.filter.include_prefix(kinds_in(kinds), prefix);
         self
     }
 
@@ -182,7 +183,7 @@ impl ScopedRecorderLayer {
     /// too) by the number of scopes that it is recorded in.
     #[must_use]
     pub fn histograms(mut self) -> Self {
-        self.filter.include_all(MetricKindMask::HISTOGRAM);
+        self.filter.include_all(MetricKind::Histogram as usize);
         self
     }
 
@@ -190,7 +191,7 @@ impl ScopedRecorderLayer {
     /// [included](Self::include), only those are scoped.
     #[must_use]
     pub fn gauges(mut self) -> Self {
-        self.filter.include_all(MetricKindMask::GAUGE);
+        self.filter.include_all(MetricKind::Gauge as usize);
         self
     }
 
@@ -211,7 +212,7 @@ impl ScopedRecorderLayer {
     }
 
     /// Never registers a cached metric again, which saves a clock read per increment. Only for inner recorders that never
-    /// forget a metric: without an idle timeout for what is scoped.
+    /// forget a metric: without an idle timeout for scoped kinds.
     #[must_use]
     pub fn never_revalidate(mut self) -> Self {
         self.revalidate_after = None;
@@ -226,7 +227,7 @@ impl ScopedRecorderLayer {
 
     #[cfg(feature = "prometheus")]
     pub(crate) fn scopes_any(&self, kind: MetricKind) -> bool {
-        self.filter.scopes_any(kind)
+        self.filter.scopes_any(kind as usize)
     }
 }
 
@@ -276,7 +277,7 @@ fn count_overflow() {
 pub struct ScopedRecorder<R> {
     inner: Arc<R>,
     target: Arc<Target>,
-    filter: KindFilter,
+    filter: Filter,
 }
 
 impl<R> ScopedRecorder<R> {
@@ -290,9 +291,9 @@ impl<R> ScopedRecorder<R> {
 impl<R: Recorder> ScopedRecorder<R> {
     /// A handle that chooses its series at each use, or the inner recorder's own metric if the name is not scoped.
     #[inline]
-    fn register<M: Cached>(&self, kind: MetricKind, key: &Key, metadata: &Metadata<'_>) -> M {
-        let is_scoped = || self.filter.scopes(kind, key.name());
-        match cache::find_or_insert(&self.target, key, metadata, is_scoped) {
+    fn register<M: Metric>(&self, kind: MetricKind, key: &Key, metadata: &Metadata<'_>) -> M {
+        let is_scoped = || self.filter.scopes(kind as usize, key.name());
+        match Handle::find_or_make(&self.target, key, metadata, is_scoped) {
             Some(handle) => M::from_handle(handle),
             None => M::register(&*self.inner, key, metadata),
         }
@@ -318,7 +319,7 @@ impl<R: Recorder> Recorder for ScopedRecorder<R> {
 
     fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
         let scope = Scope::current();
-        if scope != Scope::none() && self.filter.scopes(MetricKind::Gauge, key.name()) {
+        if scope != Scope::none() && self.filter.scopes(MetricKind::Gauge as usize, key.name()) {
             self.inner.register_gauge(&key::scoped(key, scope), metadata)
         } else {
             self.inner.register_gauge(key, metadata)
@@ -326,7 +327,7 @@ impl<R: Recorder> Recorder for ScopedRecorder<R> {
     }
 
     fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
-        if self.filter.scopes_any(MetricKind::Histogram) {
+        if self.filter.scopes_any(MetricKind::Histogram as usize) {
             self.register(MetricKind::Histogram, key, metadata)
         } else {
             self.inner.register_histogram(key, metadata)

@@ -68,7 +68,6 @@ mod compose;
 mod enter;
 mod handle;
 mod intern;
-mod names;
 mod pairs;
 mod reader;
 mod scoped;
@@ -83,7 +82,6 @@ pub use self::{
     scoped::{Scoped, WithScope},
 };
 pub(crate) use self::{
-    names::{NameFilter, Spelling},
     reader::{reader_made, warn_without_recorder},
     table::ScopeTable,
 };

@@ -22,7 +22,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! # What is bound
+//! # Sockets by system
 //!
 //! | | Linux | OpenBSD | Windows |
 //! |---|---|---|---|
@@ -43,40 +43,39 @@
 //! # When a port is in use
 //!
 //! On Linux a dual-stack socket on `[::]` and an IPv4 socket cannot share a port, whichever is bound first. The system
-//! only reports "address in use". The message of [`BindError`] says when a socket of the other family is the cause.
+//! only reports "address in use". If a socket of the other family is the cause, the message of [`BindError`] tells.
 //!
 //! [RFC 3493 §5.3]: https://www.rfc-editor.org/rfc/rfc3493#section-5.3
 //! [RFC 4291 §2.5.5.2]: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2
 
 mod error;
 mod explain;
+mod open;
 
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use socket2::{Domain, Socket, Type};
+use socket2::Socket;
 use tokio::net::{TcpListener, UdpSocket};
 
 pub use self::error::BindError;
 use self::{
-    error::{Failure, Step, during},
-    explain::lacks_ipv6,
+    error::{Failure, Step, Transport, during},
+    explain::{explain, lacks_ipv6},
+    open::{new_socket, set_reuse_port},
 };
 
-// A port that is free for one family is rarely taken for the other. After this many tries something else is wrong.
+// A port that is free for one family is rarely taken for the other.
 const PAIR_TRIES: usize = 32;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Transport {
-    Tcp,
-    Udp,
-}
+/// The connections that may wait to be accepted, as in tokio's own `bind`.
+const BACKLOG: i32 = 1024;
 
 /// How a socket is bound: for which families, and with which options.
 ///
-/// See the [module](self) for what each constructor does on each system.
+/// The [module](self) compares the constructors on each system.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is bound before one of the `bind` methods is called"]
 pub struct SocketOptions {
@@ -84,7 +83,6 @@ pub struct SocketOptions {
     reuse_port: bool,
     recv_buffer_size: Option<usize>,
     send_buffer_size: Option<usize>,
-    backlog: u32,
 }
 
 impl SocketOptions {
@@ -94,7 +92,6 @@ impl SocketOptions {
             reuse_port: false,
             recv_buffer_size: None,
             send_buffer_size: None,
-            backlog: 1024,
         }
     }
 
@@ -127,7 +124,7 @@ impl SocketOptions {
 
     /// The size of the receive buffer in bytes (`SO_RCVBUF`). Sockets accepted from a listener inherit it.
     ///
-    /// Linux grants at most `net.core.rmem_max`, and doubles what it grants to make room for its own bookkeeping. A
+    /// Linux grants at most `net.core.rmem_max`, and doubles that size to make room for its own bookkeeping. A
     /// warning is logged if the system grants less than `bytes`.
     pub const fn recv_buffer_size(mut self, bytes: usize) -> Self {
         self.recv_buffer_size = Some(bytes);
@@ -136,17 +133,10 @@ impl SocketOptions {
 
     /// The size of the send buffer in bytes (`SO_SNDBUF`). Sockets accepted from a listener inherit it.
     ///
-    /// Linux grants at most `net.core.wmem_max`, and doubles what it grants to make room for its own bookkeeping. A
+    /// Linux grants at most `net.core.wmem_max`, and doubles that size to make room for its own bookkeeping. A
     /// warning is logged if the system grants less than `bytes`.
     pub const fn send_buffer_size(mut self, bytes: usize) -> Self {
         self.send_buffer_size = Some(bytes);
-        self
-    }
-
-    /// How many TCP connections may wait to be accepted; 1,024 by default. The system may lower it (to
-    /// `net.core.somaxconn` on Linux).
-    pub const fn backlog(mut self, connections: u32) -> Self {
-        self.backlog = connections;
         self
     }
 
@@ -156,7 +146,7 @@ impl SocketOptions {
     ///
     /// # Errors
     ///
-    /// If the address cannot be bound. The error says what to do about it where the cause is known.
+    /// If the address cannot be bound. The error names a remedy where the cause is known.
     ///
     /// # Panics
     ///
@@ -170,7 +160,7 @@ impl SocketOptions {
     ///
     /// # Errors
     ///
-    /// If the address cannot be bound. The error says what to do about it where the cause is known.
+    /// If the address cannot be bound. The error names a remedy where the cause is known.
     ///
     /// # Panics
     ///
@@ -280,7 +270,7 @@ impl SocketOptions {
                 );
                 self.bind(transport, fallback)
             }
-            Err(failure) => Err(self.explain(transport, address, failure)),
+            Err(failure) => Err(explain(self.v6_only, transport, address, failure)),
         }
     }
 
@@ -331,19 +321,18 @@ impl SocketOptions {
     }
 
     fn listen(&self, bound: Bound) -> Result<TcpListener, BindError> {
-        let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
         bound
             .socket
-            .listen(backlog)
+            .listen(BACKLOG)
             .map_err(during(Step::Listen))
             .and_then(|()| TcpListener::from_std(bound.socket.into()).map_err(during(Step::Register)))
-            .map_err(|failure| self.explain(bound.transport, bound.address, failure))
+            .map_err(|failure| explain(self.v6_only, bound.transport, bound.address, failure))
     }
 
     fn register_udp(&self, bound: Bound) -> Result<UdpSocket, BindError> {
         UdpSocket::from_std(bound.socket.into())
             .map_err(during(Step::Register))
-            .map_err(|failure| self.explain(bound.transport, bound.address, failure))
+            .map_err(|failure| explain(self.v6_only, bound.transport, bound.address, failure))
     }
 }
 
@@ -373,54 +362,6 @@ impl Bound {
             .map(|address| address.as_socket().unwrap_or(self.address))
             .map_err(|error| BindError::new(self.transport, self.address, during(Step::Bind)(error), None))
     }
-}
-
-fn new_socket(transport: Transport, address: SocketAddr) -> Result<Socket, Failure> {
-    let kind = match transport {
-        Transport::Tcp => Type::STREAM,
-        Transport::Udp => Type::DGRAM,
-    };
-    let socket = Socket::new(Domain::for_address(address), kind, None).map_err(during(Step::Create))?;
-    socket
-        .set_nonblocking(true)
-        .map_err(during(Step::Set("O_NONBLOCK")))?;
-    // On Windows this option would let a second program take the port.
-    #[cfg(unix)]
-    if transport == Transport::Tcp {
-        socket
-            .set_reuse_address(true)
-            .map_err(during(Step::Set("SO_REUSEADDR")))?;
-    }
-    Ok(socket)
-}
-
-#[cfg(all(
-    unix,
-    not(any(
-        target_os = "solaris",
-        target_os = "illumos",
-        target_os = "cygwin",
-        target_os = "nuttx"
-    ))
-))]
-fn set_reuse_port(socket: &Socket) -> io::Result<()> {
-    socket.set_reuse_port(true)
-}
-
-#[cfg(not(all(
-    unix,
-    not(any(
-        target_os = "solaris",
-        target_os = "illumos",
-        target_os = "cygwin",
-        target_os = "nuttx"
-    ))
-)))]
-fn set_reuse_port(_socket: &Socket) -> io::Result<()> {
-    Err(io::Error::new(
-        io::ErrorKind::Unsupported,
-        "this system does not have the option",
-    ))
 }
 
 // The kernel takes an `int`. A larger number would become negative.

@@ -16,14 +16,12 @@ use std::{
     path::PathBuf,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use dualstack_metrics::{
-    ClientScopes, Datagram, KernelCounters, KernelCountersError, Protocol, ScopedRecorder, ServerBinding,
-    UdpServer,
-    kernel::{MAX_INTERFACES, MIN_UPDATE_INTERVAL},
+    ClientScopes, Datagram, KernelCounters, Protocol, ScopedRecorder, ServerBinding, UdpServer,
+    kernel::{KernelCountersError, MAX_INTERFACES},
     prometheus::Install,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
@@ -396,56 +394,6 @@ fn files_of_interfaces_beyond_the_limit_are_not_read() {
     proc_net.interface("eth000", "Ip6InReceives two\n");
     let error = metrics::with_local_recorder(&recorder, || kernel.update()).unwrap_err();
     assert_eq!(error.path(), proc_net.0.join("dev_snmp6/eth000"));
-}
-
-#[test]
-fn updates_at_an_interval_stop_when_the_handle_is_dropped() {
-    // The names of threads are cut off at 15 bytes.
-    let is_running = || {
-        let tasks = fs::read_dir("/proc/self/task").unwrap();
-        let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-        tasks
-            .flatten()
-            .map(name)
-            .any(|name| name.trim_end() == "kernel-counters")
-    };
-    let metrics = Install::new(PrometheusBuilder::new()).install().unwrap();
-    let proc_net = ProcNet::new();
-    proc_net.host("Ip6InReceives 1\n");
-    let updates = proc_net
-        .counters()
-        .update_every(Duration::from_millis(5))
-        .unwrap();
-    let shows = |line: &str| samples(&metrics.render()) == [line];
-    eventually("the first update", || shows("ip6_in_receives_total 1"));
-    // An error does not stop them.
-    proc_net.host("Ip6InRec");
-    proc_net.host("Ip6InReceives 2\n");
-    eventually("another update", || shows("ip6_in_receives_total 2"));
-    assert!(is_running());
-    drop(updates);
-    eventually("the end of the updates", || !is_running());
-
-    // A pipe in place of the file: each update takes one number from it.
-    let pipe = proc_net.0.join("snmp6");
-    fs::remove_file(&pipe).unwrap();
-    if !run("mkfifo", &pipe.to_string_lossy()) {
-        return;
-    }
-    let start = Instant::now();
-    let updates = proc_net.counters().update_every(Duration::ZERO).unwrap();
-    for number in 3..6 {
-        fs::write(&pipe, format!("Ip6InReceives {number}\n")).unwrap();
-        let line = format!("ip6_in_receives_total {number}");
-        eventually("the update", || shows(&line));
-    }
-    assert!(start.elapsed() >= 2 * MIN_UPDATE_INTERVAL, "it spins");
-    drop(updates);
-    eventually("the end of the updates", || {
-        // An update may wait for a writer of the pipe.
-        drop(fs::File::options().read(true).write(true).open(&pipe).unwrap());
-        !is_running()
-    });
 }
 
 // From the kernel's own files, in a network namespace with nothing but loopback.

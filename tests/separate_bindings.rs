@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use dualstack_metrics::{BindError, SocketOptions};
+use dualstack_metrics::{SocketOptions, socket::BindError};
 use test_support::{Denied, Errno, V4, V6, block_on, close, denying, free_port, in_namespace, ipv6_or_say};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 

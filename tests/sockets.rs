@@ -7,7 +7,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use dualstack_metrics::{BindError, Pair, SocketOptions};
+use dualstack_metrics::{
+    SocketOptions,
+    socket::{BindError, Pair},
+};
 #[cfg(target_os = "linux")]
 use test_support::{Denied, Errno, block_on, denying, in_namespace};
 use test_support::{Log, close, free_port, ipv6_or_say, report};
@@ -481,17 +484,6 @@ async fn a_smaller_buffer_than_requested_is_logged() {
             usize::MAX
         )]
     );
-}
-
-#[tokio::test]
-async fn the_backlog_is_a_number_of_waiting_connections() {
-    for backlog in [1, u32::MAX] {
-        let listener = SocketOptions::dual_stack()
-            .backlog(backlog)
-            .bind_tcp(v6(0))
-            .unwrap();
-        assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await.to_canonical(), V4_LOOPBACK);
-    }
 }
 
 #[tokio::test]

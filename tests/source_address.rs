@@ -18,8 +18,8 @@ use std::{
 
 use bytes::Bytes;
 use dualstack_metrics::{
-    Batch, ClientScopes, Datagram, DatagramSocket, Protocol, ServerBinding, SocketOptions, UdpServer,
-    WithScope, prometheus::Install,
+    ClientScopes, Datagram, DatagramSocket, Protocol, ServerBinding, SocketOptions, UdpServer, WithScope,
+    prometheus::Install, udp_adapter::Batch,
 };
 use metrics::counter;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};

@@ -1,4 +1,4 @@
-//! The counters of one file: what it says now, and totals that never fall.
+//! The counters of one file: its numbers now, and totals that never fall.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ pub(super) struct Counters {
     interface: Option<String>,
     /// The kernel's number of the interface.
     index: Option<u64>,
-    /// What the file says about `index`, until it is set.
+    /// `ifIndex` in the file, until it is set.
     read_index: Option<u64>,
     /// By the kernel's names.
     totals: BTreeMap<String, Total>,
@@ -25,10 +25,10 @@ struct Total {
     key: Key,
     /// Taken when the metric is described, at the first `set`.
     help: Option<String>,
-    /// What the file says, until it is set.
+    /// The number in the file, until it is set.
     read: Option<u64>,
     last: u64,
-    /// The sum of what earlier lives of the interface ended with.
+    /// The sum of the last numbers of all earlier lives of the interface.
     before: u64,
 }
 
@@ -40,7 +40,7 @@ impl Counters {
         }
     }
 
-    /// Takes in what the file says. Counters of other protocols are skipped.
+    /// Reads the text of the file. Counters of other protocols are skipped.
     pub(super) fn read(&mut self, text: &str) -> Result<(), Problem> {
         if text.is_empty() {
             return Err(Problem::Whole("the file is empty".into()));
@@ -53,8 +53,10 @@ impl Counters {
             total.read = None;
         }
         for (at, line) in text.lines().enumerate() {
-            self.read_line(line)
-                .map_err(|what| Problem::Line { number: at + 1, what })?;
+            self.read_line(line).map_err(|message| Problem::Line {
+                number: at + 1,
+                message,
+            })?;
         }
         // The kernel never drops a counter while it runs: without this one the file is cut off between two lines. Only
         // a counter by type appears with its first message, and again after the interface came back.
@@ -95,7 +97,7 @@ impl Counters {
         }
     }
 
-    /// Sets the counters of the recorder to what was read.
+    /// Sets the counters of the recorder.
     pub(super) fn set(&mut self) {
         let is_new_life = self.is_new_life();
         self.index = self.read_index;
@@ -212,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_does_not_write_is_an_error() {
+    fn a_text_that_the_kernel_does_not_write_is_an_error() {
         for (text, error) in [
             ("", "snmp6: the file is empty"),
             ("Ip6InReceives 1", "snmp6: the last line is incomplete"),

@@ -14,7 +14,7 @@ pub struct KernelCountersError {
 #[derive(Debug)]
 pub(super) enum Problem {
     Io(io::Error),
-    Line { number: usize, what: String },
+    Line { number: usize, message: String },
     Whole(String),
 }
 
@@ -35,7 +35,7 @@ impl KernelCountersError {
     }
 
     /// The system's error, if there is one. The message of this error contains it, so [`source`](Error::source)
-    /// returns what lies behind it.
+    /// returns the source of the system's error.
     #[must_use]
     pub fn io_error(&self) -> Option<&io::Error> {
         match &self.problem {
@@ -50,8 +50,8 @@ impl fmt::Display for KernelCountersError {
         let path = self.path.display();
         match &self.problem {
             Problem::Io(error) => write!(f, "cannot read {path}: {error}"),
-            Problem::Line { number, what } => write!(f, "{path}, line {number}: {what}"),
-            Problem::Whole(what) => write!(f, "{path}: {what}"),
+            Problem::Line { number, message } => write!(f, "{path}, line {number}: {message}"),
+            Problem::Whole(message) => write!(f, "{path}: {message}"),
         }
     }
 }

@@ -4,10 +4,10 @@ use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     mem::ManuallyDrop,
     ptr,
-    sync::atomic::{AtomicBool, Ordering},
 };
 
 use super::{BoundedLabel, OTHER, bounded::check, grammar::written};
+use crate::once::WarnOnce;
 
 /// Labels whose texts live as long as the process. Two parts are compared by the addresses of their texts.
 #[derive(Clone, Copy, Debug)]
@@ -190,11 +190,11 @@ impl Alternatives {
 #[cold]
 fn warn_no_such_value(name: &'static str, index: usize, values: usize) {
     // Not a set of names, which would need a lock. Labels whose hashes are equal share a warning.
-    static WARNED: [AtomicBool; 256] = [const { AtomicBool::new(false) }; 256];
+    static WARNED: [WarnOnce; 256] = [const { WarnOnce::new() }; 256];
 
     let hash = BuildHasherDefault::<DefaultHasher>::new().hash_one(name);
     let [at, ..] = hash.to_le_bytes();
-    if !WARNED[usize::from(at)].swap(true, Ordering::Relaxed) {
+    if WARNED[usize::from(at)].first() {
         tracing::warn!(
             label = name,
             index,

@@ -1,11 +1,10 @@
 //! Text that becomes the value of a label, or `other`.
 
-use std::{
-    borrow::Cow,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::borrow::Cow;
 
 use metrics::counter;
+
+use crate::once::WarnOnce;
 
 /// The counter of values that were written as `other`.
 ///
@@ -93,13 +92,13 @@ impl OverflowReason {
 /// Counts the values of one label that are written as `other`.
 #[derive(Debug)]
 pub(super) struct Overflow {
-    has_warned: AtomicBool,
+    has_warned: WarnOnce,
 }
 
 impl Overflow {
     pub(super) const fn new() -> Self {
         Self {
-            has_warned: AtomicBool::new(false),
+            has_warned: WarnOnce::new(),
         }
     }
 
@@ -107,7 +106,7 @@ impl Overflow {
     pub(super) fn count(&self, label: &'static str, reason: OverflowReason) {
         counter!(LABEL_VALUES_OVERFLOWED_TOTAL, "label" => label, "reason" => reason.as_str()).increment(1);
         // A full label stays full, which needs somebody's attention. The other values are the clients' business.
-        if reason == OverflowReason::Full && !self.has_warned.swap(true, Ordering::Relaxed) {
+        if reason == OverflowReason::Full && self.has_warned.first() {
             tracing::warn!(
                 label,
                 "the label has no place left for further values, so they are written as `other`: a query for one value \

@@ -1,4 +1,4 @@
-//! The attributes of a scope, and what is sent when there are attributes at the call as well.
+//! The attributes of a scope, alone and with attributes at the call.
 
 use std::sync::OnceLock;
 
@@ -39,7 +39,7 @@ fn value_of(name: &str, value: &'static str) -> Value {
     }
 }
 
-/// The attributes at the call as they are, and those of the scope that have another key.
+/// The attributes at the call, and the attributes of the scope that have another key.
 pub(super) fn merged(scope: Scope, at_call: &[KeyValue]) -> Box<[KeyValue]> {
     let is_at_call = |key: &Key| at_call.iter().any(|own| own.key == *key);
     let of_scope = of(scope).iter().filter(|pair| !is_at_call(&pair.key));

@@ -11,7 +11,10 @@ use std::sync::{
 
 use opentelemetry::{Key, KeyValue};
 
-/// What is known about the instruments of one provider.
+use super::instrument::Instrument;
+use crate::once::WarnOnce;
+
+/// Whether the instruments of one provider are bound.
 #[derive(Clone, Debug)]
 pub(super) struct Binding {
     is_wanted: bool,
@@ -21,21 +24,13 @@ pub(super) struct Binding {
 #[derive(Debug, Default)]
 struct Known {
     works: AtomicBool,
-    has_failed: AtomicBool,
+    failure: WarnOnce,
 }
 
 impl Binding {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(is_wanted: bool) -> Self {
         Self {
-            is_wanted: cfg!(feature = "opentelemetry-bound"),
-            known: Arc::default(),
-        }
-    }
-
-    #[cfg(feature = "opentelemetry-bound")]
-    pub(super) fn off() -> Self {
-        Self {
-            is_wanted: false,
+            is_wanted,
             known: Arc::default(),
         }
     }
@@ -44,7 +39,7 @@ impl Binding {
         self.known.works.load(Ordering::Relaxed)
     }
 
-    /// Returns what `bind` returns if it works.
+    /// Calls `bind`, and returns the result if binding works.
     pub(super) fn try_out<B>(
         &self,
         attributes: &[KeyValue],
@@ -65,7 +60,7 @@ impl Binding {
             self.known.works.store(true, Ordering::Relaxed);
             return bound;
         }
-        if !self.known.has_failed.swap(true, Ordering::Relaxed) {
+        if self.known.failure.first() {
             tracing::warn!(
                 "the OpenTelemetry instruments could not be bound to the attributes of a scope, so the attributes are \
                  passed with each measurement, which is slower: switch on the feature \
@@ -74,5 +69,23 @@ impl Binding {
             );
         }
         None
+    }
+}
+
+/// An instrument of the inner provider.
+#[derive(Clone)]
+pub(super) struct Inner<I> {
+    pub(super) instrument: I,
+    pub(super) binding: Binding,
+}
+
+impl<I: Instrument> Inner<I> {
+    /// The instrument with these attributes, or `None` if it must be used with its attributes each time.
+    pub(super) fn bind(&self, attributes: &[KeyValue]) -> Option<I::Bound> {
+        if self.binding.is_known_to_work() {
+            return self.instrument.bind(attributes);
+        }
+        self.binding
+            .try_out(attributes, |attributes| self.instrument.bind(attributes))
     }
 }

@@ -9,7 +9,7 @@ use opentelemetry::{
 
 /// A kind of instrument of the inner provider.
 pub(super) trait Instrument: Clone + Send + Sync + 'static {
-    type Value: Send + Sync + 'static;
+    type Value: Copy + Send + Sync + 'static;
 
     /// An instrument with its attributes. Has no values without the feature `opentelemetry-bound`.
     type Bound: Send + Sync + 'static;
@@ -27,7 +27,7 @@ use std::convert::Infallible;
 
 macro_rules! impl_instrument {
     ($($instrument:ident, $bound:ident, $method:ident;)*) => {$(
-        impl<T: Clone + Send + Sync + 'static> Instrument for $instrument<T> {
+        impl<T: Copy + Send + Sync + 'static> Instrument for $instrument<T> {
             type Value = T;
 
             #[cfg(feature = "opentelemetry-bound")]

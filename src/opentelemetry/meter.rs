@@ -1,4 +1,4 @@
-//! The instruments of a meter: scoped if the provider says so, and the inner meter's own if not.
+//! The instruments of a meter: scoped by the settings of the provider, or the inner meter's own.
 
 use std::sync::Arc;
 
@@ -8,8 +8,9 @@ use opentelemetry::metrics::{
 };
 
 use super::{
-    InstrumentKind, Settings,
-    scoped::{Inner, ScopedInstrument},
+    binding::Inner,
+    scoped::ScopedInstrument,
+    settings::{InstrumentKind, Settings},
 };
 
 pub(super) struct ScopedMeter {
@@ -17,11 +18,11 @@ pub(super) struct ScopedMeter {
     pub(super) settings: Arc<Settings>,
 }
 
-/// Instruments that are scoped by kind and name. All that the program has said about one goes to the inner meter.
+/// Instruments that are scoped by kind and name. All fields of their builders go to the inner meter.
 macro_rules! scoped {
     ($($method:ident, $instrument:ident<$value:ty>, $builder:ident, $kind:ident, [$($field:ident)*];)*) => {$(
         fn $method(&self, builder: $builder<'_, $instrument<$value>>) -> $instrument<$value> {
-            let is_scoped = self.settings.scopes(InstrumentKind::$kind, &builder.name);
+            let is_scoped = self.settings.filter.scopes(InstrumentKind::$kind as usize, &builder.name);
             let mut inner = self.inner.$method(builder.name);
             $(inner.$field = builder.$field;)*
             let instrument = inner.build();
@@ -36,7 +37,7 @@ macro_rules! scoped {
     )*};
 }
 
-/// Observable instruments are read when metrics are collected, outside of what is served.
+/// Observable instruments are read when metrics are collected, for no client.
 macro_rules! passed_through {
     ($($method:ident, $instrument:ident<$value:ty>;)*) => {$(
         fn $method(

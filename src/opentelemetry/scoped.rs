@@ -6,28 +6,10 @@ use std::{borrow::Cow, sync::OnceLock};
 use opentelemetry::metrics::BoundSyncInstrument;
 use opentelemetry::{KeyValue, metrics::SyncInstrument};
 
-use super::{at_call::AtCall, attributes, binding::Binding, instrument::Instrument};
+use super::{at_call::AtCall, attributes, binding::Inner, instrument::Instrument};
 use crate::scope::{Scope, ScopeTable};
 
-/// An instrument of the inner provider.
-#[derive(Clone)]
-pub(super) struct Inner<I> {
-    pub(super) instrument: I,
-    pub(super) binding: Binding,
-}
-
-impl<I: Instrument> Inner<I> {
-    /// The instrument with these attributes, or `None` if it must be used with its attributes each time.
-    pub(super) fn bind(&self, attributes: &[KeyValue]) -> Option<I::Bound> {
-        if self.binding.is_known_to_work() {
-            return self.instrument.bind(attributes);
-        }
-        self.binding
-            .try_out(attributes, |attributes| self.instrument.bind(attributes))
-    }
-}
-
-/// What measures with the same attributes each time.
+/// An instrument with the same attributes at each measurement.
 enum Series<I: Instrument> {
     Bound(I::Bound),
     Plain(Cow<'static, [KeyValue]>),
@@ -36,7 +18,7 @@ enum Series<I: Instrument> {
 /// An instrument with attributes of its own, to which each scope adds others.
 ///
 /// Nothing is locked or borrowed while it calls or binds the inner instrument, so that may use the same instrument again.
-// In this order, so that what each use reads is close together.
+// In this order, so that the fields that each use reads are close together.
 #[repr(C)]
 struct ByScope<I: Instrument> {
     inner: Inner<I>,
@@ -87,7 +69,7 @@ impl<I: Instrument> BoundSyncInstrument<I::Value> for ByScope<I> {
     }
 }
 
-/// What a program holds instead of the inner instrument.
+/// The instrument that a program gets instead of the inner one.
 #[repr(C)]
 pub(super) struct ScopedInstrument<I: Instrument> {
     at_call: AtCall<I>,

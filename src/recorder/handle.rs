@@ -1,19 +1,24 @@
 //! A handle that is registered once and chooses its series at each use.
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicIsize, Ordering},
+use std::{
+    cell::Cell,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicIsize, Ordering},
+    },
 };
 
 use metrics::{Counter, CounterFn, Histogram, HistogramFn, Key, Metadata, Recorder};
 
 use super::{
     key,
-    lease::{Expiry, Latest, Lease, Now},
+    lease::{Expiry, Interim, Lease, Now, Slot},
     metadata::OwnedMetadata,
-    slots::{Slot, Slots},
 };
-use crate::scope::Scope;
+use crate::{
+    cache::{Cache, Cached},
+    scope::{Scope, ScopeTable},
+};
 
 /// The recorder that handles register with, and its settings.
 pub(super) struct Target {
@@ -27,7 +32,12 @@ pub(super) trait Metric: Clone + Send + Sync + 'static {
     fn register(recorder: &dyn Recorder, key: &Key, metadata: &Metadata<'_>) -> Self;
 
     fn from_handle(handle: Arc<Handle<Self>>) -> Self;
+
+    /// Calls `f` with the cache of this thread. Returns `None` while the thread's locals are being destroyed.
+    fn with_cache<T>(f: impl FnOnce(&ThreadCache<Self>) -> T) -> Option<T>;
 }
+
+type ThreadCache<M> = Cache<Cell<Option<Arc<Handle<M>>>>>;
 
 macro_rules! impl_metric {
     ($metric:ident, $register:ident) => {
@@ -38,6 +48,14 @@ macro_rules! impl_metric {
 
             fn from_handle(handle: Arc<Handle<Self>>) -> Self {
                 Self::from_arc(handle)
+            }
+
+            #[inline]
+            fn with_cache<T>(f: impl FnOnce(&ThreadCache<Self>) -> T) -> Option<T> {
+                thread_local! {
+                    static CACHE: ThreadCache<$metric> = const { Cache::new() };
+                }
+                CACHE.try_with(f).ok()
             }
         }
     };
@@ -50,26 +68,51 @@ impl_metric!(Histogram, register_histogram);
 ///
 /// Nothing is locked or borrowed while it registers, allocates or calls an inner metric, so all of these may use the
 /// same handle again.
-// In this order, so that what each use reads is close together.
+// In this order, so that the fields that each use reads are close together.
 #[repr(C)]
 pub(super) struct Handle<M> {
-    metadata: Arc<OwnedMetadata>,
+    metadata: OwnedMetadata,
     key: Key,
     /// Slots in use, minus renewals.
-    credit: AtomicIsize,
+    renewal_budget: AtomicIsize,
     target: Arc<Target>,
-    slots: Slots<M>,
+    slots: ScopeTable<Slot<M>>,
 }
 
 impl<M: Metric> Handle<M> {
-    pub(super) fn new(target: &Arc<Target>, key: &Key, metadata: Arc<OwnedMetadata>) -> Self {
-        Self {
+    /// The handle that this thread has for `key`, or a new one if the name `is_scoped`. `None` for a name that is not.
+    ///
+    /// While the thread's locals are being destroyed there is no cache, and a handle is made at each call.
+    #[inline]
+    pub(super) fn find_or_make(
+        target: &Arc<Target>,
+        key: &Key,
+        metadata: &Metadata<'_>,
+        is_scoped: impl FnOnce() -> bool,
+    ) -> Option<Arc<Self>> {
+        // Two recorders that use the same key get different hashes.
+        let hash = key.get_hash() ^ (Arc::as_ptr(target) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let known = M::with_cache(|cache| {
+            cache.find(hash, |handle| {
+                (handle.is_for(target, key, metadata) && !handle.is_stale()).then(|| Arc::clone(handle))
+            })
+        });
+        known
+            .flatten()
+            .or_else(|| is_scoped().then(|| Self::make(hash, target, key, metadata)))
+    }
+
+    #[cold]
+    fn make(hash: u64, target: &Arc<Target>, key: &Key, metadata: &Metadata<'_>) -> Arc<Self> {
+        let handle = Arc::new(Self {
             target: Arc::clone(target),
-            metadata,
+            metadata: OwnedMetadata::new(metadata),
             key: key.to_retained(),
-            slots: Slots::new(Slot::new()),
-            credit: AtomicIsize::new(0),
-        }
+            slots: ScopeTable::new(Slot::default()),
+            renewal_budget: AtomicIsize::new(0),
+        });
+        M::with_cache(|cache| cache.insert(hash, Arc::clone(&handle)));
+        handle
     }
 
     /// Calls `f` with the inner metric of a scope. `changes` tells whether the exporter takes the call for a use.
@@ -84,11 +127,11 @@ impl<M: Metric> Handle<M> {
             },
             None => f,
         };
-        self.with_latest(scope, now, changes, f);
+        self.with_interim(scope, now, changes, f);
     }
 
     #[inline(never)]
-    fn with_latest<F: FnOnce(&M)>(&self, scope: Scope, now: Option<Now<'_>>, changes: bool, f: F) {
+    fn with_interim<F: FnOnce(&M)>(&self, scope: Scope, now: Option<Now<'_>>, changes: bool, f: F) {
         if !self.target.cache {
             if let Some(recorder) = self.target.recorder.upgrade() {
                 f(&self.registration(&*recorder, scope)());
@@ -96,17 +139,17 @@ impl<M: Metric> Handle<M> {
             return;
         }
         let slot = self.slots.get_or_allocate(scope);
-        let latest = slot.latest.load();
-        let f = match latest.as_deref() {
-            Some(latest) => match latest.with(now, changes, f) {
+        let interim = slot.interim.load();
+        let f = match interim.as_deref() {
+            Some(interim) => match interim.with(now, changes, f) {
                 Ok(()) => return,
                 Err(f) => f,
             },
             None => f,
         };
         let Some(recorder) = self.target.recorder.upgrade() else {
-            // The exporter may still render what was registered last.
-            let last = latest.as_deref().map(Latest::metric);
+            // The exporter may still render the last metric.
+            let last = interim.as_deref().map(Interim::metric);
             if let Some(metric) = last.or_else(|| Some(&slot.confirmed.get()?.metric)) {
                 f(metric);
             }
@@ -116,32 +159,33 @@ impl<M: Metric> Handle<M> {
         let register = self.registration(&*recorder, scope);
         let metric = register();
         f(&metric);
-        let confirmed = match now {
+        if let Some(now) = now {
             // Without a change, the exporter may forget the metric as if it had not been used.
-            Some(_) if !changes => return,
-            Some(now)
-                if !latest
-                    .as_deref()
-                    .is_some_and(|latest| latest.is_confirmed_by(now)) =>
-            {
-                // Registered again, because the exporter may have forgotten the first metric before `f` used it. Then
-                // only this use is lost, as with a macro without this layer.
-                let trial = Latest::trial(register(), now);
-                slot.latest.store(Some(Arc::new(trial)));
+            if !changes {
                 return;
             }
-            _ => Lease::new(metric, now),
-        };
+            let is_confirmed = interim
+                .as_deref()
+                .is_some_and(|interim| interim.is_confirmed_by(now));
+            if !is_confirmed {
+                // Registered again, because the exporter may have forgotten the first metric before `f` used it. Then
+                // only this use is lost, as with a macro without this layer.
+                let unconfirmed = Interim::unconfirmed(register(), now);
+                slot.interim.store(Some(Arc::new(unconfirmed)));
+                return;
+            }
+        }
+        let confirmed = Lease::new(metric, now);
         match (slot.confirmed.set(confirmed), slot.confirmed.get()) {
             (Ok(()), _) => {
-                self.credit.fetch_add(1, Ordering::Relaxed);
-                slot.latest.store(None);
+                self.renewal_budget.fetch_add(1, Ordering::Relaxed);
+                slot.interim.store(None);
             }
             // Another thread was faster.
             (Err(_), Some(confirmed)) if confirmed.is_valid(now) => {}
             (Err(renewed), _) => {
-                self.credit.fetch_sub(1, Ordering::Relaxed);
-                slot.latest.store(Some(Arc::new(Latest::Renewed(renewed))));
+                self.renewal_budget.fetch_sub(1, Ordering::Relaxed);
+                slot.interim.store(Some(Arc::new(Interim::Renewed(renewed))));
             }
         }
     }
@@ -154,23 +198,25 @@ impl<M: Metric> Handle<M> {
 
 impl<M> Handle<M> {
     #[inline]
-    pub(super) fn is_for(&self, target: &Arc<Target>, key: &Key, metadata: &Metadata<'_>) -> bool {
+    fn is_for(&self, target: &Arc<Target>, key: &Key, metadata: &Metadata<'_>) -> bool {
         Arc::ptr_eq(&self.target, target) && key::is_same(&self.key, key) && self.metadata.is(metadata)
     }
 
-    pub(super) fn is_same(&self, other: &Self) -> bool {
+    /// Whether more leases were renewed than there are slots. A new handle is then faster, and costs about as many
+    /// registrations.
+    #[inline]
+    fn is_stale(&self) -> bool {
+        self.renewal_budget.load(Ordering::Relaxed) < 0
+    }
+}
+
+impl<M> Cached for Handle<M> {
+    fn is_same(&self, other: &Self) -> bool {
         self.is_for(&other.target, &other.key, &other.metadata.borrowed())
     }
 
-    /// Whether a new handle would be faster, because more leases were renewed than there are slots. A new handle costs
-    /// about as many registrations as that took.
-    #[inline]
-    pub(super) fn is_stale(&self) -> bool {
-        self.credit.load(Ordering::Relaxed) < 0
-    }
-
     /// Whether its recorder is gone.
-    pub(super) fn is_orphan(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.target.recorder.strong_count() == 0
     }
 }

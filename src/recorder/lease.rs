@@ -1,19 +1,23 @@
 //! How long a metric of the inner recorder may be used before it is registered again.
 //!
-//! An exporter with an idle timeout forgets a metric in two steps of a render: it reads how often the metric was
-//! changed, and later deletes it by its key, if that number is still the one that it read an idle timeout ago. So a
-//! metric is safe while it is changed more often than that, with one exception: a render that has already read the
-//! number deletes the metric even if it is changed now, or was registered just now.
+//! An exporter with an idle timeout forgets a metric in two steps of a render: it reads how often the metric was changed,
+//! and later deletes it by its key if the number is the same as one idle timeout ago. So a metric is safe while it is
+//! changed more often than that, with one exception: a render that has already read the number deletes the metric even
+//! if it is changed now, or was registered just now.
 //!
-//! So a metric that was just registered is first on [`Trial`](Latest::Trial). It may be used for half of the time
-//! in [`Expiry`], and is then registered once more. By then, a render that was under way has deleted it or has ended,
-//! so the second metric is confirmed: it may be used for as long as each use follows soon enough after the last.
+//! So a metric that was just registered is [`Unconfirmed`](Interim::Unconfirmed). It may be used for half of the time in
+//! [`Expiry`], and is then registered once more. By then, a render that was under way has deleted it or has ended, so the
+//! second metric is confirmed by a [`Lease`]: it may be used for as long as each use follows soon enough after the last.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use quanta::Clock;
 
 /// Tells when the exporter may have forgotten a metric.
@@ -21,8 +25,8 @@ pub(super) struct Expiry {
     clock: Clock,
     /// In ticks of the raw clock, like all times here.
     after: u64,
-    /// How long a metric is on trial.
-    trial: u64,
+    /// The age at which a second registration confirms a metric.
+    confirm_after: u64,
     /// The time of the last use is only written when it is this much older, so that threads do not contend for its
     /// cache line at each increment.
     refresh_after: u64,
@@ -42,7 +46,7 @@ impl Expiry {
         Self {
             clock,
             after,
-            trial: after / 2,
+            confirm_after: after / 2,
             refresh_after: after / 8,
         }
     }
@@ -56,7 +60,7 @@ impl Expiry {
     }
 }
 
-/// The time, read once per use. `None` stands for it where no metric is ever forgotten.
+/// The time, read once per use. It is `None` where no metric is ever forgotten.
 #[derive(Clone, Copy)]
 pub(super) struct Now<'a> {
     ticks: u64,
@@ -102,7 +106,7 @@ impl<M> Lease<M> {
         self.with_refreshed(now, changes, f)
     }
 
-    // Not inlined, because what is done after a call makes the frequent case slower.
+    // Not inlined, because code after the call makes the frequent case slower.
     #[inline(never)]
     fn with_refreshed<F: FnOnce(&M)>(&self, now: Now<'_>, changes: bool, f: F) -> Result<(), F> {
         if self.idle(now) >= now.expiry.after {
@@ -126,24 +130,24 @@ impl<M> Lease<M> {
     }
 }
 
-/// What was registered last.
-pub(super) enum Latest<M> {
-    /// Not confirmed yet.
-    Trial {
+/// The metric that is used while its slot has no valid lease.
+pub(super) enum Interim<M> {
+    /// Registered, but perhaps deleted by a render that was under way.
+    Unconfirmed {
         metric: M,
         /// A time before it was registered and first changed.
         from: u64,
         /// A time after that.
         registered: u64,
     },
-    /// Confirmed after an earlier one had expired.
+    /// Confirmed after the lease of its slot had expired.
     Renewed(Lease<M>),
 }
 
-impl<M> Latest<M> {
+impl<M> Interim<M> {
     /// A metric that was registered and changed since `from`.
-    pub(super) fn trial(metric: M, from: Now<'_>) -> Self {
-        Self::Trial {
+    pub(super) fn unconfirmed(metric: M, from: Now<'_>) -> Self {
+        Self::Unconfirmed {
             metric,
             from: from.ticks,
             registered: from.expiry.now().ticks,
@@ -152,7 +156,7 @@ impl<M> Latest<M> {
 
     pub(super) fn metric(&self) -> &M {
         match self {
-            Self::Trial { metric, .. } | Self::Renewed(Lease { metric, .. }) => metric,
+            Self::Unconfirmed { metric, .. } | Self::Renewed(Lease { metric, .. }) => metric,
         }
     }
 
@@ -160,11 +164,11 @@ impl<M> Latest<M> {
     pub(super) fn with<F: FnOnce(&M)>(&self, now: Option<Now<'_>>, changes: bool, f: F) -> Result<(), F> {
         match (self, now) {
             (Self::Renewed(lease), _) => lease.with(now, changes, f),
-            (Self::Trial { metric, .. }, Some(now)) if !self.is_over(now) && self.is_known(now) => {
+            (Self::Unconfirmed { metric, .. }, Some(now)) if !self.is_over(now) && self.is_known(now) => {
                 f(metric);
                 Ok(())
             }
-            (Self::Trial { .. }, _) => Err(f),
+            (Self::Unconfirmed { .. }, _) => Err(f),
         }
     }
 
@@ -173,14 +177,31 @@ impl<M> Latest<M> {
         self.is_over(now) && self.is_known(now)
     }
 
-    /// Whether the trial is over. A render that began before the registration has ended by then.
+    /// Whether a render that began before the registration has ended.
     fn is_over(&self, now: Now<'_>) -> bool {
-        matches!(*self, Self::Trial { registered, .. } if now.since(registered) >= now.expiry.trial)
+        matches!(*self, Self::Unconfirmed { registered, .. } if now.since(registered) >= now.expiry.confirm_after)
     }
 
     /// Whether too little time has passed since the start for the exporter to find the metric idle.
     fn is_known(&self, now: Now<'_>) -> bool {
-        matches!(*self, Self::Trial { from, .. } if now.since(from) < now.expiry.after)
+        matches!(*self, Self::Unconfirmed { from, .. } if now.since(from) < now.expiry.after)
+    }
+}
+
+/// The metric of one scope.
+pub(super) struct Slot<M> {
+    /// Set once, at the first confirmation. It is the fastest to use.
+    pub(super) confirmed: OnceLock<Lease<M>>,
+    /// Used before `confirmed` is set, and after it has expired.
+    pub(super) interim: ArcSwapOption<Interim<M>>,
+}
+
+impl<M> Default for Slot<M> {
+    fn default() -> Self {
+        Self {
+            confirmed: OnceLock::new(),
+            interim: ArcSwapOption::empty(),
+        }
     }
 }
 
@@ -241,16 +262,16 @@ mod tests {
     }
 
     #[test]
-    fn a_trial_is_not_extended_and_is_confirmed_only_in_its_second_half() {
+    fn an_unconfirmed_metric_is_usable_in_the_first_half_and_confirmed_in_the_second() {
         let (expiry, mock) = mocked();
         let from = expiry.now();
         // Registration takes a moment.
         millis(&mock, 10);
-        let trial = Latest::trial((), from);
+        let metric = Interim::unconfirmed((), from);
         let state = || {
             let now = expiry.now();
-            let is_usable = trial.with(Some(now), true, |()| ()).is_ok();
-            (is_usable, trial.is_confirmed_by(now))
+            let is_usable = metric.with(Some(now), true, |()| ()).is_ok();
+            (is_usable, metric.is_confirmed_by(now))
         };
         assert_eq!(state(), (true, false));
         millis(&mock, 239);
@@ -267,17 +288,17 @@ mod tests {
     }
 
     #[test]
-    fn a_trial_during_which_registering_took_too_long_is_not_confirmed() {
+    fn a_metric_whose_registration_took_too_long_is_not_confirmed() {
         let (expiry, mock) = mocked();
         let from = expiry.now();
         millis(&mock, 251);
-        let trial = Latest::trial((), from);
+        let metric = Interim::unconfirmed((), from);
         for after in 252..1_000 {
             millis(&mock, 1);
             let now = expiry.now();
-            assert!(!trial.is_confirmed_by(now), "after {after} ms");
+            assert!(!metric.is_confirmed_by(now), "after {after} ms");
             assert_eq!(
-                trial.with(Some(now), true, |()| ()).is_ok(),
+                metric.with(Some(now), true, |()| ()).is_ok(),
                 after < 500,
                 "after {after} ms"
             );

@@ -1,4 +1,4 @@
-//! Where a metric says that it comes from.
+//! The origin of a metric.
 
 use metrics::{Level, Metadata};
 
@@ -6,18 +6,26 @@ use metrics::{Level, Metadata};
 pub(super) struct OwnedMetadata {
     target: Box<str>,
     level: Level,
-    module_path: Option<Box<str>>,
-    /// True for a macro without a `target:`.
-    target_is_module_path: bool,
+    module_path: ModulePath,
+}
+
+enum ModulePath {
+    /// In a macro without a `target:`.
+    Target,
+    Other(Option<Box<str>>),
 }
 
 impl OwnedMetadata {
     pub(super) fn new(metadata: &Metadata<'_>) -> Self {
+        let (target, module_path) = (metadata.target(), metadata.module_path());
         Self {
-            target: metadata.target().into(),
+            target: target.into(),
             level: *metadata.level(),
-            module_path: metadata.module_path().map(Into::into),
-            target_is_module_path: metadata.module_path() == Some(metadata.target()),
+            module_path: if module_path == Some(target) {
+                ModulePath::Target
+            } else {
+                ModulePath::Other(module_path.map(Into::into))
+            },
         }
     }
 
@@ -27,12 +35,20 @@ impl OwnedMetadata {
         if self.level != *metadata.level() || *self.target != *target {
             return false;
         }
-        // A macro uses one string for both, which need not be compared twice.
-        let are_one = module_path.is_some_and(|path| std::ptr::eq(path, target));
-        are_one && self.target_is_module_path || self.module_path.as_deref() == module_path
+        match &self.module_path {
+            // A macro uses one string for both, which need not be compared twice.
+            ModulePath::Target => {
+                module_path.is_some_and(|path| std::ptr::eq(path, target) || path == target)
+            }
+            ModulePath::Other(other) => other.as_deref() == module_path,
+        }
     }
 
     pub(super) fn borrowed(&self) -> Metadata<'_> {
-        Metadata::new(&self.target, self.level, self.module_path.as_deref())
+        let module_path = match &self.module_path {
+            ModulePath::Target => Some(&*self.target),
+            ModulePath::Other(other) => other.as_deref(),
+        };
+        Metadata::new(&self.target, self.level, module_path)
     }
 }

@@ -1,23 +1,20 @@
 //! Makes scopes from labels, finds those that were made before without a lock or an allocation, and leaves labels out at
 //! the limit.
 
-use std::{
-    cell::Cell,
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{cell::Cell, sync::OnceLock};
 
 use super::{
     MAX_LABEL_SETS, Scope, TooManyLabelSets, enter, intern,
     pairs::{Pairs, borrowed, pairs_of_parts},
     reader,
 };
-use crate::labels::{
-    LabelList, LabelSet,
-    list::Part,
-    set::{are, hash_of, parts_of},
+use crate::{
+    labels::{
+        LabelList, LabelSet,
+        list::Part,
+        set::{are, hash_of, parts_of},
+    },
+    once::WarnOnce,
 };
 
 impl Scope {
@@ -230,9 +227,9 @@ pub(super) fn count_overflow() {
 
 #[cold]
 fn warn_nothing_in_force() {
-    static HAS_WARNED: AtomicBool = AtomicBool::new(false);
+    static WARNING: WarnOnce = WarnOnce::new();
 
-    if !HAS_WARNED.swap(true, Ordering::Relaxed) {
+    if WARNING.first() {
         tracing::warn!(
             "`Scope::add` was called outside every scope, so its labels are left out: call it in a request below \
              `ClientLabelsLayer`, `LabelsLayer` or `UdpServer`, or in a future that was put into a scope with \

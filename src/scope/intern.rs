@@ -6,11 +6,12 @@ use std::{
     fmt,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use super::pairs::Pairs as OwnedPairs;
+use crate::once::WarnOnce;
 
 /// How many different label sets a process can have.
 ///
@@ -27,7 +28,7 @@ pub(super) struct LabelSetData {
 }
 
 // Not a field of the set: a `Scope` with interior mutability would be a bad key of a map.
-static HAS_WARNED: [AtomicBool; MAX_LABEL_SETS] = [const { AtomicBool::new(false) }; MAX_LABEL_SETS];
+static WARNINGS: [WarnOnce; MAX_LABEL_SETS] = [const { WarnOnce::new() }; MAX_LABEL_SETS];
 
 static SETS: Mutex<Option<HashMap<Pairs, &'static LabelSetData>>> = Mutex::new(None);
 // Changed under the lock of `SETS`, as `COUNT` is.
@@ -48,8 +49,7 @@ impl LabelSetData {
 
     /// Returns true at the first call.
     pub(super) fn warn_once(&self) -> bool {
-        let warned = &HAS_WARNED[usize::from(self.index)];
-        !warned.load(Ordering::Relaxed) && !warned.swap(true, Ordering::Relaxed)
+        WARNINGS[usize::from(self.index)].first()
     }
 }
 

@@ -1,9 +1,8 @@
 //! Whether anything in this process reads the scopes.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::OnceLock;
+
+use crate::once::WarnOnce;
 
 /// The function with which each kind of reader, such as a recorder, counts overflows.
 static COUNT_OVERFLOW: [OnceLock<fn()>; 2] = [const { OnceLock::new() }; 2];
@@ -30,11 +29,11 @@ pub(super) fn count_overflow() {
 /// Logs a warning if the first client of the process is served and nothing was made that reads scopes.
 #[inline]
 pub(crate) fn warn_without_recorder() {
-    static IS_CHECKED: AtomicBool = AtomicBool::new(false);
+    static FIRST_CLIENT: WarnOnce = WarnOnce::new();
 
     #[cold]
     fn check() {
-        if !IS_CHECKED.swap(true, Ordering::Relaxed) && !has_reader() {
+        if !has_reader() {
             tracing::warn!(
                 "a client is served, but its labels are not added to any counter, because this process has no scoped \
                  recorder: call `dualstack_metrics::prometheus::install(PrometheusBuilder::new())` at start-up, or \
@@ -44,7 +43,7 @@ pub(crate) fn warn_without_recorder() {
         }
     }
 
-    if !IS_CHECKED.load(Ordering::Relaxed) {
+    if FIRST_CLIENT.first() {
         check();
     }
 }

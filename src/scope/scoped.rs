@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 
 use super::{EnteredScope, Scope};
 
-const TAKEN: &str = "the value leaves the wrapper only with `into_inner`, which consumes it";
+const TAKEN: &str = "only `into_inner` takes the value, and it consumes the wrapper";
 
 pin_project! {
     /// A future, stream or body that is polled and dropped in a [`Scope`].
@@ -33,6 +33,10 @@ pin_project! {
     }
 }
 
+#[expect(
+    clippy::missing_panics_doc,
+    reason = "the value stays until the wrapper is dropped"
+)]
 impl<T> Scoped<T> {
     pub(crate) fn new(inner: T, scope: Scope) -> Self {
         Self {
@@ -46,7 +50,7 @@ impl<T> Scoped<T> {
         self.scope.enter()
     }
 
-    /// Calls `poll` in the scope, and keeps what it adds to the scope.
+    /// Calls `poll` in the scope, and keeps labels that it adds to the scope.
     #[inline]
     fn in_scope<R>(self: Pin<&mut Self>, poll: impl FnOnce(Pin<&mut T>) -> R) -> R {
         let this = self.project();
@@ -63,38 +67,16 @@ impl<T> Scoped<T> {
     }
 
     /// The wrapped value.
-    ///
-    /// # Panics
-    ///
-    /// Never. The value stays until the wrapper is dropped.
     pub fn get_ref(&self) -> &T {
         self.inner.as_ref().expect(TAKEN)
     }
 
     /// The wrapped value. Using it does not enter the scope.
-    ///
-    /// # Panics
-    ///
-    /// Never. The value stays until the wrapper is dropped.
     pub fn get_mut(&mut self) -> &mut T {
         self.inner.as_mut().expect(TAKEN)
     }
 
-    /// The wrapped value, pinned.
-    ///
-    /// # Panics
-    ///
-    /// Never. The value stays until the wrapper is dropped.
-    #[must_use]
-    pub fn get_pin_mut(self: Pin<&mut Self>) -> Pin<&mut T> {
-        self.project().inner.as_pin_mut().expect(TAKEN)
-    }
-
     /// Unwraps the value. It no longer enters the scope when it is polled or dropped.
-    ///
-    /// # Panics
-    ///
-    /// Never. The value stays until the wrapper is dropped.
     pub fn into_inner(mut self) -> T {
         self.inner.take().expect(TAKEN)
     }

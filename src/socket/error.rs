@@ -1,8 +1,6 @@
 use std::{error::Error, fmt, io, net::SocketAddr};
 
-use super::Transport;
-
-/// Why a socket could not be bound, and what to do about it where the cause is known.
+/// The reason why a socket could not be bound, and a remedy where the cause is known.
 ///
 /// The message has the protocol, the address, the system's error, and the hint if there is one:
 ///
@@ -63,8 +61,8 @@ impl BindError {
         self.kind
     }
 
-    /// The system's error. The message of this error contains it, so [`source`](Error::source) returns what lies behind
-    /// it.
+    /// The system's error. The message of this error contains it, so [`source`](Error::source) returns the
+    /// source of the system's error.
     #[must_use]
     pub const fn io_error(&self) -> &io::Error {
         &self.source
@@ -111,6 +109,12 @@ impl From<BindError> for io::Error {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
+    Tcp,
+    Udp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Create,
     Set(&'static str),
@@ -134,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_source_is_what_lies_behind_the_message() {
+    fn the_source_is_the_source_of_the_error_in_the_message() {
         #[derive(Debug)]
         struct Outer(fmt::Error);
 

@@ -4,9 +4,8 @@ use std::{
 };
 
 use super::{
-    BindError, SocketOptions, Transport,
-    error::{Failure, Step},
-    new_socket,
+    error::{BindError, Failure, Step, Transport},
+    open::new_socket,
 };
 
 const NO_IPV6: &str = "IPv6 is missing or disabled on this host; bind an IPv4 address, or `[::]` with \
@@ -35,69 +34,78 @@ pub(super) fn lacks_ipv6(failure: &Failure) -> bool {
     }
 }
 
-impl SocketOptions {
-    pub(super) fn explain(&self, transport: Transport, address: SocketAddr, failure: Failure) -> BindError {
-        match failure.step {
-            Step::Create if address.is_ipv6() && no_such_family(&failure.error) => {
-                BindError::new(transport, address, failure, Some(NO_IPV6.into()))
-                    .with_kind(io::ErrorKind::Unsupported)
-            }
-            Step::Set("IPV6_V6ONLY") if self.v6_only == Some(false) => {
-                BindError::new(transport, address, failure, Some(NO_DUAL_STACK.into()))
-                    .with_kind(io::ErrorKind::Unsupported)
-            }
-            Step::Bind => {
-                let hint = self.bind_hint(transport, address, failure.error.kind());
-                BindError::new(transport, address, failure, hint)
-            }
-            _ => BindError::new(transport, address, failure, None),
+/// `v6_only` is the value of `IPV6_V6ONLY` that was asked for.
+pub(super) fn explain(
+    v6_only: Option<bool>,
+    transport: Transport,
+    address: SocketAddr,
+    failure: Failure,
+) -> BindError {
+    match failure.step {
+        Step::Create if address.is_ipv6() && no_such_family(&failure.error) => {
+            BindError::new(transport, address, failure, Some(NO_IPV6.into()))
+                .with_kind(io::ErrorKind::Unsupported)
         }
+        Step::Set("IPV6_V6ONLY") if v6_only == Some(false) => {
+            BindError::new(transport, address, failure, Some(NO_DUAL_STACK.into()))
+                .with_kind(io::ErrorKind::Unsupported)
+        }
+        Step::Bind => {
+            let hint = bind_hint(v6_only, transport, address, failure.error.kind());
+            BindError::new(transport, address, failure, hint)
+        }
+        _ => BindError::new(transport, address, failure, None),
     }
+}
 
-    fn bind_hint(&self, transport: Transport, address: SocketAddr, kind: io::ErrorKind) -> Option<String> {
-        let (ip, port) = (address.ip(), address.port());
-        let is_mapped = ip.is_ipv6() && ip.to_canonical().is_ipv4();
-        match kind {
-            io::ErrorKind::AddrInUse if port == 0 => None,
-            // A mapped address needs the IPv4 side of the port, like an IPv4 address.
-            io::ErrorKind::AddrInUse if ip.to_canonical().is_ipv4() => {
-                ipv6_socket_holds(transport, port).then(|| {
-                    format!(
-                        "an IPv6 socket holds port {port}; if it is dual-stack it takes IPv4 as well: bind it with \
-                         `SocketOptions::v6_only()`"
-                    )
-                })
-            }
-            // If the port is free for IPv6 alone, an IPv4 socket is the cause.
-            io::ErrorKind::AddrInUse => {
-                let only_ipv4_holds = self.v6_only != Some(true) && probe_v6_only(transport, address).is_ok();
-                only_ipv4_holds.then(|| {
-                    format!(
-                        "an IPv4 socket holds port {port}, and a dual-stack socket needs it for both families; bind \
-                         this one with `SocketOptions::v6_only()`, or close the other"
-                    )
-                })
-            }
-            io::ErrorKind::InvalidInput | io::ErrorKind::AddrNotAvailable
-                if self.v6_only == Some(true) && is_mapped =>
-            {
-                Some(format!(
-                    "an IPv6-only socket cannot be bound to an IPv4-mapped address; bind {}",
-                    ip.to_canonical()
-                ))
-            }
-            io::ErrorKind::InvalidInput if needs_scope(address) => Some(format!(
-                "a link-local address needs a scope id, the number of its interface, as in `[{ip}%2]:{port}`"
-            )),
-            io::ErrorKind::AddrNotAvailable if ip.is_ipv6() && !is_mapped && !has_ipv6() => {
-                Some(NO_IPV6.into())
-            }
-            io::ErrorKind::AddrNotAvailable => Some(format!(
-                "{ip} is not an address of this host; bind one that is, or `{}` for all addresses",
-                if ip.is_ipv6() { "[::]" } else { "0.0.0.0" }
-            )),
-            _ => None,
+fn bind_hint(
+    v6_only: Option<bool>,
+    transport: Transport,
+    address: SocketAddr,
+    kind: io::ErrorKind,
+) -> Option<String> {
+    let (ip, port) = (address.ip(), address.port());
+    let is_mapped = ip.is_ipv6() && ip.to_canonical().is_ipv4();
+    match kind {
+        io::ErrorKind::AddrInUse if port == 0 => None,
+        // A mapped address needs the IPv4 side of the port, like an IPv4 address.
+        io::ErrorKind::AddrInUse if ip.to_canonical().is_ipv4() => {
+            ipv6_socket_holds(transport, port).then(|| {
+                format!(
+                    "an IPv6 socket holds port {port}; if it is dual-stack it takes IPv4 as well: bind it with \
+                     `SocketOptions::v6_only()`"
+                )
+            })
         }
+        // If the port is free for IPv6 alone, an IPv4 socket is the cause.
+        io::ErrorKind::AddrInUse => {
+            let only_ipv4_holds = v6_only != Some(true) && probe_v6_only(transport, address).is_ok();
+            only_ipv4_holds.then(|| {
+                format!(
+                    "an IPv4 socket holds port {port}, and a dual-stack socket needs it for both families; bind \
+                     this one with `SocketOptions::v6_only()`, or close the other"
+                )
+            })
+        }
+        io::ErrorKind::InvalidInput | io::ErrorKind::AddrNotAvailable
+            if v6_only == Some(true) && is_mapped =>
+        {
+            Some(format!(
+                "an IPv6-only socket cannot be bound to an IPv4-mapped address; bind {}",
+                ip.to_canonical()
+            ))
+        }
+        io::ErrorKind::InvalidInput if needs_scope(address) => Some(format!(
+            "a link-local address needs a scope id, the number of its interface, as in `[{ip}%2]:{port}`"
+        )),
+        io::ErrorKind::AddrNotAvailable if ip.is_ipv6() && !is_mapped && !has_ipv6() => {
+            Some(NO_IPV6.into())
+        }
+        io::ErrorKind::AddrNotAvailable => Some(format!(
+            "{ip} is not an address of this host; bind one that is, or `{}` for all addresses",
+            if ip.is_ipv6() { "[::]" } else { "0.0.0.0" }
+        )),
+        _ => None,
     }
 }
 

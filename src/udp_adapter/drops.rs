@@ -143,7 +143,7 @@ mod tests {
     use tokio::net::UdpSocket;
 
     use super::*;
-    use crate::DatagramSocket;
+    use crate::udp_adapter::DatagramSocket;
 
     /// Asks for the drops again while it describes their counter.
     struct Asks {

@@ -24,7 +24,7 @@ use crate::scope::Scope;
 ///
 /// ```
 /// use dualstack_metrics::{
-///     Batch, ClientScopes, DatagramSocket, Protocol, ServerBinding, SocketOptions, WithScope,
+///     ClientScopes, DatagramSocket, Protocol, ServerBinding, SocketOptions, WithScope, udp_adapter::Batch,
 /// };
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
@@ -159,7 +159,7 @@ impl DatagramSocket {
     ///
     /// ```
     /// use dualstack_metrics::{
-    ///     Batch, ClientScopes, DatagramSocket, Protocol, Replies, ServerBinding, SocketOptions,
+    ///     ClientScopes, DatagramSocket, Protocol, ServerBinding, SocketOptions, udp_adapter::{Batch, Replies},
     /// };
     /// use metrics::counter;
     ///

@@ -10,7 +10,7 @@ use std::{
 
 use axum::{Router, body::Body, routing::get};
 use bytes::Bytes;
-use dualstack_metrics::{ClientLabelsLayer, Scoped};
+use dualstack_metrics::{ClientLabelsLayer, scope::Scoped};
 use futures_util::{FutureExt, StreamExt as _, future::join_all, stream};
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Body as _, Frame, SizeHint};

@@ -1,6 +1,6 @@
 //! The counters of the host, which are updated before `/metrics` is rendered.
 
-use dualstack_metrics::{KernelCounters, SocketDrops};
+use dualstack_metrics::{KernelCounters, udp_adapter::SocketDrops};
 
 use crate::cli::Args;
 

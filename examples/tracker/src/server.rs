@@ -13,7 +13,7 @@ use std::{
 use axum::{Router, http::header::CONTENT_TYPE, routing::get};
 use dualstack_metrics::prometheus::PrometheusHandle;
 use dualstack_metrics::{
-    BindError, ClientLabelsLayer, Datagram, Protocol, ServerBinding, SocketOptions, UdpServer,
+    ClientLabelsLayer, Datagram, Protocol, ServerBinding, SocketOptions, UdpServer, socket::BindError,
 };
 use tokio::{
     net::{TcpListener, UdpSocket},

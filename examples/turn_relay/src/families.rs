@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dualstack_metrics::{BindError, SocketOptions};
+use dualstack_metrics::{SocketOptions, socket::BindError};
 use tokio::net::UdpSocket;
 use turn_server_proto::types::AddressFamily;
 

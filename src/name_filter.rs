@@ -1,4 +1,4 @@
-//! Which metrics are scoped, by kind and name.
+//! A filter of metrics, by kind and name.
 
 use std::marker::PhantomData;
 
@@ -28,7 +28,7 @@ impl Pattern {
     }
 }
 
-/// Which names of a kind are scoped, if they are not excluded.
+/// The names of one kind that are scoped, unless they are excluded.
 #[derive(Clone, Debug)]
 enum Included {
     None,
@@ -46,7 +46,7 @@ impl Included {
     }
 }
 
-/// A kind of metric is a number below `KINDS`.
+/// The names that are scoped. A kind of metric is a number below `KINDS`.
 #[derive(Clone, Debug)]
 pub(crate) struct NameFilter<S, const KINDS: usize> {
     included: [Included; KINDS],
@@ -81,15 +81,19 @@ impl<S: Spelling, const KINDS: usize> NameFilter<S, KINDS> {
         self.excluded.push(Self::prefix(prefix));
     }
 
-    pub(crate) fn include(&mut self, kind: usize, name: &str) {
-        self.included[kind].add(Self::exact(name));
+    pub(crate) fn include(&mut self, kinds: impl IntoIterator<Item = usize>, name: &str) {
+        for kind in kinds {
+            self.included[kind].add(Self::exact(name));
+        }
     }
 
-    pub(crate) fn include_prefix(&mut self, kind: usize, prefix: &str) {
-        self.included[kind].add(Self::prefix(prefix));
+    pub(crate) fn include_prefix(&mut self, kinds: impl IntoIterator<Item = usize>, prefix: &str) {
+        for kind in kinds {
+            self.included[kind].add(Self::prefix(prefix));
+        }
     }
 
-    /// Unless names of this kind are included, scopes all of them.
+    /// Scopes all names of this kind, unless some are included.
     pub(crate) fn include_all(&mut self, kind: usize) {
         if let included @ Included::None = &mut self.included[kind] {
             *included = Included::All;
@@ -168,8 +172,8 @@ mod tests {
     #[test]
     fn inclusion_leaves_out_the_rest_and_exclusion_wins() {
         let mut filter = Filter::all(COUNTER);
-        filter.include_prefix(COUNTER, "http_");
-        filter.include(COUNTER, "udp_requests_total");
+        filter.include_prefix([COUNTER], "http_");
+        filter.include([COUNTER], "udp_requests_total");
         filter.exclude("http_bytes_total");
         for name in ["http_requests_total", "http_", "udp_requests_total"] {
             assert!(filter.scopes(COUNTER, name), "{name}");
@@ -182,7 +186,7 @@ mod tests {
     #[test]
     fn inclusion_restricts_its_own_kinds_only() {
         let mut filter = Filter::all(COUNTER);
-        filter.include(HISTOGRAM, "request_seconds");
+        filter.include([HISTOGRAM], "request_seconds");
         filter.include_all(HISTOGRAM);
         filter.include_all(GAUGE);
         for (kind, name, is_scoped) in [

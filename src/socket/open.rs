@@ -1,0 +1,55 @@
+//! Sockets that are not bound yet.
+
+use std::{io, net::SocketAddr};
+
+use socket2::{Domain, Socket, Type};
+
+use super::error::{Failure, Step, Transport, during};
+
+pub(super) fn new_socket(transport: Transport, address: SocketAddr) -> Result<Socket, Failure> {
+    let kind = match transport {
+        Transport::Tcp => Type::STREAM,
+        Transport::Udp => Type::DGRAM,
+    };
+    let socket = Socket::new(Domain::for_address(address), kind, None).map_err(during(Step::Create))?;
+    socket
+        .set_nonblocking(true)
+        .map_err(during(Step::Set("O_NONBLOCK")))?;
+    // On Windows this option would let a second program take the port.
+    #[cfg(unix)]
+    if transport == Transport::Tcp {
+        socket
+            .set_reuse_address(true)
+            .map_err(during(Step::Set("SO_REUSEADDR")))?;
+    }
+    Ok(socket)
+}
+
+#[cfg(all(
+    unix,
+    not(any(
+        target_os = "solaris",
+        target_os = "illumos",
+        target_os = "cygwin",
+        target_os = "nuttx"
+    ))
+))]
+pub(super) fn set_reuse_port(socket: &Socket) -> io::Result<()> {
+    socket.set_reuse_port(true)
+}
+
+#[cfg(not(all(
+    unix,
+    not(any(
+        target_os = "solaris",
+        target_os = "illumos",
+        target_os = "cygwin",
+        target_os = "nuttx"
+    ))
+)))]
+pub(super) fn set_reuse_port(_socket: &Socket) -> io::Result<()> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this system does not have the option",
+    ))
+}
