@@ -23,7 +23,6 @@
 mod binding;
 mod capped;
 mod class;
-mod client;
 mod fixed;
 pub(crate) mod grammar;
 pub(crate) mod list;
@@ -38,7 +37,6 @@ pub use self::{
     binding::{Protocol, ServerBinding},
     capped::{CappedLabel, CappedValue},
     class::{ClientLabels, IpFamily, IpType},
-    client::{Client, IntoClient},
     fixed::{FixedLabel, FixedValue},
     grammar::{Exporter, LabelError},
     list::{LabelList, max_label_sets},

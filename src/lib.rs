@@ -199,7 +199,8 @@
 //! | `push-gateway` | no | the exporter's own push gateway client, with TLS | 26 more than `prometheus` |
 //!
 //! The default is everything that the examples on this page use: 72 packages in all. Without features there are 21
-//! packages, and the modules [`labels`], [`scope`], [`recorder`] and [`layer`], for any recorder and any tower service.
+//! packages, and the modules [`labels`], [`client`], [`scope`], [`recorder`] and [`layer`], for any recorder and any tower
+//! service.
 //! For an axum service with the Prometheus exporter, and nothing for UDP:
 //!
 //! ```toml
@@ -224,6 +225,7 @@
 #![cfg_attr(not(feature = "proxy"), doc = "[mod@proxy]: #features")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod client;
 #[cfg(feature = "kernel")]
 #[cfg_attr(docsrs, doc(cfg(feature = "kernel")))]
 pub mod kernel;
@@ -273,7 +275,7 @@ pub use self::{
         BoundedLabel, CappedLabel, ClientLabels, FixedLabel, IpFamily, IpType, LabelList, LabelSet,
         Nat64Prefix, Protocol, ServerBinding,
     },
-    layer::{ClientLabelsLayer, ClientLabelsService, LabelsLayer},
+    layer::{ClientLabelsLayer, LabelsLayer},
     recorder::{ScopedRecorder, ScopedRecorderLayer},
     scope::{
         ClientScopes, ClientScopesBuilder, EnteredScope, MAX_LABEL_SETS, Scope, Scoped, TooManyLabelSets,

@@ -2,7 +2,7 @@ use std::{any::type_name, fmt};
 
 use tower_layer::Layer;
 
-use super::impl_scoped_service;
+use super::service::{RequestScope, ScopedService};
 use crate::{
     labels::{LabelSet, LabelText},
     scope::Scope,
@@ -68,46 +68,22 @@ impl<Src> LabelsLayer<Src> {
 }
 
 impl<S, Src: Clone, const BODY: bool> Layer<S> for LabelsLayer<Src, BODY> {
-    type Service = LabelsService<S, Src, BODY>;
+    type Service = ScopedService<S, Self, BODY>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        LabelsService {
-            inner,
-            source: self.source.clone(),
-        }
+        ScopedService::new(inner, self.clone())
+    }
+}
+
+impl<Request, Src: LabelSource<Request>, const BODY: bool> RequestScope<Request> for LabelsLayer<Src, BODY> {
+    fn scope(&self, request: &Request) -> Scope {
+        Scope::current().with(&self.source.labels(request))
     }
 }
 
 impl<Src, const BODY: bool> fmt::Debug for LabelsLayer<Src, BODY> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LabelsLayer<{}>", type_name::<Src>())
-    }
-}
-
-/// The [`Service`](tower_service::Service) that [`LabelsLayer`] makes.
-#[derive(Clone, Copy)]
-pub struct LabelsService<S, Src, const BODY: bool = true> {
-    inner: S,
-    source: Src,
-}
-
-impl<S, Src, const BODY: bool> LabelsService<S, Src, BODY> {
-    fn scope<Request>(&self, request: &Request) -> Scope
-    where
-        Src: LabelSource<Request>,
-    {
-        Scope::current().with(&self.source.labels(request))
-    }
-}
-
-impl_scoped_service!(LabelsService, LabelSource);
-
-impl<S: fmt::Debug, Src, const BODY: bool> fmt::Debug for LabelsService<S, Src, BODY> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LabelsService")
-            .field("inner", &self.inner)
-            .field("source", &type_name::<Src>())
-            .finish()
     }
 }
 

@@ -7,11 +7,11 @@ use super::{
     policy::Policy,
     protocol::{self, Said},
 };
-use crate::layer::{DatagramClient, DatagramSource};
+use crate::client::{DatagramClient, DatagramSource};
 
 /// Reads the header of the PROXY protocol in front of each datagram from a trusted proxy, for `UdpServer::source`.
 ///
-/// Made by [`TrustedProxies::proxy_protocol_datagrams`]. In your own loop, call [`client`](DatagramSource::client).
+/// Made by [`TrustedProxies::proxy_protocol_datagrams`]. In your own loop, call [`read_client`](DatagramSource::read_client).
 #[derive(Clone, Debug)]
 pub struct ProxyProtocolDatagrams {
     proxies: TrustedProxies,
@@ -75,7 +75,7 @@ impl ProxyProtocolDatagrams {
 }
 
 impl DatagramSource for ProxyProtocolDatagrams {
-    fn client(&self, payload: &mut Bytes, peer: SocketAddr) -> Result<DatagramClient, DatagramClient> {
+    fn read_client(&self, payload: &mut Bytes, peer: SocketAddr) -> Result<DatagramClient, DatagramClient> {
         if !self.proxies.contains(peer.ip()) {
             if protocol::is_header(payload) == Some(true) {
                 self.policy.reject(Reason::Untrusted, Some(peer));

@@ -4,8 +4,8 @@ use http::{HeaderMap, HeaderName, Request};
 
 use super::{Fallback, Reason, TrustedProxies, forwarded, list::FromRight, node, rejection::Rejections};
 use crate::{
-    labels::{Client, ClientLabels},
-    layer::{ClientSource, FromRequest},
+    client::{Client, ClientSource, FromRequest},
+    labels::ClientLabels,
 };
 
 /// Reads the client's address from a header that trusted proxies set, for
@@ -15,8 +15,7 @@ use crate::{
 /// [`header`](TrustedProxies::header). Clones share the limit of their warnings, so clone one source if you need one for
 /// each connection.
 ///
-/// `Peer` is the source of the address at the other end of the connection, by default the request itself
-/// ([`HasClient`](crate::layer::HasClient)).
+/// `Peer` is the source of the address at the other end of the connection, by default [the request](FromRequest).
 #[derive(Clone, Debug)]
 pub struct HeaderSource<Peer = FromRequest> {
     shared: Arc<Shared>,
@@ -123,7 +122,7 @@ impl<Peer> HeaderSource<Peer> {
     /// [`Client::UNIX`] says that all peers are on a Unix socket.
     ///
     /// ```
-    /// # use dualstack_metrics::{ClientLabelsLayer, Protocol, ServerBinding, TrustedProxies, labels::Client};
+    /// # use dualstack_metrics::{ClientLabelsLayer, Protocol, ServerBinding, TrustedProxies, client::Client};
     /// let proxies = TrustedProxies::new(["unix:"])?;
     /// let source = proxies.x_forwarded_for().peer(Client::UNIX);
     /// let layer = ClientLabelsLayer::new(ServerBinding::unix(Protocol::Http)).source(source);

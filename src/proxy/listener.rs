@@ -19,7 +19,7 @@ use super::{
     policy::Policy,
     protocol::{self, Rejected, Said},
 };
-use crate::{labels::IntoClient as _, layer::ClientConnectInfo};
+use crate::client::{ClientConnectInfo, IntoClient as _};
 
 /// What [`TrustedProxies::proxy_protocol`] accepts connections from: a `TcpListener` or `UnixListener` of tokio, or a
 /// listener of your own.
@@ -96,7 +96,7 @@ impl TrustedProxies {
     /// ```
     /// use axum::{Router, routing::get};
     /// use dualstack_metrics::{
-    ///     ClientLabelsLayer, Protocol, ServerBinding, SocketOptions, TrustedProxies, layer::ClientConnectInfo,
+    ///     ClientLabelsLayer, Protocol, ServerBinding, SocketOptions, TrustedProxies, client::ClientConnectInfo,
     /// };
     ///
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -181,7 +181,7 @@ impl<L: Accept> ProxyProtocolListener<L> {
     /// let mut listener = TrustedProxies::new(["10.0.0.0/8"])?.proxy_protocol(listener);
     /// loop {
     ///     let (stream, info) = listener.accept().await?;
-    ///     tokio::spawn(serve(stream).with_scope(scopes.for_client(info.client())));
+    ///     tokio::spawn(serve(stream).with_scope(scopes.for_client(info.client_addr())));
     ///     # break;
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -231,7 +231,7 @@ impl<L: Accept> ProxyProtocolListener<L> {
     fn finish(&self, (io, peer, read): Handshake<L::Io>) -> Option<(ProxyStream<L::Io>, ClientConnectInfo)> {
         let instead = |reason| {
             Some(match self.policy.instead(reason, peer).ok()? {
-                Fallback::Peer => ClientConnectInfo::labelled_as_peer(peer),
+                Fallback::Peer => ClientConnectInfo::counted_as_peer(peer),
                 Fallback::Unknown => ClientConnectInfo::new(None, peer),
             })
         };
@@ -282,7 +282,7 @@ mod axum {
     use tokio::net::UnixListener;
 
     use super::{Accept, ProxyProtocolListener, ProxyStream};
-    use crate::layer::ClientConnectInfo;
+    use crate::client::ClientConnectInfo;
 
     impl<L: Accept> Listener for ProxyProtocolListener<L> {
         type Io = ProxyStream<L::Io>;

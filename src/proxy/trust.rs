@@ -6,7 +6,7 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::labels::Client;
+use crate::client::Client;
 
 /// The proxies whose word about their clients is believed. Everybody else is a client.
 ///

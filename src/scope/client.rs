@@ -11,7 +11,10 @@ use super::{
     Scope, TooManyLabelSets,
     pairs::{Pairs, borrowed, pairs_of_server},
 };
-use crate::labels::{Client, ClientLabels, IntoClient, ServerBinding};
+use crate::{
+    client::{Client, IntoClient},
+    labels::{ClientLabels, ServerBinding},
+};
 
 thread_local! {
     // Has no destructor, so that it can be used while other thread-locals are destroyed.
@@ -192,7 +195,7 @@ impl ClientScopes {
     pub fn for_client(&self, client: impl IntoClient) -> Scope {
         let class = match client.into_client() {
             Some(client) if !self.nat64.is_empty() => self.nat64.class_of(client),
-            client => client.map_or(ClientLabels::UNKNOWN, Client::labels),
+            client => client.map_or(ClientLabels::UNKNOWN, Client::class),
         };
         self.by_class[class.index()]
     }

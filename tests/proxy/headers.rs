@@ -4,8 +4,7 @@ use axum::{Router, body::Body, extract::ConnectInfo, routing::get};
 use dualstack_metrics::{
     ClientLabels, ClientLabelsLayer, ClientScopes, Nat64Prefix, Protocol, Scope, ServerBinding,
     TrustedProxies,
-    labels::Client,
-    layer::ClientConnectInfo,
+    client::{Client, ClientConnectInfo},
     proxy::{Fallback, HeaderSource},
 };
 use futures_util::FutureExt as _;
@@ -26,7 +25,7 @@ fn layer(source: HeaderSource) -> ClientLabelsLayer<HeaderSource> {
 /// What the client of a request is labelled with.
 fn ask<Src>(layer: ClientLabelsLayer<Src>, request: Request<Body>) -> Seen
 where
-    Src: dualstack_metrics::layer::ClientSource<Request<Body>> + Clone + Send + Sync + 'static,
+    Src: dualstack_metrics::client::ClientSource<Request<Body>> + Clone + Send + Sync + 'static,
 {
     let seen = || {
         let value = |name| Scope::current().value_of(name).unwrap();
