@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::client::Client;
 
-/// The proxies whose word about their clients is believed. Everybody else is a client.
+/// The proxies that are believed about their clients. Everybody else is a client.
 ///
 /// Addresses are compared in their canonical form: `10.0.0.0/8` also contains `::ffff:10.0.0.1`, which is how a proxy at
 /// 10.0.0.1 reaches a dual-stack socket. Clones share their networks.
@@ -71,7 +71,7 @@ impl TrustedProxies {
         self.shared.ip.iter().any(|network| network.contains(&address))
     }
 
-    /// Whether a peer is trusted. A peer of whom only the class is known is not.
+    /// Whether a peer is trusted. A peer of which only the class is known is not.
     pub(super) fn trusts(&self, peer: Client) -> bool {
         match peer.ip() {
             Some(address) => self.contains(address),
@@ -180,7 +180,7 @@ mod tests {
     fn trusts_unix_sockets_only_if_they_are_listed() {
         let unix = TrustedProxies::new([String::from("unix:")]).unwrap();
         assert!(unix.trusts(Client::UNIX));
-        // A class is no address that can be looked up.
+        // A class cannot be looked up.
         for &class in ClientLabels::EVERY {
             assert!(!unix.trusts(class.into()));
         }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_a_network() {
+    fn refuses_a_text_that_is_no_network() {
         let error = |text: &str| TrustedProxies::new([text]).unwrap_err().to_string();
         for text in [
             "",

@@ -263,7 +263,6 @@ fn a_plain_loop_gets_the_addresses_and_all_bytes() {
     local(async |_| {
         let (listener, address, _) = dual_stack();
         let mut listener = trusting(&["127.0.0.1"]).proxy_protocol(listener);
-        assert_eq!(listener.get_ref().local_addr().unwrap(), address);
         let mut client = connect(address).await;
         let peer = client.local_addr().unwrap();
         let payload: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
@@ -286,7 +285,7 @@ fn a_plain_loop_gets_the_addresses_and_all_bytes() {
             assert!(received == payload);
             stream.write_all(b"done").await.unwrap();
             let (mut socket, early) = stream.into_parts();
-            assert_eq!(early, b"");
+            assert!(early.is_empty());
             socket.shutdown().await.unwrap();
         };
         let (answer, ()) = tokio::join!(send, receive);
@@ -296,7 +295,7 @@ fn a_plain_loop_gets_the_addresses_and_all_bytes() {
         client.write_all(&[V2, b"early"].concat()).await.unwrap();
         let (stream, info) = listener.accept().await.unwrap();
         assert_eq!(info.client_addr(), Some("192.0.2.7:50000".parse().unwrap()));
-        assert_eq!(stream.into_parts().1, b"early");
+        assert_eq!(stream.into_parts().1, &b"early"[..]);
     });
 }
 
