@@ -1,4 +1,4 @@
-//! Tower middleware that gives the labels of the client to every counter that is incremented while it is served.
+//! Tower middleware that gives the labels of the client to every counter that is incremented in its request.
 //!
 //! ```
 //! use axum::{Router, body::Body, extract::connect_info::MockConnectInfo, http::Request, routing::get};
@@ -29,17 +29,18 @@
 //! In an axum `Router` the layer that is added *last* is outermost. In a `tower::ServiceBuilder` it is the layer that is
 //! added *first*.
 //!
-//! - Inside this layer belongs what increments counters: routes, `TraceLayer`, metrics middleware.
-//! - Outside belongs what brings the address: `MockConnectInfo`, or middleware that puts a [`ClientLabels`] into the
-//!   extensions. A timeout can also stand outside. It drops the request that it cancels, and the drop is in the scope.
+//! - Code that increments counters belongs inside this layer: routes, `TraceLayer`, metrics middleware.
+//! - The source of the address belongs outside: `MockConnectInfo`, or middleware that puts a
+//!   [`ClientLabels`](crate::ClientLabels) into the extensions. A timeout can be outside as well. It drops the request
+//!   that it cancels, and the drop is in the scope.
 //!
-//! [`LabelsLayer`] adds your own labels, in any order with this layer. Each of the two adds its labels to the scope that is
-//! in force, so all of them are in one scope inside both.
+//! [`LabelsLayer`] adds your own labels, in any order with this layer. Each of the two adds its labels to the current
+//! scope, so the scope inside both has all labels.
 //!
-//! # What is in the scope
+//! # The extent of the scope
 //!
-//! The inner `call`, each poll of its future, each poll of the response body, and the drop of both. `poll_ready` is not,
-//! because no request is known yet. A task that the service spawns is not either, unless it is spawned
+//! The scope covers the inner `call`, each poll of its future, each poll of the response body, and the drop of both. It
+//! does not cover `poll_ready`, because no request is known yet, nor a task that the service spawns, unless it is spawned
 //! [`with_current_scope`](crate::WithScope::with_current_scope).
 
 mod client;

@@ -16,9 +16,10 @@ impl LabelText for http::HeaderValue {
 
 /// A [`Layer`] that adds your own labels to everything that is counted while a request is served.
 ///
-/// The labels come from a closure `|request: &Request<_>|`, or `|datagram: &Datagram|`, that returns a [`LabelSet`]. It
-/// adds them to the scope in force, so this layer and [`ClientLabelsLayer`](super::ClientLabelsLayer) can stand in either
-/// order. Labels that were made before are found in a few nanoseconds, without a lock or an allocation.
+/// The labels come from a closure `|request: &Request<_>|`, or `|datagram: &Datagram|`, that returns a [`LabelSet`]. The
+/// layer adds them to the current scope, so it can be inside or outside of a
+/// [`ClientLabelsLayer`](super::ClientLabelsLayer). Labels that were made before are found in a few nanoseconds, without a
+/// lock or an allocation.
 ///
 /// ```
 /// use axum::{Router, body::Body, http::{Request, header::REFERER}, routing::get};
@@ -46,9 +47,9 @@ impl LabelText for http::HeaderValue {
 ///
 /// # A label that is known later
 ///
-/// If middleware finds out who the client is and puts it into the extensions of the request, place the layer inside that
-/// middleware. If a handler finds it out, it calls [`Scope::add`], and the label holds for the rest of the request. In
-/// both cases, what was counted before has no such label.
+/// If middleware learns the label and puts it into the extensions of the request, place the layer inside that
+/// middleware. If a handler learns it, it calls [`Scope::add`], and the label holds for the rest of the request. In both
+/// cases, earlier increments do not have the label.
 #[derive(Clone, Copy)]
 pub struct LabelsLayer<Src, const BODY: bool = true> {
     source: Src,
