@@ -50,7 +50,7 @@ mod service;
 
 pub use self::{
     client::ClientLabelsLayer,
-    labels::{LabelSource, LabelsLayer},
+    labels::LabelsLayer,
     response::{ResponseFuture, ScopeResponse},
     service::ScopedService,
 };

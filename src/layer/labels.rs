@@ -51,24 +51,24 @@ impl LabelText for http::HeaderValue {
 /// middleware. If a handler learns it, it calls [`Scope::add`], and the label holds for the rest of the request. In both
 /// cases, earlier increments do not have the label.
 #[derive(Clone, Copy)]
-pub struct LabelsLayer<Src, const BODY: bool = true> {
-    source: Src,
+pub struct LabelsLayer<F, const BODY: bool = true> {
+    labels: F,
 }
 
-impl<Src> LabelsLayer<Src> {
+impl<F> LabelsLayer<F> {
     /// A layer for the labels that `labels` returns for a request.
-    pub const fn new(labels: Src) -> Self {
-        Self { source: labels }
+    pub const fn new(labels: F) -> Self {
+        Self { labels }
     }
 
     /// Does not change the response. Its body is polled outside the scope. See
     /// [`ClientLabelsLayer::without_body`](super::ClientLabelsLayer::without_body).
-    pub fn without_body(self) -> LabelsLayer<Src, false> {
-        LabelsLayer { source: self.source }
+    pub fn without_body(self) -> LabelsLayer<F, false> {
+        LabelsLayer { labels: self.labels }
     }
 }
 
-impl<S, Src: Clone, const BODY: bool> Layer<S> for LabelsLayer<Src, BODY> {
+impl<S, F: Clone, const BODY: bool> Layer<S> for LabelsLayer<F, BODY> {
     type Service = ScopedService<S, Self, BODY>;
 
     fn layer(&self, inner: S) -> Self::Service {
@@ -76,40 +76,18 @@ impl<S, Src: Clone, const BODY: bool> Layer<S> for LabelsLayer<Src, BODY> {
     }
 }
 
-impl<Request, Src: LabelSource<Request>, const BODY: bool> RequestScope<Request> for LabelsLayer<Src, BODY> {
-    fn scope(&self, request: &Request) -> Scope {
-        Scope::current().with(&self.source.labels(request))
-    }
-}
-
-impl<Src, const BODY: bool> fmt::Debug for LabelsLayer<Src, BODY> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LabelsLayer<{}>", type_name::<Src>())
-    }
-}
-
-/// Where [`LabelsLayer`] takes the labels of a request from. Implemented for closures `Fn(&Request) -> L` whose result
-/// is a [`LabelSet`].
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` does not return the labels of `{Request}`",
-    note = "a source is a closure such as `|request: &Request<_>| plan_of(request)`, whose result is a `LabelSet`"
-)]
-pub trait LabelSource<Request> {
-    /// The labels.
-    type Labels: LabelSet;
-
-    /// The labels of a request.
-    fn labels(&self, request: &Request) -> Self::Labels;
-}
-
-impl<Request, F, L> LabelSource<Request> for F
+impl<Request, F, L, const BODY: bool> RequestScope<Request> for LabelsLayer<F, BODY>
 where
     F: Fn(&Request) -> L,
     L: LabelSet,
 {
-    type Labels = L;
+    fn scope(&self, request: &Request) -> Scope {
+        Scope::current().with(&(self.labels)(request))
+    }
+}
 
-    fn labels(&self, request: &Request) -> L {
-        self(request)
+impl<F, const BODY: bool> fmt::Debug for LabelsLayer<F, BODY> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LabelsLayer<{}>", type_name::<F>())
     }
 }

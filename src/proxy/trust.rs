@@ -83,13 +83,19 @@ impl TrustedProxies {
 fn parse(text: &str) -> Result<IpNet, TrustedProxiesError> {
     let network = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
-        Err(_) => text
-            .parse::<IpNet>()
-            .map_err(|_| TrustedProxiesError::Syntax(text.to_owned()))?,
+        Err(_) => text.parse::<IpNet>().map_err(|_| {
+            TrustedProxiesError(format!(
+                "{text:?} is not a trusted proxy: write a network such as \"10.0.0.0/8\", an address such as \"::1\", or \
+                 \"{UNIX}\" for Unix sockets"
+            ))
+        })?,
     };
     if network.trunc() != network {
-        let network = network.trunc().to_string();
-        return Err(TrustedProxiesError::HostBits(text.to_owned(), network));
+        return Err(TrustedProxiesError(format!(
+            "the trusted proxy {text:?} has bits that are not part of its network: write \"{}\" for the network, or leave \
+             out the slash for one address",
+            network.trunc()
+        )));
     }
     Ok(canonical(network))
 }
@@ -108,30 +114,13 @@ fn canonical(network: IpNet) -> IpNet {
     network
 }
 
-/// Why there are no such [`TrustedProxies`].
+/// An entry of [`TrustedProxies`] that is no proxy. The message names it, with the fix.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TrustedProxiesError {
-    /// The text is not an address, a network or `unix:`.
-    Syntax(String),
-    /// The text has bits that are not part of the network, which is the second text.
-    HostBits(String, String),
-}
+pub struct TrustedProxiesError(String);
 
 impl fmt::Display for TrustedProxiesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Syntax(text) => write!(
-                f,
-                "{text:?} is not a trusted proxy: write a network such as \"10.0.0.0/8\", an address such as \"::1\", or \
-                 \"{UNIX}\" for Unix sockets"
-            ),
-            Self::HostBits(text, network) => write!(
-                f,
-                "the trusted proxy {text:?} has bits that are not part of its network: write {network:?} for the network, \
-                 or leave out the slash for one address"
-            ),
-        }
+        f.write_str(&self.0)
     }
 }
 
