@@ -189,13 +189,6 @@ impl Shared {
         })
     }
 
-    #[cold]
-    fn reject(&self, reason: Rejection, peer: Client) {
-        self.rejections.count(reason, peer.ip(), || {
-            format!("the trusted proxy sent {}", self.advice(reason))
-        });
-    }
-
     /// The mistake of a trusted proxy, and its fix.
     fn advice(&self, reason: Rejection) -> String {
         let Self { name, form, .. } = self;
@@ -244,16 +237,16 @@ where
         let (shared, headers) = (&*self.shared, request.headers());
         if !shared.proxies.trusts(peer) {
             if headers.contains_key(&shared.name) {
-                shared
-                    .rejections
-                    .untrusted(peer, format_args!("`{}`", shared.name));
+                let rejections = &shared.rejections;
+                rejections.untrusted(peer, format_args!("`{}`", shared.name));
             }
             return (peer != Client::UNIX).then_some(peer);
         }
         Some(match shared.read(headers) {
             Ok(address) => address.into(),
             Err(reason) => {
-                shared.reject(reason, peer);
+                let advice = || format!("the trusted proxy sent {}", shared.advice(reason));
+                shared.rejections.count(reason, peer.ip(), advice);
                 match self.fallback {
                     Fallback::Peer => peer,
                     Fallback::Unknown => ClientLabels::UNKNOWN.into(),

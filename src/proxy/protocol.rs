@@ -5,7 +5,7 @@
 //! `proxy-header` parses a header that is complete. The listener of `proxy-protocol-rs` is not used: it reads one header at
 //! a time, so a silent peer delays all others, takes a mapped address for an IPv6 address, and has TCP only.
 
-use std::{future::poll_fn, io, net::SocketAddr, pin::Pin, task::ready};
+use std::{future::poll_fn, net::SocketAddr, pin::Pin};
 
 use bytes::Bytes;
 use proxy_header::{ParseConfig, ProxyHeader};
@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::reason::Rejection;
 
-/// The client in a header.
+/// The client that a header names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Header {
     /// The client's address.
@@ -30,7 +30,7 @@ const V1_MAX: usize = 107;
 
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// As many bytes show whether they are the beginning of a header.
+/// This many bytes always show whether they are the beginning of a header.
 pub(super) const START_MAX: usize = V2_START.len();
 
 /// The signature, the version and command, the family, and two bytes with the length of the rest.
@@ -49,7 +49,7 @@ where
             break length;
         }
         // The bytes are the beginning of a header.
-        if !matches!(read_some(stream, bytes).await, Ok(true)) {
+        if !read_some(stream, bytes).await {
             return Err(Rejection::Closed);
         }
     };
@@ -72,17 +72,13 @@ pub(super) fn split(datagram: &mut Bytes) -> Result<Header, Rejection> {
     Ok(header)
 }
 
-/// Appends the bytes that have arrived. Returns false at the end of the stream.
-async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, into: &mut Vec<u8>) -> io::Result<bool> {
+/// Appends the bytes that have arrived. Returns false if the stream has ended or failed.
+async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, into: &mut Vec<u8>) -> bool {
     let mut bytes = [0; 512];
     let mut buffer = ReadBuf::new(&mut bytes);
-    poll_fn(|cx| {
-        ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
-        io::Result::Ok(()).into()
-    })
-    .await?;
+    let read = poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut buffer)).await;
     into.extend_from_slice(buffer.filled());
-    Ok(!buffer.filled().is_empty())
+    read.is_ok() && !buffer.filled().is_empty()
 }
 
 /// Whether this is the beginning of a header, or `None` if more bytes are needed to know that.
@@ -95,7 +91,7 @@ pub(super) fn is_header(bytes: &[u8]) -> Option<bool> {
 }
 
 /// The length of the header at the beginning of `bytes`, or `None` if more bytes are needed to know that it is complete.
-pub(super) fn length_of(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
+fn length_of(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
     let begins_with = |start: &[u8]| {
         let common = start.len().min(bytes.len());
         start[..common] == bytes[..common]
@@ -125,7 +121,7 @@ pub(super) fn length_of(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
 }
 
 /// Parses a header of the length that [`length_of`] returned.
-pub(super) fn parse(header: &[u8]) -> Result<Header, Rejection> {
+fn parse(header: &[u8]) -> Result<Header, Rejection> {
     const LOCAL: u8 = 0x20;
 
     // The protocol demands that the rest is ignored.
@@ -198,7 +194,7 @@ mod tests {
             mut self: Pin<&mut Self>,
             _: &mut std::task::Context<'_>,
             buffer: &mut ReadBuf<'_>,
-        ) -> std::task::Poll<io::Result<()>> {
+        ) -> std::task::Poll<std::io::Result<()>> {
             let length = self.1.min(self.0.len()).min(buffer.remaining());
             let (piece, rest) = self.0.split_at(length);
             buffer.put_slice(piece);
