@@ -19,7 +19,7 @@ use axum::{Router, routing::get, serve::Listener};
 use clap::Parser;
 use dualstack_metrics::{
     ClientLabelsLayer, Protocol, Scope, ServerBinding, SocketOptions, TrustedProxies,
-    layer::ClientConnectInfo,
+    client::ClientConnectInfo,
     proxy::{Accept, HeaderSource},
 };
 use http::HeaderName;

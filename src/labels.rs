@@ -24,7 +24,6 @@ mod binding;
 mod bounded;
 mod capped;
 mod class;
-mod client;
 mod error;
 mod fixed;
 pub(crate) mod grammar;
@@ -40,7 +39,6 @@ pub use self::{
     bounded::BoundedLabel,
     capped::CappedLabel,
     class::{ClientLabels, IpFamily, IpType},
-    client::{Client, IntoClient},
     error::LabelError,
     fixed::FixedLabel,
     list::LabelList,

@@ -86,8 +86,8 @@
 //! | `http-listener` | no | the exporter's own HTTP listener | 19 more than `prometheus` |
 //! | `push-gateway` | no | the exporter's own push gateway client, with TLS | 26 more than `prometheus` |
 //!
-//! The default features have 72 packages in all. Without features there are 21
-//! packages, and the modules [`labels`], [`scope`], [`recorder`] and [`layer`], for any recorder and any tower service.
+//! The default features have 72 packages in all. Without features there are 21 packages, and the modules [`labels`],
+//! [`client`], [`scope`], [`recorder`] and [`layer`], for any recorder and any tower service.
 //! For an axum service with the Prometheus exporter, and nothing for UDP:
 //!
 //! ```toml
@@ -113,6 +113,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod cache;
+pub mod client;
 #[cfg(feature = "kernel")]
 #[cfg_attr(docsrs, doc(cfg(feature = "kernel")))]
 pub mod kernel;

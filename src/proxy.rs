@@ -1,7 +1,7 @@
 //! The client's own address behind a proxy, from a header or from the PROXY protocol.
 //!
-//! Behind a proxy, the peer of each connection is the proxy. [`TrustedProxies`] says which peers are proxies, and makes
-//! what reads the address of the client: a source for [`ClientLabelsLayer`](crate::ClientLabelsLayer), or a listener.
+//! Behind a proxy, the peer of each connection is the proxy. [`TrustedProxies`] lists the proxies, and makes a source for
+//! [`ClientLabelsLayer`](crate::ClientLabelsLayer) or `UdpServer`, or a listener, that reads the address of the client.
 //!
 //! ```
 //! use axum::{Router, body::Body, extract::connect_info::MockConnectInfo, http::Request, routing::get};
@@ -28,9 +28,9 @@
 //! # Who is believed
 //!
 //! Nobody, unless listed. A peer that is not in the list is itself the client, whatever it sends. In a list of hops, such
-//! as `X-Forwarded-For`, each proxy adds its peer at the right end, so the addresses are read from right to left until
-//! one is not a trusted proxy. That is the client. What is left of it came from the client, and is not read. Addresses
-//! are compared in canonical form.
+//! as `X-Forwarded-For`, each proxy adds its peer at the right end, so the addresses are read from right to left. The
+//! first one that is not a trusted proxy is the client. The text left of it came from the client, and is not read.
+//! Addresses are compared in canonical form.
 //!
 //! # Which source
 //!
@@ -43,16 +43,16 @@
 //!
 //! # What the labels mean
 //!
-//! The family is that of the client. The type is what the proxy tells. A proxy on a dual-stack socket sees its IPv4
-//! clients as `::ffff:a.b.c.d`. If it writes them like that, as nginx and HAProxy do, the type is `v4_mapped_v6`. If it
-//! writes `a.b.c.d`, as Caddy, Envoy and Traefik do, or listens on a socket for each family, the type is `plain`. So the
-//! type is about the socket of the proxy, and not about the socket of this process.
+//! The family is the client's own. The type depends on the proxy. A proxy on a dual-stack socket sees its IPv4 clients as
+//! `::ffff:a.b.c.d`. If it writes them like that, as nginx and HAProxy do, the type is `v4_mapped_v6`. If it writes
+//! `a.b.c.d`, as Caddy, Envoy and Traefik do, or listens on a socket for each family, the type is `plain`. So the type
+//! describes the socket of the proxy, not the socket of this process.
 //!
 //! # When there is no address
 //!
-//! A trusted proxy may send no address, or something that is none. Then the labels are those of the [`Fallback`], the
-//! counter [`REJECTED`] grows by 1 with a [`Reason`], and a warning says what to do. It is logged at most once a minute
-//! for each reason. The counter also has what peers sent that are not trusted, with the reason `untrusted`.
+//! A trusted proxy may send no address, or a malformed one. Then the [`Fallback`] decides the labels, the counter
+//! [`REJECTED`] grows by 1 with the reason, and a warning names the fix. It is logged at most once a minute for each
+//! reason. The counter also has the addresses that untrusted peers sent, with the reason `untrusted`.
 //!
 //! The work for one request has a bound: of a list, at most 8 KiB are read. The header of the PROXY protocol must be
 //! complete within 5 s and 8 KiB.
@@ -65,6 +65,7 @@ mod listener;
 mod node;
 mod policy;
 mod protocol;
+mod reason;
 mod rejection;
 mod stream;
 mod trust;
@@ -73,17 +74,8 @@ pub use self::{
     datagrams::ProxyProtocolDatagrams,
     header::HeaderSource,
     listener::{Accept, ProxyProtocolListener},
-    rejection::{REJECTED, Reason},
+    policy::Fallback,
+    rejection::REJECTED,
     stream::ProxyStream,
     trust::{TrustedProxies, TrustedProxiesError},
 };
-
-/// Whose labels a request has if a trusted proxy did not give the address of its client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Fallback {
-    /// Those of an unknown client, so that no client is counted in the family of a proxy.
-    #[default]
-    Unknown,
-    /// Those of the peer, which is the proxy. Fits if the proxy also sends requests of its own, such as health checks.
-    Peer,
-}

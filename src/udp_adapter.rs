@@ -193,8 +193,8 @@ pub use self::{
     socket::DatagramSocket,
 };
 use crate::{
+    client::DatagramSource,
     labels::{Protocol, ServerBinding},
-    layer::DatagramSource,
     scope::ClientScopes,
 };
 

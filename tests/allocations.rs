@@ -10,7 +10,7 @@ use std::{
 
 use allocation_counter::measure;
 #[cfg(feature = "proxy")]
-use dualstack_metrics::layer::ClientSource as _;
+use dualstack_metrics::client::ClientSource as _;
 use dualstack_metrics::{
     BoundedLabel, ClientLabels, ClientLabelsLayer, ClientScopes, Datagram, Protocol, Scope,
     ScopedRecorderLayer, ServerBinding, SocketOptions, UdpServer, prometheus::Install,
@@ -107,7 +107,7 @@ fn an_address_from_a_header_allocates_nothing() {
         let source = proxies.header(name).peer(peer);
         let request = http::Request::get("/").header(name, value).body(()).unwrap();
         assert_eq!(allocations(|| _ = source.clone().client(&request)), 0, "{name}");
-        assert_eq!(source.client(&request).unwrap().labels().pairs()[0].1, "inet6");
+        assert_eq!(source.client(&request).unwrap().class().pairs()[0].1, "inet6");
     }
 }
 

@@ -317,7 +317,7 @@ fn a_datagram_socket_answers_from_the_address_that_was_asked() {
                             socket.reply(&datagram, &[7; LARGE]).await
                         };
                         answer
-                            .with_scope(scopes.for_client(datagram.client()))
+                            .with_scope(scopes.for_client(datagram.client_class()))
                             .await
                             .unwrap();
                     };

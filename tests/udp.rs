@@ -234,7 +234,7 @@ fn a_handler_sees_canonical_addresses_and_the_address_that_was_asked() {
             service_fn(move |datagram: Datagram| {
                 seen.borrow_mut().push((
                     datagram.peer(),
-                    datagram.client().pairs()[0].1,
+                    datagram.client_class().pairs()[0].1,
                     datagram.local_addr(),
                 ));
                 std::future::ready(Ok::<_, Infallible>(Some(Bytes::new())))

@@ -13,7 +13,7 @@ use axum::{Router, routing::get};
 use bytes::Bytes;
 use dualstack_metrics::{
     BoundedLabel, ClientLabels, ClientLabelsLayer, Protocol, Scope, ServerBinding, SocketOptions,
-    layer::{FromRequest, connect_info},
+    client::{FromRequest, connect_info},
     prometheus::Install,
 };
 use futures_util::{FutureExt, future::join_all};
@@ -210,7 +210,7 @@ fn the_warning_fits_the_source() {
     let service = || service_fn(family);
     let unknown = |advice: &str| (Some(advice.to_owned()), "unknown");
     let of_layer = "the source that was given to `ClientLabelsLayer` returned `None`; add another with `or`, or \
-                    `or(ClientLabels::UNKNOWN)` if it is right that the client has no address";
+                    `or(ClientLabels::UNKNOWN)` if clients have no address here";
     let of_request = "serve an axum router with `into_make_service_with_connect_info::<SocketAddr>()`; if the \
                       address is in another type, such as the `ConnectInfo` of another version of axum or the \
                       `TcpConnectInfo` of tonic, name the type with `ClientLabelsLayer::connect_info`";

@@ -17,7 +17,7 @@ use axum::{
 use bytes::Bytes;
 use dualstack_metrics::{
     ClientLabelsLayer, ClientScopes, Protocol, ServerBinding, TrustedProxies,
-    layer::{ClientConnectInfo, DatagramClient, DatagramSource as _},
+    client::{ClientConnectInfo, DatagramClient, DatagramSource as _},
     proxy::HeaderSource,
 };
 use futures_util::FutureExt as _;
@@ -150,7 +150,7 @@ fn datagrams() {
     let payload = Bytes::from(IN_FRONT.to_vec());
     let behind = || {
         let mut payload = black_box(&payload).slice(..);
-        match source.client(&mut payload, black_box(PEER)) {
+        match source.read_client(&mut payload, black_box(PEER)) {
             Ok(DatagramClient::Behind(client)) => scopes.for_client(client),
             other => unreachable!("{other:?}"),
         }

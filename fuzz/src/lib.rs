@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use dualstack_metrics::{
     ClientLabels, TrustedProxies,
-    layer::{ClientConnectInfo, ClientSource as _, DatagramClient, DatagramSource as _},
+    client::{ClientConnectInfo, ClientSource as _, DatagramClient, DatagramSource as _},
     proxy::{Accept, HeaderSource, ProxyProtocolDatagrams},
 };
 use http::{HeaderName, HeaderValue, Request};
@@ -107,7 +107,7 @@ fn seen(source: &HeaderSource, peer: &str, name: &'static str, lines: &[&[u8]]) 
         }
     }
     let source = source.clone().peer(address(peer));
-    source.client(&request).unwrap().labels()
+    source.client(&request).unwrap().class()
 }
 
 thread_local! {
@@ -133,7 +133,7 @@ pub fn proxy_protocol(data: &[u8]) {
     assert_eq!(in_pieces, accept(stream, stream.len().max(1), PROXY));
     if let Some((info, bytes)) = &in_pieces {
         assert!(stream.ends_with(bytes));
-        assert_eq!(info.peer(), Some(address(PROXY)));
+        assert_eq!(info.peer_addr(), Some(address(PROXY)));
     }
 
     let in_datagram = read_datagram(stream, PROXY);
@@ -155,7 +155,7 @@ pub fn proxy_protocol(data: &[u8]) {
                 DatagramClient::Peer => Some(address(PROXY)),
                 DatagramClient::Unknown => None,
             };
-            assert_eq!(info.client(), expected);
+            assert_eq!(info.client_addr(), expected);
         }
     }
 
@@ -189,7 +189,7 @@ fn read_datagram(bytes: &[u8], peer: &str) -> (Result<DatagramClient, DatagramCl
         static SOURCE: ProxyProtocolDatagrams = proxies().proxy_protocol_datagrams();
     }
     let mut payload = Bytes::copy_from_slice(bytes);
-    let client = SOURCE.with(|source| source.client(&mut payload, address(peer)));
+    let client = SOURCE.with(|source| source.read_client(&mut payload, address(peer)));
     (client, payload.into())
 }
 

@@ -1,4 +1,4 @@
-//! What a client's address becomes: its family, how it is written, and both in one byte.
+//! The class of a client's address: its family and its type, in one byte.
 
 use std::{
     fmt,
@@ -34,7 +34,7 @@ impl fmt::Display for IpFamily {
     }
 }
 
-/// How an address is written.
+/// How an address is written: as one of its own family, mapped, or translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum IpType {
@@ -81,7 +81,7 @@ enum Class {
     InetNat64,
 }
 
-/// The class of a client's address: one byte that does not contain the address.
+/// The class of a client's address, in one byte that does not contain the address.
 ///
 /// | client seen by the socket | family | type |
 /// |---|---|---|
@@ -101,16 +101,16 @@ enum Class {
 pub struct ClientLabels(Class);
 
 impl ClientLabels {
-    /// The client's address is not known: the server is misconfigured, or listens on a Unix socket.
+    /// The class of a client without a known address. The server is misconfigured, or listens on a Unix socket.
     pub const UNKNOWN: Self = Self(Class::Unknown);
 
-    /// An IPv4 client that came through a translator, for your own check with
+    /// The class of an IPv4 client behind a translator, for your own check with
     /// [`Nat64Prefix::contains`](crate::Nat64Prefix::contains). Scopes do the check if they were made with
     /// [`nat64`](crate::ClientScopesBuilder::nat64).
     pub const NAT64: Self = Self(Class::InetNat64);
 
-    /// All values but [`NAT64`](Self::NAT64), which only scopes with a NAT64 prefix use. A counter of a server has at
-    /// most this many series, one for each, and one more with such a prefix.
+    /// All classes but [`NAT64`](Self::NAT64), which only scopes with a NAT64 prefix use. A counter of a server has at
+    /// most one series for each class, and one more with such a prefix.
     pub const ALL: &'static [Self] = Self::EVERY.split_at(Self::NAT64.index()).0;
 
     pub(crate) const EVERY: &'static [Self] = &[

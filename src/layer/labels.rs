@@ -2,7 +2,7 @@ use std::{any::type_name, fmt};
 
 use tower_layer::Layer;
 
-use super::impl_scoped_service;
+use super::service::{RequestScope, ScopedService};
 use crate::{
     labels::{LabelSet, LabelText},
     scope::Scope,
@@ -16,9 +16,10 @@ impl LabelText for http::HeaderValue {
 
 /// A [`Layer`] that adds your own labels to everything that is counted while a request is served.
 ///
-/// The labels come from a closure `|request: &Request<_>|`, or `|datagram: &Datagram|`, that returns a [`LabelSet`]. It
-/// adds them to the scope in force, so this layer and [`ClientLabelsLayer`](super::ClientLabelsLayer) can stand in either
-/// order. Labels that were made before are found in a few nanoseconds, without a lock or an allocation.
+/// The labels come from a closure `|request: &Request<_>|`, or `|datagram: &Datagram|`, that returns a [`LabelSet`]. The
+/// layer adds them to the current scope, so it can be inside or outside of a
+/// [`ClientLabelsLayer`](super::ClientLabelsLayer). Labels that were made before are found in a few nanoseconds, without a
+/// lock or an allocation.
 ///
 /// ```
 /// use axum::{Router, body::Body, http::{Request, header::REFERER}, routing::get};
@@ -46,93 +47,47 @@ impl LabelText for http::HeaderValue {
 ///
 /// # A label that is known later
 ///
-/// If middleware finds out who the client is and puts it into the extensions of the request, place the layer inside that
-/// middleware. If a handler finds it out, it calls [`Scope::add`], and the label holds for the rest of the request. In
-/// both cases, what was counted before has no such label.
+/// If middleware learns the label and puts it into the extensions of the request, place the layer inside that
+/// middleware. If a handler learns it, it calls [`Scope::add`], and the label holds for the rest of the request. In both
+/// cases, earlier increments do not have the label.
 #[derive(Clone, Copy)]
-pub struct LabelsLayer<Src, const BODY: bool = true> {
-    source: Src,
+pub struct LabelsLayer<F, const BODY: bool = true> {
+    labels: F,
 }
 
-impl<Src> LabelsLayer<Src> {
+impl<F> LabelsLayer<F> {
     /// A layer for the labels that `labels` returns for a request.
-    pub const fn new(labels: Src) -> Self {
-        Self { source: labels }
+    pub const fn new(labels: F) -> Self {
+        Self { labels }
     }
 
     /// Does not change the response. Its body is polled outside the scope. See
     /// [`ClientLabelsLayer::without_body`](super::ClientLabelsLayer::without_body).
-    pub fn without_body(self) -> LabelsLayer<Src, false> {
-        LabelsLayer { source: self.source }
+    pub fn without_body(self) -> LabelsLayer<F, false> {
+        LabelsLayer { labels: self.labels }
     }
 }
 
-impl<S, Src: Clone, const BODY: bool> Layer<S> for LabelsLayer<Src, BODY> {
-    type Service = LabelsService<S, Src, BODY>;
+impl<S, F: Clone, const BODY: bool> Layer<S> for LabelsLayer<F, BODY> {
+    type Service = ScopedService<S, Self, BODY>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        LabelsService {
-            inner,
-            source: self.source.clone(),
-        }
+        ScopedService::new(inner, self.clone())
     }
 }
 
-impl<Src, const BODY: bool> fmt::Debug for LabelsLayer<Src, BODY> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LabelsLayer<{}>", type_name::<Src>())
-    }
-}
-
-/// The [`Service`](tower_service::Service) that [`LabelsLayer`] makes.
-#[derive(Clone, Copy)]
-pub struct LabelsService<S, Src, const BODY: bool = true> {
-    inner: S,
-    source: Src,
-}
-
-impl<S, Src, const BODY: bool> LabelsService<S, Src, BODY> {
-    fn scope<Request>(&self, request: &Request) -> Scope
-    where
-        Src: LabelSource<Request>,
-    {
-        Scope::current().with(&self.source.labels(request))
-    }
-}
-
-impl_scoped_service!(LabelsService, LabelSource);
-
-impl<S: fmt::Debug, Src, const BODY: bool> fmt::Debug for LabelsService<S, Src, BODY> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LabelsService")
-            .field("inner", &self.inner)
-            .field("source", &type_name::<Src>())
-            .finish()
-    }
-}
-
-/// Where [`LabelsLayer`] takes the labels of a request from. Implemented for closures `Fn(&Request) -> L` whose result
-/// is a [`LabelSet`].
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` does not return the labels of `{Request}`",
-    note = "a source is a closure such as `|request: &Request<_>| plan_of(request)`, whose result is a `LabelSet`"
-)]
-pub trait LabelSource<Request> {
-    /// The labels.
-    type Labels: LabelSet;
-
-    /// The labels of a request.
-    fn labels(&self, request: &Request) -> Self::Labels;
-}
-
-impl<Request, F, L> LabelSource<Request> for F
+impl<Request, F, L, const BODY: bool> RequestScope<Request> for LabelsLayer<F, BODY>
 where
     F: Fn(&Request) -> L,
     L: LabelSet,
 {
-    type Labels = L;
+    fn scope(&self, request: &Request) -> Scope {
+        Scope::current().with(&(self.labels)(request))
+    }
+}
 
-    fn labels(&self, request: &Request) -> L {
-        self(request)
+impl<F, const BODY: bool> fmt::Debug for LabelsLayer<F, BODY> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LabelsLayer<{}>", type_name::<F>())
     }
 }

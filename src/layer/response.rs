@@ -39,7 +39,7 @@ impl ScopeResponse for Option<Bytes> {
 }
 
 pin_project! {
-    /// The future of [`ClientLabelsService`](super::ClientLabelsService).
+    /// The future of a [`ScopedService`](super::ScopedService).
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {

@@ -3,18 +3,18 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use super::{
-    Fallback, Reason, TrustedProxies,
-    policy::Policy,
-    protocol::{self, Said},
+    policy::{Fallback, Policy},
+    protocol::{self, Header},
+    reason::Rejection,
+    trust::TrustedProxies,
 };
-use crate::layer::{DatagramClient, DatagramSource};
+use crate::client::{DatagramClient, DatagramSource};
 
 /// Reads the header of the PROXY protocol in front of each datagram from a trusted proxy, for `UdpServer::source`.
 ///
-/// Made by [`TrustedProxies::proxy_protocol_datagrams`]. In your own loop, call [`client`](DatagramSource::client).
+/// Made by [`TrustedProxies::proxy_protocol_datagrams`]. In your own loop, call [`read_client`](DatagramSource::read_client).
 #[derive(Clone, Debug)]
 pub struct ProxyProtocolDatagrams {
-    proxies: TrustedProxies,
     policy: Policy,
 }
 
@@ -22,8 +22,8 @@ impl TrustedProxies {
     /// Reads the PROXY protocol from the datagrams of trusted peers, each of which begins with a header, as dnsdist sends
     /// them.
     ///
-    /// The client in the header is the one whose labels are used, and the peer of the `Datagram` that the service gets.
-    /// The header is not in its payload. The answer goes to the proxy, without a header.
+    /// The labels and the peer of the `Datagram` are the client's. The header is not in its payload. The answer goes to the
+    /// proxy, without a header.
     ///
     /// Anybody can write the address of your proxy into a datagram. Trust only peers whose addresses nobody else can use,
     /// such as those on a private network or on this host.
@@ -48,8 +48,7 @@ impl TrustedProxies {
     #[must_use]
     pub fn proxy_protocol_datagrams(&self) -> ProxyProtocolDatagrams {
         ProxyProtocolDatagrams {
-            proxies: self.clone(),
-            policy: Policy::new(),
+            policy: Policy::new(self.clone()),
         }
     }
 }
@@ -64,7 +63,7 @@ impl ProxyProtocolDatagrams {
     }
 
     /// Also serves datagrams of trusted peers that begin with something else than a header. They have the labels of the
-    /// [fallback](Self::fallback), and are counted as [missing](Reason::Missing).
+    /// [fallback](Self::fallback), and are [counted](super::REJECTED) as `missing`.
     ///
     /// By default they are not served. Datagrams whose header cannot be used never are.
     #[must_use]
@@ -75,24 +74,24 @@ impl ProxyProtocolDatagrams {
 }
 
 impl DatagramSource for ProxyProtocolDatagrams {
-    fn client(&self, payload: &mut Bytes, peer: SocketAddr) -> Result<DatagramClient, DatagramClient> {
-        if !self.proxies.contains(peer.ip()) {
+    fn read_client(&self, payload: &mut Bytes, peer: SocketAddr) -> Result<DatagramClient, DatagramClient> {
+        if !self.policy.proxies.contains(peer.ip()) {
             if protocol::is_header(payload) == Some(true) {
-                self.policy.reject(Reason::Untrusted, Some(peer));
+                self.policy.untrusted(peer.into());
             }
             return Ok(DatagramClient::Peer);
         }
         let reason = match protocol::split(payload) {
-            Ok(Said::Client(client)) => return Ok(DatagramClient::Behind(client)),
-            Ok(Said::Local) => return Ok(DatagramClient::Peer),
-            Ok(Said::Unknown) => Reason::Unknown,
+            Ok(Header::Client(client)) => return Ok(DatagramClient::Behind(client)),
+            Ok(Header::Local) => return Ok(DatagramClient::Peer),
+            Ok(Header::Unknown) => Rejection::Unknown,
             Err(reason) => reason,
         };
-        let instead = |fallback| match fallback {
+        let client = |fallback| match fallback {
             Fallback::Peer => DatagramClient::Peer,
             Fallback::Unknown => DatagramClient::Unknown,
         };
-        let served = self.policy.instead(reason, Some(peer));
-        served.map(instead).map_err(instead)
+        let fallback = self.policy.fallback_for(reason, Some(peer));
+        fallback.map(client).map_err(client)
     }
 }

@@ -2,37 +2,37 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
-use super::{Reason, node};
+use super::{node, reason::Rejection};
 
 /// Reads the parameter `for` of one element, such as `for="[2001:db8::7]:50000";proto=https`.
-pub(super) fn node_of(element: &[u8]) -> Result<IpAddr, Reason> {
+pub(super) fn node_of(element: &[u8]) -> Result<IpAddr, Rejection> {
     let mut rest = element;
     let mut node = None;
     while !rest.is_empty() {
         let Parameter { name, value, next } = parameter(rest)?;
         if name.eq_ignore_ascii_case(b"for") && node.replace(value).is_some() {
-            return Err(Reason::Contradictory);
+            return Err(Rejection::Contradictory);
         }
         rest = next;
     }
-    node::parse(&node.ok_or(Reason::Missing)?)
+    node::parse(&node.ok_or(Rejection::Missing)?)
 }
 
-/// A parameter, its value without quotes, and what follows its semicolon.
+/// A parameter, its value without quotes, and the parameters behind its semicolon.
 struct Parameter<'a> {
     name: &'a [u8],
     value: Cow<'a, [u8]>,
     next: &'a [u8],
 }
 
-fn parameter(text: &[u8]) -> Result<Parameter<'_>, Reason> {
+fn parameter(text: &[u8]) -> Result<Parameter<'_>, Rejection> {
     let equals = text
         .iter()
         .position(|&byte| byte == b'=')
-        .ok_or(Reason::Malformed)?;
+        .ok_or(Rejection::Malformed)?;
     let name = text[..equals].trim_ascii();
     if name.is_empty() || !name.iter().all(|&byte| is_token(byte)) {
-        return Err(Reason::Malformed);
+        return Err(Rejection::Malformed);
     }
     let after = text[equals + 1..].trim_ascii_start();
     let (value, rest) = if let Some(quoted) = after.strip_prefix(b"\"") {
@@ -41,24 +41,24 @@ fn parameter(text: &[u8]) -> Result<Parameter<'_>, Reason> {
         let end = after.iter().position(|&byte| byte == b';').unwrap_or(after.len());
         let (value, rest) = after.split_at(end);
         if value.contains(&b'"') {
-            return Err(Reason::Malformed);
+            return Err(Rejection::Malformed);
         }
         (value.into(), rest)
     };
     let next = match rest.trim_ascii_start().split_first() {
         None => b"",
         Some((b';', next)) => next.trim_ascii_start(),
-        Some(_) => return Err(Reason::Malformed),
+        Some(_) => return Err(Rejection::Malformed),
     };
     Ok(Parameter { name, value, next })
 }
 
 /// Splits behind the closing quote (RFC 9110 §5.6.4).
-fn unquote(text: &[u8]) -> Result<(Cow<'_, [u8]>, &[u8]), Reason> {
+fn unquote(text: &[u8]) -> Result<(Cow<'_, [u8]>, &[u8]), Rejection> {
     let end = text
         .iter()
         .position(|&byte| matches!(byte, b'"' | b'\\'))
-        .ok_or(Reason::Malformed)?;
+        .ok_or(Rejection::Malformed)?;
     if text[end] == b'"' {
         return Ok((text[..end].into(), &text[end + 1..]));
     }
@@ -67,11 +67,11 @@ fn unquote(text: &[u8]) -> Result<(Cow<'_, [u8]>, &[u8]), Reason> {
     while let Some(&byte) = bytes.next() {
         match byte {
             b'"' => return Ok((value.into(), bytes.as_slice())),
-            b'\\' => value.push(*bytes.next().ok_or(Reason::Malformed)?),
+            b'\\' => value.push(*bytes.next().ok_or(Rejection::Malformed)?),
             _ => value.push(byte),
         }
     }
-    Err(Reason::Malformed)
+    Err(Rejection::Malformed)
 }
 
 /// RFC 9110 §5.6.2.
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_examples_of_the_rfc_and_what_proxies_write() {
+    fn reads_the_examples_of_the_rfc_and_the_forms_of_proxies() {
         let v4 = Ok("192.0.2.43".parse().unwrap());
         let v6 = Ok("2001:db8:cafe::17".parse().unwrap());
         for (element, expected) in [
@@ -101,13 +101,13 @@ mod tests {
             ("for=[2001:db8:cafe::17]:4711;proto=http", v6),
             ("for=2001:db8:cafe::17", v6),
             ("for=192.0.2.43:4711", v4),
-            ("for=unknown", Err(Reason::Unknown)),
-            ("for=\"_gazonk\"", Err(Reason::Obfuscated)),
-            ("for=_SEVKISEK;proto=http", Err(Reason::Obfuscated)),
-            ("proto=https", Err(Reason::Missing)),
-            ("for=\"\"", Err(Reason::Missing)),
-            ("for=", Err(Reason::Missing)),
-            ("for=192.0.2.43;For=192.0.2.43", Err(Reason::Contradictory)),
+            ("for=unknown", Err(Rejection::Unknown)),
+            ("for=\"_gazonk\"", Err(Rejection::Obfuscated)),
+            ("for=_SEVKISEK;proto=http", Err(Rejection::Obfuscated)),
+            ("proto=https", Err(Rejection::Missing)),
+            ("for=\"\"", Err(Rejection::Missing)),
+            ("for=", Err(Rejection::Missing)),
+            ("for=192.0.2.43;For=192.0.2.43", Err(Rejection::Contradictory)),
         ] {
             assert_eq!(node_of(element.as_bytes()), expected, "{element}");
         }
@@ -133,7 +133,11 @@ mod tests {
             "for=localhost",
             "x=\";for=192.0.2.43",
         ] {
-            assert_eq!(node_of(element.as_bytes()), Err(Reason::Malformed), "{element}");
+            assert_eq!(
+                node_of(element.as_bytes()),
+                Err(Rejection::Malformed),
+                "{element}"
+            );
         }
     }
 }

@@ -2,10 +2,13 @@ use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, Request};
 
-use super::{Fallback, Reason, TrustedProxies, forwarded, list::FromRight, node, rejection::Rejections};
+use super::{
+    forwarded, list::FromRight, node, policy::Fallback, reason::Rejection, rejection::Rejections,
+    trust::TrustedProxies,
+};
 use crate::{
-    labels::{Client, ClientLabels},
-    layer::{ClientSource, FromRequest},
+    client::{Client, ClientSource, FromRequest},
+    labels::ClientLabels,
 };
 
 /// Reads the client's address from a header that trusted proxies set, for
@@ -15,8 +18,7 @@ use crate::{
 /// [`header`](TrustedProxies::header). Clones share the limit of their warnings, so clone one source if you need one for
 /// each connection.
 ///
-/// `Peer` is the source of the address at the other end of the connection, by default the request itself
-/// ([`HasClient`](crate::layer::HasClient)).
+/// `Peer` is the source of the address at the other end of the connection, by default [the request](FromRequest).
 #[derive(Clone, Debug)]
 pub struct HeaderSource<Peer = FromRequest> {
     shared: Arc<Shared>,
@@ -32,7 +34,7 @@ struct Shared {
     rejections: Rejections,
 }
 
-/// What a value of the header looks like.
+/// The form of a header's value.
 #[derive(Clone, Copy, Debug)]
 enum Form {
     /// Addresses with commas between them. Each proxy adds one at the right end.
@@ -53,7 +55,7 @@ impl TrustedProxies {
     /// Reads `X-Forwarded-For`, to which each proxy adds the address of its peer.
     ///
     /// All lines of the header are one list. The client is the first address from the right that is not a trusted proxy,
-    /// or the leftmost address if all are. What is left of it was written by the client, and is not read.
+    /// or the leftmost address if all are. The text left of it was written by the client, and is not read.
     #[must_use]
     pub fn x_forwarded_for(&self) -> HeaderSource {
         self.source(X_FORWARDED_FOR, Form::List)
@@ -71,8 +73,8 @@ impl TrustedProxies {
     /// Reads a header whose value is one address, such as `X-Real-IP`, `CF-Connecting-IP`, `True-Client-IP`,
     /// `Fly-Client-IP`, `X-Envoy-External-Address` or `CloudFront-Viewer-Address`.
     ///
-    /// The proxy must replace what the client sent in this header. Two lines of it are
-    /// [contradictory](Reason::Contradictory). For `X-Forwarded-For` and `Forwarded` this is the same as the method of
+    /// The proxy must replace a value that the client sent. Two lines of it are
+    /// [contradictory](super::REJECTED). For `X-Forwarded-For` and `Forwarded` this is the same as the method of
     /// that name.
     ///
     /// # Panics
@@ -82,7 +84,7 @@ impl TrustedProxies {
     #[track_caller]
     pub fn header<N: TryInto<HeaderName>>(&self, name: N) -> HeaderSource {
         let Ok(name) = name.try_into() else {
-            panic!("`TrustedProxies::header` got what is not the name of a header");
+            panic!("the argument of `TrustedProxies::header` is not the name of a header");
         };
         let form = match &name {
             name if *name == X_FORWARDED_FOR => Form::List,
@@ -123,7 +125,7 @@ impl<Peer> HeaderSource<Peer> {
     /// [`Client::UNIX`] says that all peers are on a Unix socket.
     ///
     /// ```
-    /// # use dualstack_metrics::{ClientLabelsLayer, Protocol, ServerBinding, TrustedProxies, labels::Client};
+    /// # use dualstack_metrics::{ClientLabelsLayer, Protocol, ServerBinding, TrustedProxies, client::Client};
     /// let proxies = TrustedProxies::new(["unix:"])?;
     /// let source = proxies.x_forwarded_for().peer(Client::UNIX);
     /// let layer = ClientLabelsLayer::new(ServerBinding::unix(Protocol::Http)).source(source);
@@ -141,7 +143,7 @@ impl<Peer> HeaderSource<Peer> {
 
 impl Shared {
     /// The address that the proxies give for the client.
-    fn read(&self, headers: &HeaderMap) -> Result<IpAddr, Reason> {
+    fn read(&self, headers: &HeaderMap) -> Result<IpAddr, Rejection> {
         match self.form {
             Form::List => self.first_untrusted(headers, node::parse),
             Form::Forwarded => self.first_untrusted(headers, forwarded::node_of),
@@ -153,9 +155,9 @@ impl Shared {
     fn first_untrusted(
         &self,
         headers: &HeaderMap,
-        parse: fn(&[u8]) -> Result<IpAddr, Reason>,
-    ) -> Result<IpAddr, Reason> {
-        let mut farthest = Err(Reason::Missing);
+        parse: fn(&[u8]) -> Result<IpAddr, Rejection>,
+    ) -> Result<IpAddr, Rejection> {
+        let mut farthest = Err(Rejection::Missing);
         for element in FromRight::new(headers, &self.name) {
             let hop = parse(element?)?;
             if !self.proxies.contains(hop) {
@@ -169,75 +171,57 @@ impl Shared {
     fn only(
         &self,
         headers: &HeaderMap,
-        parse: fn(&[u8]) -> Result<IpAddr, Reason>,
-    ) -> Result<IpAddr, Reason> {
+        parse: fn(&[u8]) -> Result<IpAddr, Rejection>,
+    ) -> Result<IpAddr, Rejection> {
         let mut lines = headers.get_all(&self.name).into_iter();
-        let line = lines.next().ok_or(Reason::Missing)?.as_bytes();
+        let line = lines.next().ok_or(Rejection::Missing)?.as_bytes();
         if lines.next().is_some() {
-            return Err(Reason::Contradictory);
+            return Err(Rejection::Contradictory);
         }
         parse(line).map_err(|reason| match reason {
-            // Two lines that a proxy on the way has joined.
-            Reason::Malformed | Reason::Oversized
+            // A proxy on the way has joined two lines.
+            Rejection::Malformed | Rejection::Oversized
                 if line.iter().take(node::MAX_LENGTH).any(|&byte| byte == b',') =>
             {
-                Reason::Contradictory
+                Rejection::Contradictory
             }
             _ => reason,
         })
     }
 
-    #[cold]
-    fn reject(&self, reason: Reason, peer: Client) {
-        let Self { name, rejections, .. } = self;
-        rejections.count(reason, peer.ip(), || match reason {
-            Reason::Untrusted if peer == Client::UNIX => format!(
-                "the peer on a Unix socket sent `{name}`, but is not trusted; if only your proxy can connect to the socket, \
-                 add \"unix:\" to `TrustedProxies`"
-            ),
-            Reason::Untrusted if peer.ip().is_none() => format!(
-                "the peer sent `{name}`, but only its labels are known, so it cannot be a trusted proxy"
-            ),
-            Reason::Untrusted => format!(
-                "the peer sent `{name}`, but is not a trusted proxy; if it is your proxy, add its address to \
-                 `TrustedProxies`"
-            ),
-            _ => format!("the trusted proxy sent {}", self.advice(reason)),
-        });
-    }
-
-    /// What a trusted proxy sent, and which setting of it helps.
-    fn advice(&self, reason: Reason) -> String {
+    /// The mistake of a trusted proxy, and its fix.
+    fn advice(&self, reason: Rejection) -> String {
         let Self { name, form, .. } = self;
         let is_list = matches!(form, Form::List | Form::Forwarded);
         match reason {
-            Reason::Missing => format!(
+            Rejection::Missing => format!(
                 "no address in `{name}`; let the proxy set it, or read the header that the proxy sets"
             ),
-            Reason::Contradictory if is_list => {
+            Rejection::Contradictory if is_list => {
                 format!("two `for` in one element of `{name}`; let the proxy write one")
             }
-            Reason::Contradictory => format!(
-                "several addresses in `{name}`; let the proxy replace what the client sent, and not add to it"
+            Rejection::Contradictory => format!(
+                "several addresses in `{name}`; let the proxy replace the value of the client, and not add to it"
             ),
-            Reason::Oversized if is_list => format!(
+            Rejection::Oversized if is_list => format!(
                 "an element that is longer than an address, or more than 8 KiB of trusted hops, in `{name}`; let the proxy \
                  write addresses, and trust no network with clients in it"
             ),
-            Reason::Oversized => {
-                format!("more than an address in `{name}`; let the proxy replace what the client sent")
+            Rejection::Oversized => {
+                format!("more than an address in `{name}`; let the proxy replace the value of the client")
             }
-            Reason::Unknown | Reason::Obfuscated => format!(
+            Rejection::Unknown | Rejection::Obfuscated => format!(
                 "`{name}` without the address, because it hides it or does not know it; let the proxy write the address, or \
                  read another header"
             ),
             _ => {
-                let what = match form {
-                    Form::SingleWithPort => "is no address with a port",
-                    _ => "is no address",
+                let address = match form {
+                    Form::SingleWithPort => "address with a port",
+                    _ => "address",
                 };
                 format!(
-                    "in `{name}` what {what}; let the proxy write the address of its peer there, or read another header"
+                    "a `{name}` that is no {address}; let the proxy write the address of its peer there, or read another \
+                     header"
                 )
             }
         }
@@ -253,14 +237,16 @@ where
         let (shared, headers) = (&*self.shared, request.headers());
         if !shared.proxies.trusts(peer) {
             if headers.contains_key(&shared.name) {
-                shared.reject(Reason::Untrusted, peer);
+                let rejections = &shared.rejections;
+                rejections.untrusted(peer, format_args!("`{}`", shared.name));
             }
             return (peer != Client::UNIX).then_some(peer);
         }
         Some(match shared.read(headers) {
             Ok(address) => address.into(),
             Err(reason) => {
-                shared.reject(reason, peer);
+                let advice = || format!("the trusted proxy sent {}", shared.advice(reason));
+                shared.rejections.count(reason, peer.ip(), advice);
                 match self.fallback {
                     Fallback::Peer => peer,
                     Fallback::Unknown => ClientLabels::UNKNOWN.into(),

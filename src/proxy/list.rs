@@ -1,16 +1,16 @@
-//! Lists of hops: each proxy adds an element at the right end, so the left end is what the client has written.
+//! Lists of hops: each proxy adds an element at the right end, so the client has written the left end.
 //!
 //! The crate `client-ip` takes the rightmost element of the last line. If there are two proxies, that is one of them.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::ValueIter};
 
-use super::Reason;
+use super::reason::Rejection;
 
 /// How many bytes of a list are read, from its right end. As many as nginx allows in one line of a header by default.
 const MAX_BYTES: usize = 8 * 1024;
 
-/// The elements of all lines of a header, from right to left, without those that are empty. What is left of the element
-/// that was returned last has not been looked at.
+/// The elements of all lines of a header, from right to left, without empty ones. The text left of the last returned
+/// element has not been read.
 pub(super) struct FromRight<'a> {
     lines: ValueIter<'a, HeaderValue>,
     line: Option<&'a [u8]>,
@@ -28,7 +28,7 @@ impl<'a> FromRight<'a> {
 }
 
 impl<'a> Iterator for FromRight<'a> {
-    type Item = Result<&'a [u8], Reason>;
+    type Item = Result<&'a [u8], Rejection>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -40,12 +40,12 @@ impl<'a> Iterator for FromRight<'a> {
             let comma = last_unquoted(&line[start..], b',').map(|at| start + at);
             let (rest, element) = match comma {
                 Some(at) => (Some(&line[..at]), &line[at + 1..]),
-                None if start > 0 => return Some(Err(Reason::Oversized)),
+                None if start > 0 => return Some(Err(Rejection::Oversized)),
                 None => (None, line),
             };
             // The comma, or the end of the line, counts too.
             let Some(bytes_left) = self.bytes_left.checked_sub(element.len() + 1) else {
-                return Some(Err(Reason::Oversized));
+                return Some(Err(Rejection::Oversized));
             };
             self.bytes_left = bytes_left;
             self.line = rest;
@@ -60,7 +60,7 @@ impl<'a> Iterator for FromRight<'a> {
 
 /// The last `separator` outside of quoted strings (RFC 9110 §5.6.4).
 ///
-/// It looks from the right, so that a quote which the client has left open does not reach into what a proxy added.
+/// It looks from the right, so that a quote which the client has left open does not reach into the elements of proxies.
 fn last_unquoted(text: &[u8], separator: u8) -> Option<usize> {
     let mut is_quoted = false;
     for (at, &byte) in text.iter().enumerate().rev() {
@@ -82,7 +82,7 @@ mod tests {
 
     const NAME: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-    fn elements<'a>(lines: impl IntoIterator<Item = &'a str>) -> Vec<Result<String, Reason>> {
+    fn elements<'a>(lines: impl IntoIterator<Item = &'a str>) -> Vec<Result<String, Rejection>> {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(NAME, line.parse().unwrap());
@@ -94,7 +94,7 @@ mod tests {
             .collect()
     }
 
-    fn ok(elements: &[&str]) -> Vec<Result<String, Reason>> {
+    fn ok(elements: &[&str]) -> Vec<Result<String, Rejection>> {
         elements.iter().map(|&element| Ok(element.to_owned())).collect()
     }
 
@@ -129,18 +129,20 @@ mod tests {
     #[test]
     fn the_work_has_a_bound() {
         let long = "x".repeat(100_000);
-        assert_eq!(elements([&*long])[..1], [Err(Reason::Oversized)]);
+        assert_eq!(elements([&*long])[..1], [Err(Rejection::Oversized)]);
         assert_eq!(
             elements([&*format!("{long}, a")])[..2],
-            [Ok("a".to_owned()), Err(Reason::Oversized)]
+            [Ok("a".to_owned()), Err(Rejection::Oversized)]
         );
         let commas = ",".repeat(100_000);
-        assert_eq!(elements([&*commas])[0], Err(Reason::Oversized));
+        assert_eq!(elements([&*commas])[0], Err(Rejection::Oversized));
         let quotes = r#"""#.repeat(100_000);
-        assert_eq!(elements([&*quotes])[0], Err(Reason::Oversized));
+        assert_eq!(elements([&*quotes])[0], Err(Rejection::Oversized));
         let lines = vec!["a"; 10_000];
         let read = elements(lines);
-        let oversized = read.iter().position(|element| *element == Err(Reason::Oversized));
+        let oversized = read
+            .iter()
+            .position(|element| *element == Err(Rejection::Oversized));
         assert_eq!(oversized, Some(MAX_BYTES / 2));
         let whole = "x".repeat(MAX_BYTES - 1);
         assert_eq!(elements([&*whole]), ok(&[&whole]));

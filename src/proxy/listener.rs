@@ -12,17 +12,19 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::JoinSet,
+    time::{error::Elapsed, timeout},
 };
 
 use super::{
-    Fallback, ProxyStream, Reason, TrustedProxies,
-    policy::Policy,
-    protocol::{self, Rejected, Said},
+    policy::{Fallback, Policy},
+    protocol::{self, Header},
+    reason::Rejection,
+    stream::ProxyStream,
+    trust::TrustedProxies,
 };
-use crate::{labels::IntoClient as _, layer::ClientConnectInfo};
+use crate::client::{Client, ClientConnectInfo};
 
-/// What [`TrustedProxies::proxy_protocol`] accepts connections from: a `TcpListener` or `UnixListener` of tokio, or a
-/// listener of your own.
+/// A listener for [`TrustedProxies::proxy_protocol`]: a `TcpListener` or `UnixListener` of tokio, or your own.
 pub trait Accept: Send + 'static {
     /// The connection.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
@@ -31,14 +33,14 @@ pub trait Accept: Send + 'static {
     ///
     /// # Errors
     ///
-    /// Those of the system.
+    /// If the system cannot accept a connection.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, Option<SocketAddr>)>>;
 
-    /// The address where it listens, or `None` if that is a Unix socket.
+    /// The address of the listener, or `None` if it is a Unix socket.
     ///
     /// # Errors
     ///
-    /// Those of the system.
+    /// If the system does not know the address.
     fn local_addr(&self) -> io::Result<Option<SocketAddr>>;
 }
 
@@ -74,21 +76,23 @@ impl Accept for UnixListener {
 /// Made by [`TrustedProxies::proxy_protocol`]. With the feature `axum` it is an `axum::serve::Listener` of axum 0.8. For
 /// everything else there is [`accept`](Self::accept).
 ///
-/// Connections of peers that are not trusted are returned as they are, with every byte that they send. If that begins with
-/// a header, it is counted as [untrusted](Reason::Untrusted). The headers of trusted peers are read at the same time, so
-/// that one that is slow delays no other.
+/// Connections of untrusted peers are returned as they are, with all bytes. If they begin with a header, it is
+/// [counted](super::REJECTED) as `untrusted`. The headers of trusted peers are read at the same time, so that a slow one
+/// delays no other.
 #[derive(Debug)]
 pub struct ProxyProtocolListener<L: Accept> {
     listener: L,
-    proxies: TrustedProxies,
     policy: Policy,
     timeout: Duration,
     max_pending: usize,
     pending: JoinSet<Handshake<L::Io>>,
 }
 
-/// A connection whose header was read, or was not.
-type Handshake<Io> = (Io, Option<SocketAddr>, Result<(Said, Vec<u8>), Rejected>);
+/// The peer; the connection with its header and the bytes that were read behind it, unless the header took too long.
+type Handshake<Io> = (
+    Option<SocketAddr>,
+    Result<(Io, Result<Header, Rejection>, Vec<u8>), Elapsed>,
+);
 
 impl TrustedProxies {
     /// Wraps a listener so that it reads the PROXY protocol from trusted peers.
@@ -96,7 +100,7 @@ impl TrustedProxies {
     /// ```
     /// use axum::{Router, routing::get};
     /// use dualstack_metrics::{
-    ///     ClientLabelsLayer, Protocol, ServerBinding, SocketOptions, TrustedProxies, layer::ClientConnectInfo,
+    ///     ClientLabelsLayer, Protocol, ServerBinding, SocketOptions, TrustedProxies, client::ClientConnectInfo,
     /// };
     ///
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -116,8 +120,7 @@ impl TrustedProxies {
     pub fn proxy_protocol<L: Accept>(&self, listener: L) -> ProxyProtocolListener<L> {
         ProxyProtocolListener {
             listener,
-            proxies: self.clone(),
-            policy: Policy::new(),
+            policy: Policy::new(self.clone()),
             timeout: Duration::from_secs(5),
             max_pending: 1024,
             pending: JoinSet::new(),
@@ -135,9 +138,9 @@ impl<L: Accept> ProxyProtocolListener<L> {
     }
 
     /// Also serves connections of trusted peers that begin with something else than a header. They have the labels of
-    /// the [fallback](Self::fallback), and are counted as [missing](Reason::Missing).
+    /// the [fallback](Self::fallback), and are [counted](super::REJECTED) as `missing`.
     ///
-    /// By default they are closed, as the protocol demands: a proxy that does not add a header passes on one that its
+    /// By default they are closed, as the protocol demands: a proxy that does not add a header passes on a header that its
     /// client has made up.
     #[must_use]
     pub fn optional(mut self) -> Self {
@@ -152,17 +155,12 @@ impl<L: Accept> ProxyProtocolListener<L> {
         self
     }
 
-    /// How many connections of trusted proxies may be waiting for their header; 1,024 by default, and at least 1. No
-    /// connection is accepted while there are so many.
+    /// How many connections of trusted proxies may wait for their header; 1,024 by default, and at least 1. Then no
+    /// connection is accepted.
     #[must_use]
     pub fn max_pending(mut self, connections: usize) -> Self {
         self.max_pending = connections.max(1);
         self
-    }
-
-    /// The wrapped listener.
-    pub fn get_ref(&self) -> &L {
-        &self.listener
     }
 
     /// Accepts the next connection, and returns it without its header.
@@ -181,7 +179,7 @@ impl<L: Accept> ProxyProtocolListener<L> {
     /// let mut listener = TrustedProxies::new(["10.0.0.0/8"])?.proxy_protocol(listener);
     /// loop {
     ///     let (stream, info) = listener.accept().await?;
-    ///     tokio::spawn(serve(stream).with_scope(scopes.for_client(info.client())));
+    ///     tokio::spawn(serve(stream).with_scope(scopes.for_client(info)));
     ///     # break;
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -215,57 +213,43 @@ impl<L: Accept> ProxyProtocolListener<L> {
             if self.pending.len() >= self.max_pending {
                 return Poll::Pending;
             }
-            let (io, peer) = ready!(self.listener.poll_accept(cx))?;
-            let info = ClientConnectInfo::direct(peer);
-            if !info.into_client().is_some_and(|peer| self.proxies.trusts(peer)) {
+            let (mut io, peer) = ready!(self.listener.poll_accept(cx))?;
+            let client = peer.map_or(Client::UNIX, Client::from);
+            if !self.policy.proxies.trusts(client) {
                 let policy = self.policy.clone();
-                let stream = ProxyStream::watched(io, move || policy.reject(Reason::Untrusted, peer));
-                return Poll::Ready(Ok((stream, info)));
+                let stream = ProxyStream::watched(io, move || policy.untrusted(client));
+                return Poll::Ready(Ok((stream, ClientConnectInfo::direct(peer))));
             }
-            // Made here, because it panics without a time driver.
-            let timeout = tokio::time::sleep(self.timeout);
-            self.pending.spawn(handshake(io, peer, timeout));
+            // Made outside of the task, because it panics without a time driver.
+            let read = timeout(self.timeout, async move {
+                let mut bytes = Vec::new();
+                let header = protocol::read(&mut io, &mut bytes).await;
+                (io, header, bytes)
+            });
+            self.pending.spawn(async move { (peer, read.await) });
         }
     }
 
-    fn finish(&self, (io, peer, read): Handshake<L::Io>) -> Option<(ProxyStream<L::Io>, ClientConnectInfo)> {
-        let instead = |reason| {
-            Some(match self.policy.instead(reason, peer).ok()? {
-                Fallback::Peer => ClientConnectInfo::labelled_as_peer(peer),
+    fn finish(&self, (peer, read): Handshake<L::Io>) -> Option<(ProxyStream<L::Io>, ClientConnectInfo)> {
+        let fallback_for = |reason| self.policy.fallback_for(reason, peer).ok();
+        let Ok((io, header, early)) = read else {
+            fallback_for(Rejection::TimedOut);
+            return None;
+        };
+        let unknown = |reason| {
+            Some(match fallback_for(reason)? {
+                Fallback::Peer => ClientConnectInfo::counted_as_peer(peer),
                 Fallback::Unknown => ClientConnectInfo::new(None, peer),
             })
         };
-        let (info, early) = match read {
-            Ok((Said::Client(client), early)) => (ClientConnectInfo::new(Some(client), peer), early),
-            Ok((Said::Local, early)) => (ClientConnectInfo::direct(peer), early),
-            Ok((Said::Unknown, early)) => (instead(Reason::Unknown)?, early),
-            Err(Rejected { reason, read }) => (instead(reason)?, read),
+        let info = match header {
+            Ok(Header::Client(client)) => ClientConnectInfo::new(Some(client), peer),
+            Ok(Header::Local) => ClientConnectInfo::direct(peer),
+            Ok(Header::Unknown) => unknown(Rejection::Unknown)?,
+            Err(reason) => unknown(reason)?,
         };
-        Some((ProxyStream::new(io, early), info))
+        Some((ProxyStream::new(io, early.into()), info))
     }
-}
-
-async fn handshake<Io>(mut io: Io, peer: Option<SocketAddr>, timeout: tokio::time::Sleep) -> Handshake<Io>
-where
-    Io: AsyncRead + Unpin,
-{
-    let read = {
-        let mut reading = std::pin::pin!(protocol::read(&mut io));
-        let mut timeout = std::pin::pin!(timeout);
-        poll_fn(|cx| {
-            if let Poll::Ready(read) = reading.as_mut().poll(cx) {
-                return Poll::Ready(read);
-            }
-            timeout.as_mut().poll(cx).map(|()| {
-                Err(Rejected {
-                    reason: Reason::TimedOut,
-                    read: Vec::new(),
-                })
-            })
-        })
-        .await
-    };
-    (io, peer, read)
 }
 
 /// For axum 0.8. Axum 0.7 has no such listeners.
@@ -282,7 +266,7 @@ mod axum {
     use tokio::net::UnixListener;
 
     use super::{Accept, ProxyProtocolListener, ProxyStream};
-    use crate::layer::ClientConnectInfo;
+    use crate::client::ClientConnectInfo;
 
     impl<L: Accept> Listener for ProxyProtocolListener<L> {
         type Io = ProxyStream<L::Io>;

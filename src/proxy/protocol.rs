@@ -5,17 +5,17 @@
 //! `proxy-header` parses a header that is complete. The listener of `proxy-protocol-rs` is not used: it reads one header at
 //! a time, so a silent peer delays all others, takes a mapped address for an IPv6 address, and has TCP only.
 
-use std::{future::poll_fn, io, net::SocketAddr, pin::Pin, task::ready};
+use std::{future::poll_fn, net::SocketAddr, pin::Pin};
 
 use bytes::Bytes;
 use proxy_header::{ParseConfig, ProxyHeader};
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::Reason;
+use super::reason::Rejection;
 
-/// What a header says about the client of its connection.
+/// The client that a header names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum Header {
     /// The client's address.
     Client(SocketAddr),
     /// The proxy itself is the client, which checks the health of the server (`LOCAL`).
@@ -24,20 +24,13 @@ pub(super) enum Said {
     Unknown,
 }
 
-/// A header that cannot be used, and the bytes that were read.
-#[derive(Debug)]
-pub(super) struct Rejected {
-    pub(super) reason: Reason,
-    pub(super) read: Vec<u8>,
-}
-
 const V1_START: &[u8] = b"PROXY ";
 /// The longest line of version 1, with its line feed.
 const V1_MAX: usize = 107;
 
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// As many bytes show whether they are the beginning of a header.
+/// This many bytes always show whether they are the beginning of a header.
 pub(super) const START_MAX: usize = V2_START.len();
 
 /// The signature, the version and command, the family, and two bytes with the length of the rest.
@@ -46,75 +39,59 @@ const V2_FIXED: usize = 16;
 /// 65,551 bytes.
 const V2_MAX: usize = 8 * 1024;
 
-/// Reads a header, and whatever has arrived after it.
-pub(super) async fn read<S>(stream: &mut S) -> Result<(Said, Vec<u8>), Rejected>
+/// Reads a header. `bytes` then has the bytes that arrived after it, or, if it cannot be used, all bytes.
+pub(super) async fn read<S>(stream: &mut S, bytes: &mut Vec<u8>) -> Result<Header, Rejection>
 where
     S: AsyncRead + Unpin,
 {
-    let mut read = Vec::new();
-    loop {
-        match length_of(&read) {
-            Ok(Some(length)) => {
-                let after = read.split_off(length);
-                return match parse(&read) {
-                    Ok(said) => Ok((said, after)),
-                    Err(reason) => Err(Rejected { reason, read }),
-                };
-            }
-            Ok(None) => {}
-            Err(reason) => return Err(Rejected { reason, read }),
+    let length = loop {
+        if let Some(length) = length_of(bytes)? {
+            break length;
         }
-        match read_some(stream, &mut read).await {
-            Ok(true) => {}
-            // What it sent is the beginning of a header.
-            Ok(false) | Err(_) => {
-                return Err(Rejected {
-                    reason: Reason::Closed,
-                    read,
-                });
-            }
+        // The bytes are the beginning of a header.
+        if !read_some(stream, bytes).await {
+            return Err(Rejection::Closed);
         }
-    }
+    };
+    let header = parse(&bytes[..length])?;
+    bytes.drain(..length);
+    Ok(header)
 }
 
 /// Takes the header from the front of a datagram. Leaves it there if it cannot be used.
-pub(super) fn split(datagram: &mut Bytes) -> Result<Said, Reason> {
+pub(super) fn split(datagram: &mut Bytes) -> Result<Header, Rejection> {
     let Some(length) = length_of(datagram)? else {
         // No more bytes will come.
         return Err(match is_header(datagram) {
-            Some(true) => Reason::Malformed,
-            _ => Reason::Missing,
+            Some(true) => Rejection::Malformed,
+            _ => Rejection::Missing,
         });
     };
-    let said = parse(&datagram[..length])?;
+    let header = parse(&datagram[..length])?;
     *datagram = datagram.slice(length..);
-    Ok(said)
+    Ok(header)
 }
 
-/// Appends what has arrived. Returns false at the end of the stream.
-async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, into: &mut Vec<u8>) -> io::Result<bool> {
+/// Appends the bytes that have arrived. Returns false if the stream has ended or failed.
+async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, into: &mut Vec<u8>) -> bool {
     let mut bytes = [0; 512];
     let mut buffer = ReadBuf::new(&mut bytes);
-    poll_fn(|cx| {
-        ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
-        io::Result::Ok(()).into()
-    })
-    .await?;
+    let read = poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut buffer)).await;
     into.extend_from_slice(buffer.filled());
-    Ok(!buffer.filled().is_empty())
+    read.is_ok() && !buffer.filled().is_empty()
 }
 
 /// Whether this is the beginning of a header, or `None` if more bytes are needed to know that.
 pub(super) fn is_header(bytes: &[u8]) -> Option<bool> {
     let has_start = [V1_START, V2_START].iter().any(|start| bytes.starts_with(start));
     match length_of(bytes) {
-        Err(Reason::Missing) => Some(false),
+        Err(Rejection::Missing) => Some(false),
         _ => has_start.then_some(true),
     }
 }
 
 /// The length of the header at the beginning of `bytes`, or `None` if more bytes are needed to know that it is complete.
-pub(super) fn length_of(bytes: &[u8]) -> Result<Option<usize>, Reason> {
+fn length_of(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
     let begins_with = |start: &[u8]| {
         let common = start.len().min(bytes.len());
         start[..common] == bytes[..common]
@@ -124,32 +101,32 @@ pub(super) fn length_of(bytes: &[u8]) -> Result<Option<usize>, Reason> {
             return Ok(None);
         };
         if fixed[12] >> 4 != 2 {
-            return Err(Reason::Malformed);
+            return Err(Rejection::Malformed);
         }
         let length = V2_FIXED + usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
         if length > V2_MAX {
-            return Err(Reason::Oversized);
+            return Err(Rejection::Oversized);
         }
         Ok((length <= bytes.len()).then_some(length))
     } else if begins_with(V1_START) {
         let line = &bytes[..bytes.len().min(V1_MAX)];
         match line.windows(2).position(|pair| pair == b"\r\n") {
             Some(at) => Ok(Some(at + 2)),
-            None if line.len() == V1_MAX => Err(Reason::Oversized),
+            None if line.len() == V1_MAX => Err(Rejection::Oversized),
             None => Ok(None),
         }
     } else {
-        Err(Reason::Missing)
+        Err(Rejection::Missing)
     }
 }
 
 /// Parses a header of the length that [`length_of`] returned.
-pub(super) fn parse(header: &[u8]) -> Result<Said, Reason> {
+fn parse(header: &[u8]) -> Result<Header, Rejection> {
     const LOCAL: u8 = 0x20;
 
-    // The rest is to be ignored then, whatever it is.
+    // The protocol demands that the rest is ignored.
     if header.starts_with(V2_START) && header[V2_START.len()] == LOCAL {
-        return Ok(Said::Local);
+        return Ok(Header::Local);
     }
     let config = ParseConfig {
         include_tlvs: false,
@@ -157,11 +134,11 @@ pub(super) fn parse(header: &[u8]) -> Result<Said, Reason> {
     };
     match ProxyHeader::parse(header, config) {
         Ok((parsed, length)) if length == header.len() => match parsed.proxied_address() {
-            None => Ok(Said::Unknown),
-            Some(_) if header.starts_with(V1_START) && !has_ports(header) => Err(Reason::Malformed),
-            Some(address) => Ok(Said::Client(address.source)),
+            None => Ok(Header::Unknown),
+            Some(_) if header.starts_with(V1_START) && !has_ports(header) => Err(Rejection::Malformed),
+            Some(address) => Ok(Header::Client(address.source)),
         },
-        _ => Err(Reason::Malformed),
+        _ => Err(Rejection::Malformed),
     }
 }
 
@@ -188,22 +165,18 @@ mod tests {
         [&source.octets()[..], &[0; 16], &[0xc3, 0x50, 0, 80]].concat()
     }
 
-    fn client(address: &str) -> Said {
-        Said::Client(address.parse().unwrap())
+    fn client(address: &str) -> Header {
+        Header::Client(address.parse().unwrap())
     }
 
     /// In pieces of each size.
-    fn read_all(bytes: &[u8]) -> (Result<Said, Reason>, Vec<u8>) {
+    fn read_all(bytes: &[u8]) -> (Result<Header, Rejection>, Vec<u8>) {
         let in_pieces = |size: usize| {
             let mut stream = Pieces(bytes, size);
-            let read = poll_once(read(&mut stream));
-            match read {
-                Ok((said, mut after)) => {
-                    after.extend_from_slice(stream.0);
-                    (Ok(said), after)
-                }
-                Err(rejected) => (Err(rejected.reason), rejected.read),
-            }
+            let mut after = Vec::new();
+            let header = poll_once(read(&mut stream, &mut after));
+            after.extend_from_slice(stream.0);
+            (header, after)
         };
         let whole = in_pieces(bytes.len().max(1));
         for size in 1..bytes.len().min(200) {
@@ -221,7 +194,7 @@ mod tests {
             mut self: Pin<&mut Self>,
             _: &mut std::task::Context<'_>,
             buffer: &mut ReadBuf<'_>,
-        ) -> std::task::Poll<io::Result<()>> {
+        ) -> std::task::Poll<std::io::Result<()>> {
             let length = self.1.min(self.0.len()).min(buffer.remaining());
             let (piece, rest) = self.0.split_at(length);
             buffer.put_slice(piece);
@@ -260,8 +233,8 @@ mod tests {
                 v1("PROXY TCP6 ::ffff:192.0.2.7 ::ffff:192.0.2.1 50000 80\r\n"),
                 client("[::ffff:192.0.2.7]:50000"),
             ),
-            (v1("PROXY UNKNOWN\r\n"), Said::Unknown),
-            (v1("PROXY UNKNOWN ::1 ::1 1 1\r\n"), Said::Unknown),
+            (v1("PROXY UNKNOWN\r\n"), Header::Unknown),
+            (v1("PROXY UNKNOWN ::1 ::1 1 1\r\n"), Header::Unknown),
             (v2(0x21, 0x11, &INET), client("192.0.2.7:50000")),
             (v2(0x21, 0x11, &with_tlv), client("192.0.2.7:50000")),
             (
@@ -269,16 +242,16 @@ mod tests {
                 client("[2001:db8::7]:50000"),
             ),
             (v2(0x21, 0x21, &mapped), client("[::ffff:192.0.2.7]:50000")),
-            (v2(0x21, 0x00, &[]), Said::Unknown),
-            (v2(0x21, 0x31, &[b'/'; 216]), Said::Unknown),
-            // Although it is about datagrams, the address is the client's.
+            (v2(0x21, 0x00, &[]), Header::Unknown),
+            (v2(0x21, 0x31, &[b'/'; 216]), Header::Unknown),
+            // The families of datagrams, in a stream.
             (v2(0x21, 0x12, &INET), client("192.0.2.7:50000")),
             (v2(0x21, 0x22, &mapped), client("[::ffff:192.0.2.7]:50000")),
-            (v2(0x20, 0x00, &[]), Said::Local),
-            (v2(0x20, 0x11, &INET), Said::Local),
-            // What `LOCAL` comes with is ignored.
-            (v2(0x20, 0xff, b"anything"), Said::Local),
-            (v2(0x20, 0x11, &[]), Said::Local),
+            (v2(0x20, 0x00, &[]), Header::Local),
+            (v2(0x20, 0x11, &INET), Header::Local),
+            // The rest of `LOCAL` is ignored.
+            (v2(0x20, 0xff, b"anything"), Header::Local),
+            (v2(0x20, 0x11, &[]), Header::Local),
         ] {
             for after in [
                 &b""[..],
@@ -296,41 +269,65 @@ mod tests {
     fn refuses_everything_else() {
         let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(100));
         for (bytes, reason) in [
-            (&b"GET / HTTP/1.1\r\n\r\n"[..], Reason::Missing),
-            (b"POST / HTTP/1.1\r\n\r\n", Reason::Missing),
-            (b"PROXYTCP4 192.0.2.7 192.0.2.1 50000 80\r\n", Reason::Missing),
-            (b"\r\n\r\n\0\r\nQUIT\r", Reason::Missing),
-            (b"\x16\x03\x01", Reason::Missing),
-            (b"", Reason::Closed),
-            (b"PRO", Reason::Closed),
-            (b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 80\r", Reason::Closed),
-            (&v2(0x21, 0x11, &INET)[..27], Reason::Closed),
-            (long.as_bytes(), Reason::Oversized),
-            (&v2(0x21, 0x11, &[0; V2_MAX]), Reason::Oversized),
-            (&v2(0x20, 0x00, &[0; V2_MAX]), Reason::Oversized),
-            (b"PROXY \r\n", Reason::Malformed),
-            (b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 80 \r\n", Reason::Malformed),
-            (b"PROXY TCP4 192.0.2.7 192.0.2.1 50000\r\n", Reason::Malformed),
-            (b"PROXY TCP4 2001:db8::7 ::1 50000 80\r\n", Reason::Malformed),
-            (b"PROXY TCP6 192.0.2.7 192.0.2.1 50000 80\r\n", Reason::Malformed),
-            (b"PROXY TCP4 192.0.2.7 192.0.2.1 65536 80\r\n", Reason::Malformed),
-            (b"PROXY TCP4 192.0.2.7 192.0.2.1 +50000 80\r\n", Reason::Malformed),
-            (b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 080\r\n", Reason::Malformed),
-            (b"PROXY TCP4 192.0.2.07 192.0.2.1 50000 80\r\n", Reason::Malformed),
-            (b"PROXY TCP6 fe80::7%eth0 ::1 50000 80\r\n", Reason::Malformed),
-            (b"PROXY TCP4 192.0.2.7  192.0.2.1 50000 80\r\n", Reason::Malformed),
-            (b"PROXY UDP4 192.0.2.7 192.0.2.1 50000 80\r\n", Reason::Malformed),
+            (&b"GET / HTTP/1.1\r\n\r\n"[..], Rejection::Missing),
+            (b"POST / HTTP/1.1\r\n\r\n", Rejection::Missing),
+            (b"PROXYTCP4 192.0.2.7 192.0.2.1 50000 80\r\n", Rejection::Missing),
+            (b"\r\n\r\n\0\r\nQUIT\r", Rejection::Missing),
+            (b"\x16\x03\x01", Rejection::Missing),
+            (b"", Rejection::Closed),
+            (b"PRO", Rejection::Closed),
+            (b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 80\r", Rejection::Closed),
+            (&v2(0x21, 0x11, &INET)[..27], Rejection::Closed),
+            (long.as_bytes(), Rejection::Oversized),
+            (&v2(0x21, 0x11, &[0; V2_MAX]), Rejection::Oversized),
+            (&v2(0x20, 0x00, &[0; V2_MAX]), Rejection::Oversized),
+            (b"PROXY \r\n", Rejection::Malformed),
+            (
+                b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 80 \r\n",
+                Rejection::Malformed,
+            ),
+            (b"PROXY TCP4 192.0.2.7 192.0.2.1 50000\r\n", Rejection::Malformed),
+            (b"PROXY TCP4 2001:db8::7 ::1 50000 80\r\n", Rejection::Malformed),
+            (
+                b"PROXY TCP6 192.0.2.7 192.0.2.1 50000 80\r\n",
+                Rejection::Malformed,
+            ),
+            (
+                b"PROXY TCP4 192.0.2.7 192.0.2.1 65536 80\r\n",
+                Rejection::Malformed,
+            ),
+            (
+                b"PROXY TCP4 192.0.2.7 192.0.2.1 +50000 80\r\n",
+                Rejection::Malformed,
+            ),
+            (
+                b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 080\r\n",
+                Rejection::Malformed,
+            ),
+            (
+                b"PROXY TCP4 192.0.2.07 192.0.2.1 50000 80\r\n",
+                Rejection::Malformed,
+            ),
+            (b"PROXY TCP6 fe80::7%eth0 ::1 50000 80\r\n", Rejection::Malformed),
+            (
+                b"PROXY TCP4 192.0.2.7  192.0.2.1 50000 80\r\n",
+                Rejection::Malformed,
+            ),
+            (
+                b"PROXY UDP4 192.0.2.7 192.0.2.1 50000 80\r\n",
+                Rejection::Malformed,
+            ),
             (
                 b"PROXY TCP4 192.0.2.\xff 192.0.2.1 50000 80\r\n",
-                Reason::Malformed,
+                Rejection::Malformed,
             ),
-            (&v2(0x11, 0x11, &INET), Reason::Malformed),
-            (&v2(0x22, 0x11, &INET), Reason::Malformed),
-            (&v2(0x21, 0x11, &INET[..11]), Reason::Malformed),
-            (&v2(0x21, 0x21, &INET), Reason::Malformed),
-            (&v2(0x21, 0x31, &INET), Reason::Malformed),
-            (&v2(0x21, 0x41, &INET), Reason::Malformed),
-            (&v2(0x21, 0x13, &INET), Reason::Malformed),
+            (&v2(0x11, 0x11, &INET), Rejection::Malformed),
+            (&v2(0x22, 0x11, &INET), Rejection::Malformed),
+            (&v2(0x21, 0x11, &INET[..11]), Rejection::Malformed),
+            (&v2(0x21, 0x21, &INET), Rejection::Malformed),
+            (&v2(0x21, 0x31, &INET), Rejection::Malformed),
+            (&v2(0x21, 0x41, &INET), Rejection::Malformed),
+            (&v2(0x21, 0x13, &INET), Rejection::Malformed),
         ] {
             assert_eq!(
                 read_all(bytes).0,

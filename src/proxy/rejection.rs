@@ -1,5 +1,5 @@
 use std::{
-    fmt,
+    fmt::Display,
     net::IpAddr,
     sync::{
         LazyLock,
@@ -10,77 +10,38 @@ use std::{
 
 use metrics::{SharedString, counter};
 
-use crate::scope::Scope;
-
-/// Why the address that a proxy, or somebody who is not one, gave for a client was not used.
-///
-/// The value of the label `reason` of the counter [`REJECTED`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Reason {
-    /// `missing`: a trusted proxy gave no address.
-    Missing,
-    /// `malformed`: what a trusted proxy gave is no address.
-    Malformed,
-    /// `oversized`: longer than any address, or a list or header of which only a part is read.
-    Oversized,
-    /// `contradictory`: two addresses where there can be one.
-    Contradictory,
-    /// `unknown`: the proxy says that it does not know the address.
-    Unknown,
-    /// `obfuscated`: the proxy hides the address ([RFC 7239 §6.3]).
-    ///
-    /// [RFC 7239 §6.3]: https://www.rfc-editor.org/rfc/rfc7239#section-6.3
-    Obfuscated,
-    /// `untrusted`: a peer that is not a trusted proxy gave an address. The peer itself is the client.
-    Untrusted,
-    /// `timed_out`: the header of the PROXY protocol was not complete in time.
-    TimedOut,
-    /// `closed`: the connection ended, or failed, before the header of the PROXY protocol was complete.
-    Closed,
-}
+use super::reason::Rejection;
+use crate::{client::Client, scope::Scope};
 
 /// The name of the counter of addresses that were not used. Its labels are `source` and `reason`.
 ///
-/// `source` is the name of the header in lower case, or `proxy-protocol`. `reason` is the name of a [`Reason`].
+/// `source` is the name of the header in lower case, or `proxy-protocol`.
+///
+/// | `reason` | meaning |
+/// |---|---|
+/// | `missing` | a trusted proxy gave no address |
+/// | `malformed` | the text or the header of a trusted proxy has no address in it |
+/// | `oversized` | longer than any address, or a list or header of which only a part is read |
+/// | `contradictory` | two addresses where there can be one |
+/// | `unknown` | the proxy does not know the address |
+/// | `obfuscated` | the proxy hides the address ([RFC 7239 §6.3]) |
+/// | `untrusted` | a peer that is not a trusted proxy gave an address; the peer itself is the client |
+/// | `timed_out` | the header of the PROXY protocol was not complete in time |
+/// | `closed` | the connection ended, or failed, before the header of the PROXY protocol was complete |
+///
+/// [RFC 7239 §6.3]: https://www.rfc-editor.org/rfc/rfc7239#section-6.3
 pub const REJECTED: &str = "client_address_rejected_total";
-
-const REASONS: usize = Reason::Closed as usize + 1;
-
-impl Reason {
-    /// The value of the label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Malformed => "malformed",
-            Self::Oversized => "oversized",
-            Self::Contradictory => "contradictory",
-            Self::Unknown => "unknown",
-            Self::Obfuscated => "obfuscated",
-            Self::Untrusted => "untrusted",
-            Self::TimedOut => "timed_out",
-            Self::Closed => "closed",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// How often one reason is logged.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// Counts what one source rejects, and logs it at most once a minute for each reason.
+/// Counts the addresses that one source rejects, and logs them at most once a minute for each reason.
 #[derive(Debug)]
 pub(super) struct Rejections {
     source: SharedString,
     // Milliseconds since `START`; 0 before the first warning.
-    warn_after: [AtomicU64; REASONS],
-    unlogged: [AtomicU64; REASONS],
+    warn_after: [AtomicU64; Rejection::COUNT],
+    unlogged: [AtomicU64; Rejection::COUNT],
 }
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -93,15 +54,36 @@ impl Rejections {
         );
         Self {
             source,
-            warn_after: [const { AtomicU64::new(0) }; REASONS],
-            unlogged: [const { AtomicU64::new(0) }; REASONS],
+            warn_after: [const { AtomicU64::new(0) }; Rejection::COUNT],
+            unlogged: [const { AtomicU64::new(0) }; Rejection::COUNT],
         }
     }
 
-    /// `advice` says what the operator can do about it. It is only called if it is logged.
+    /// Counts an address in `sent` of an untrusted peer.
     #[cold]
-    pub(super) fn count(&self, reason: Reason, peer: Option<IpAddr>, advice: impl FnOnce() -> String) {
-        // What is read in the scope of a client is counted with the same labels.
+    pub(super) fn untrusted(&self, peer: Client, sent: impl Display) {
+        let ip = peer.ip();
+        self.count(Rejection::Untrusted, ip, || {
+            if peer == Client::UNIX {
+                format!(
+                    "the peer on a Unix socket sent {sent}, but is not trusted; if only your proxy can connect to the \
+                     socket, add \"unix:\" to `TrustedProxies`"
+                )
+            } else if ip.is_none() {
+                format!("the peer sent {sent}, but only its class is known, so it cannot be a trusted proxy")
+            } else {
+                format!(
+                    "the peer sent {sent}, but is not a trusted proxy; if it is your proxy, add its address to \
+                     `TrustedProxies`"
+                )
+            }
+        });
+    }
+
+    /// `advice` names the fix. It is only called for a warning.
+    #[cold]
+    pub(super) fn count(&self, reason: Rejection, peer: Option<IpAddr>, advice: impl FnOnce() -> String) {
+        // Outside of scopes, so that the labels do not depend on the scope in which the address is read.
         Scope::none().run(|| {
             counter!(REJECTED, "source" => self.source.clone(), "reason" => reason.as_str()).increment(1);
         });
@@ -109,7 +91,7 @@ impl Rejections {
             let peer = peer.map(|peer| tracing::field::display(peer.to_canonical()));
             tracing::warn!(
                 source = %self.source,
-                %reason,
+                reason = %reason.as_str(),
                 peer,
                 unlogged,
                 "the address of a client was not used: {}",
@@ -118,8 +100,8 @@ impl Rejections {
         }
     }
 
-    /// Whether this is logged, and how many were not since the last time.
-    fn take_turn(&self, reason: Reason, now: Duration) -> Option<u64> {
+    /// The number of warnings left out since the last one, or `None` if this one is left out, too.
+    fn take_turn(&self, reason: Rejection, now: Duration) -> Option<u64> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let (warn_after, unlogged) = (&self.warn_after[reason as usize], &self.unlogged[reason as usize]);
         let due = warn_after.load(Ordering::Relaxed);
@@ -144,13 +126,13 @@ mod tests {
     fn each_reason_is_logged_once_a_minute() {
         let rejections = Rejections::new("x-forwarded-for".into());
         let at = |reason, seconds| rejections.take_turn(reason, Duration::from_secs(seconds));
-        assert_eq!(at(Reason::Missing, 0), Some(0));
-        assert_eq!(at(Reason::Missing, 0), None);
-        assert_eq!(at(Reason::Closed, 1), Some(0));
-        assert_eq!(at(Reason::Missing, 59), None);
-        assert_eq!(at(Reason::Missing, 60), Some(2));
-        assert_eq!(at(Reason::Missing, 119), None);
-        assert_eq!(at(Reason::Missing, 500), Some(1));
-        assert_eq!(at(Reason::Closed, 61), Some(0));
+        assert_eq!(at(Rejection::Missing, 0), Some(0));
+        assert_eq!(at(Rejection::Missing, 0), None);
+        assert_eq!(at(Rejection::Closed, 1), Some(0));
+        assert_eq!(at(Rejection::Missing, 59), None);
+        assert_eq!(at(Rejection::Missing, 60), Some(2));
+        assert_eq!(at(Rejection::Missing, 119), None);
+        assert_eq!(at(Rejection::Missing, 500), Some(1));
+        assert_eq!(at(Rejection::Closed, 61), Some(0));
     }
 }

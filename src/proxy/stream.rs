@@ -5,6 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::protocol;
@@ -13,9 +14,8 @@ use super::protocol;
 #[derive(Debug)]
 pub struct ProxyStream<S> {
     inner: S,
-    /// What arrived together with the header, and how much of it was read.
-    early: Vec<u8>,
-    at: usize,
+    /// Bytes that arrived together with the header and were not read yet.
+    early: Bytes,
     watch: Option<Watch>,
 }
 
@@ -27,11 +27,10 @@ struct Watch {
 }
 
 impl<S> ProxyStream<S> {
-    pub(super) fn new(inner: S, early: Vec<u8>) -> Self {
+    pub(super) fn new(inner: S, early: Bytes) -> Self {
         Self {
             inner,
             early,
-            at: 0,
             watch: None,
         }
     }
@@ -44,7 +43,7 @@ impl<S> ProxyStream<S> {
         };
         Self {
             watch: Some(watch),
-            ..Self::new(inner, Vec::new())
+            ..Self::new(inner, Bytes::new())
         }
     }
 
@@ -53,21 +52,14 @@ impl<S> ProxyStream<S> {
         &self.inner
     }
 
-    /// The socket. Do not read from it: the first bytes may have been read already.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
     /// The socket, and the bytes behind the header that were already read from it.
-    pub fn into_parts(self) -> (S, Vec<u8>) {
-        let mut early = self.early;
-        early.drain(..self.at);
-        (self.inner, early)
+    pub fn into_parts(self) -> (S, Bytes) {
+        (self.inner, self.early)
     }
 }
 
 impl Watch {
-    /// Looks at what was read, and returns itself if it has to see more.
+    /// Looks at the bytes `read`, and returns itself if it needs more.
     fn after(mut self, read: &[u8]) -> Option<Self> {
         self.start.extend(read.iter().take(protocol::START_MAX));
         match protocol::is_header(&self.start) {
@@ -92,8 +84,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ProxyStream<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let early = &this.early[this.at..];
-        if early.is_empty() {
+        if this.early.is_empty() {
             let before = buffer.filled().len();
             let poll = Pin::new(&mut this.inner).poll_read(cx, buffer);
             if let Some(watch) = this.watch.take() {
@@ -101,12 +92,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for ProxyStream<S> {
             }
             return poll;
         }
-        let length = early.len().min(buffer.remaining());
-        buffer.put_slice(&early[..length]);
-        this.at += length;
-        if this.at == this.early.len() {
-            (this.early, this.at) = (Vec::new(), 0);
-        }
+        let length = this.early.len().min(buffer.remaining());
+        buffer.put_slice(&this.early.split_to(length));
         Poll::Ready(Ok(()))
     }
 }

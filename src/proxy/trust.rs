@@ -6,9 +6,9 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::labels::Client;
+use crate::client::Client;
 
-/// The proxies whose word about their clients is believed. Everybody else is a client.
+/// The proxies that are believed about their clients. Everybody else is a client.
 ///
 /// Addresses are compared in their canonical form: `10.0.0.0/8` also contains `::ffff:10.0.0.1`, which is how a proxy at
 /// 10.0.0.1 reaches a dual-stack socket. Clones share their networks.
@@ -71,7 +71,7 @@ impl TrustedProxies {
         self.shared.ip.iter().any(|network| network.contains(&address))
     }
 
-    /// Whether a peer is trusted. A peer of whom only the class is known is not.
+    /// Whether a peer is trusted. A peer of which only the class is known is not.
     pub(super) fn trusts(&self, peer: Client) -> bool {
         match peer.ip() {
             Some(address) => self.contains(address),
@@ -83,13 +83,19 @@ impl TrustedProxies {
 fn parse(text: &str) -> Result<IpNet, TrustedProxiesError> {
     let network = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
-        Err(_) => text
-            .parse::<IpNet>()
-            .map_err(|_| TrustedProxiesError::Syntax(text.to_owned()))?,
+        Err(_) => text.parse::<IpNet>().map_err(|_| {
+            TrustedProxiesError(format!(
+                "{text:?} is not a trusted proxy: write a network such as \"10.0.0.0/8\", an address such as \"::1\", or \
+                 \"{UNIX}\" for Unix sockets"
+            ))
+        })?,
     };
     if network.trunc() != network {
-        let network = network.trunc().to_string();
-        return Err(TrustedProxiesError::HostBits(text.to_owned(), network));
+        return Err(TrustedProxiesError(format!(
+            "the trusted proxy {text:?} has bits that are not part of its network: write \"{}\" for the network, or leave \
+             out the slash for one address",
+            network.trunc()
+        )));
     }
     Ok(canonical(network))
 }
@@ -108,30 +114,13 @@ fn canonical(network: IpNet) -> IpNet {
     network
 }
 
-/// Why there are no such [`TrustedProxies`].
+/// An entry of [`TrustedProxies`] that is no proxy. The message names it, with the fix.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TrustedProxiesError {
-    /// The text is not an address, a network or `unix:`.
-    Syntax(String),
-    /// The text has bits that are not part of the network, which is the second text.
-    HostBits(String, String),
-}
+pub struct TrustedProxiesError(String);
 
 impl fmt::Display for TrustedProxiesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Syntax(text) => write!(
-                f,
-                "{text:?} is not a trusted proxy: write a network such as \"10.0.0.0/8\", an address such as \"::1\", or \
-                 \"{UNIX}\" for Unix sockets"
-            ),
-            Self::HostBits(text, network) => write!(
-                f,
-                "the trusted proxy {text:?} has bits that are not part of its network: write {network:?} for the network, \
-                 or leave out the slash for one address"
-            ),
-        }
+        f.write_str(&self.0)
     }
 }
 
@@ -180,7 +169,7 @@ mod tests {
     fn trusts_unix_sockets_only_if_they_are_listed() {
         let unix = TrustedProxies::new([String::from("unix:")]).unwrap();
         assert!(unix.trusts(Client::UNIX));
-        // A class is no address that can be looked up.
+        // A class cannot be looked up.
         for &class in ClientLabels::EVERY {
             assert!(!unix.trusts(class.into()));
         }
@@ -190,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_a_network() {
+    fn refuses_a_text_that_is_no_network() {
         let error = |text: &str| TrustedProxies::new([text]).unwrap_err().to_string();
         for text in [
             "",

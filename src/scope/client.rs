@@ -10,7 +10,10 @@ use super::{
     compose::count_overflow,
     pairs::{Pairs, borrowed, pairs_of_server},
 };
-use crate::labels::{Client, ClientLabels, IntoClient, LabelSet, ServerBinding};
+use crate::{
+    client::{Client, IntoClient},
+    labels::{ClientLabels, LabelSet, ServerBinding},
+};
 
 /// The scopes of one listening socket: one for each class of client.
 ///
@@ -139,7 +142,7 @@ impl ClientScopes {
     pub fn for_client(&self, client: impl IntoClient) -> Scope {
         let class = match client.into_client() {
             Some(client) if !self.nat64.is_empty() => self.nat64.class_of(client),
-            client => client.map_or(ClientLabels::UNKNOWN, Client::labels),
+            client => client.map_or(ClientLabels::UNKNOWN, Client::class),
         };
         self.by_class[class.index()]
     }

@@ -4,14 +4,14 @@ use bytes::Bytes;
 
 use super::address::canonical;
 use crate::{
-    labels::{Client, ClientLabels, IntoClient},
-    layer::{DatagramClient, DatagramSource, HasClient},
+    client::{Client, ClientSource, DatagramClient, DatagramSource, FromRequest, IntoClient},
+    labels::ClientLabels,
 };
 
 /// A datagram as a handler sees it.
 ///
 /// Addresses are canonical: a client that reached an IPv6 socket over IPv4 is `192.0.2.7`, never `::ffff:192.0.2.7`.
-/// [`client`](Self::client) tells which of the two the socket reported. Link-local addresses keep their scope ids.
+/// [`client_class`](Self::client_class) tells which of the two the socket reported. Link-local addresses keep their scope ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
     payload: Bytes,
@@ -33,7 +33,7 @@ impl Datagram {
 
     /// Takes the client from the source. Returns false if the source refuses the datagram.
     pub(super) fn read_client(&mut self, source: &dyn DatagramSource) -> bool {
-        let client = source.client(&mut self.payload, self.peer);
+        let client = source.read_client(&mut self.payload, self.peer);
         match client.unwrap_or_else(|client| client) {
             DatagramClient::Peer => {}
             DatagramClient::Behind(client) => {
@@ -69,7 +69,7 @@ impl Datagram {
     /// For scopes that know a [NAT64 prefix](crate::ClientScopesBuilder::nat64), pass the datagram itself to
     /// [`ClientScopes::for_client`](crate::ClientScopes::for_client).
     #[must_use]
-    pub fn client(&self) -> ClientLabels {
+    pub fn client_class(&self) -> ClientLabels {
         self.client
     }
 
@@ -92,9 +92,9 @@ impl IntoClient for &Datagram {
     }
 }
 
-impl HasClient for Datagram {
-    fn client(&self) -> Option<Client> {
-        self.into_client()
+impl ClientSource<Datagram> for FromRequest {
+    fn client(&self, datagram: &Datagram) -> Option<Client> {
+        datagram.into_client()
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
         (
             datagram.peer().to_string(),
             datagram.local_addr().to_string(),
-            datagram.client().pairs()[1].1,
+            datagram.client_class().pairs()[1].1,
         )
     }
 

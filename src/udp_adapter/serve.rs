@@ -135,7 +135,7 @@ struct Core<S: Service<Datagram>> {
     socket: DatagramSocket,
     service: S,
     scopes: ClientScopes,
-    source: Option<Box<dyn crate::layer::DatagramSource>>,
+    source: Option<Box<dyn crate::client::DatagramSource>>,
     max_in_flight: usize,
     overload: Overload,
     shutdown_timeout: Duration,

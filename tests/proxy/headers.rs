@@ -4,8 +4,7 @@ use axum::{Router, body::Body, extract::ConnectInfo, routing::get};
 use dualstack_metrics::{
     ClientLabels, ClientLabelsLayer, ClientScopes, Nat64Prefix, Protocol, Scope, ServerBinding,
     TrustedProxies,
-    labels::Client,
-    layer::ClientConnectInfo,
+    client::{Client, ClientConnectInfo},
     proxy::{Fallback, HeaderSource},
 };
 use futures_util::FutureExt as _;
@@ -26,7 +25,7 @@ fn layer(source: HeaderSource) -> ClientLabelsLayer<HeaderSource> {
 /// What the client of a request is labelled with.
 fn ask<Src>(layer: ClientLabelsLayer<Src>, request: Request<Body>) -> Seen
 where
-    Src: dualstack_metrics::layer::ClientSource<Request<Body>> + Clone + Send + Sync + 'static,
+    Src: dualstack_metrics::client::ClientSource<Request<Body>> + Clone + Send + Sync + 'static,
 {
     let seen = || {
         let value = |name| Scope::current().value_of(name).unwrap();
@@ -306,7 +305,7 @@ fn the_warning_fits_what_is_configured() {
         (
             "x-real-ip",
             "::1, ::1",
-            "several addresses in `x-real-ip`; let the proxy replace what the client sent, and not add to it",
+            "several addresses in `x-real-ip`; let the proxy replace the value of the client, and not add to it",
         ),
         (
             "x-forwarded-for",
@@ -317,7 +316,7 @@ fn the_warning_fits_what_is_configured() {
         (
             "x-real-ip",
             &overlong,
-            "more than an address in `x-real-ip`; let the proxy replace what the client sent",
+            "more than an address in `x-real-ip`; let the proxy replace the value of the client",
         ),
         (
             "x-forwarded-for",
@@ -334,13 +333,13 @@ fn the_warning_fits_what_is_configured() {
         (
             "true-client-ip",
             "localhost",
-            "in `true-client-ip` what is no address; let the proxy write the address of its peer there, or read another \
+            "a `true-client-ip` that is no address; let the proxy write the address of its peer there, or read another \
              header",
         ),
         (
             "cloudfront-viewer-address",
             "192.0.2.7",
-            "in `cloudfront-viewer-address` what is no address with a port; let the proxy write the address of its peer \
+            "a `cloudfront-viewer-address` that is no address with a port; let the proxy write the address of its peer \
              there, or read another header",
         ),
     ] {
@@ -371,7 +370,7 @@ fn a_peer_of_whom_only_the_class_is_known_is_not_trusted() {
     assert_eq!(
         warnings(&log),
         [
-            "the peer sent `x-forwarded-for`, but only its labels are known, so it cannot be a trusted proxy \
+            "the peer sent `x-forwarded-for`, but only its class is known, so it cannot be a trusted proxy \
              source=x-forwarded-for reason=untrusted unlogged=0"
         ]
     );
@@ -496,7 +495,7 @@ fn a_translated_client_is_an_ipv4_client_also_in_a_header() {
 }
 
 #[test]
-#[should_panic = "`TrustedProxies::header` got what is not the name of a header"]
+#[should_panic = "the argument of `TrustedProxies::header` is not the name of a header"]
 fn what_is_not_the_name_of_a_header_is_refused_at_once() {
     let _ = proxies().header("x real ip");
 }

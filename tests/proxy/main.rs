@@ -21,7 +21,7 @@ use axum::{
 };
 use dualstack_metrics::{
     ClientLabelsLayer, Protocol, ServerBinding, SocketOptions, TrustedProxies,
-    layer::{ClientConnectInfo, ClientSource},
+    client::{ClientConnectInfo, ClientSource},
     prometheus::Install,
 };
 use http::Request;

@@ -159,7 +159,7 @@ impl ClientScopesBuilder {
     /// ```
     ///
     /// Give the scopes to [`ClientLabelsLayer::from_scopes`](crate::ClientLabelsLayer::from_scopes) for HTTP, or to
-    /// `UdpServer::scopes` for UDP. `Datagram::client` knows no prefix: it returns the class that the address has by
+    /// `UdpServer::scopes` for UDP. `Datagram::client_class` knows no prefix: it returns the class that the address has by
     /// itself.
     ///
     /// [RFC 6146]: https://www.rfc-editor.org/rfc/rfc6146

@@ -3,7 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::ClientScopesError;
-use crate::labels::{Client, ClientLabels, Nat64Prefix};
+use crate::{
+    client::Client,
+    labels::{ClientLabels, Nat64Prefix},
+};
 
 const PLAIN_INET: ClientLabels = ClientLabels::from_ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
 
@@ -33,7 +36,7 @@ impl Nat64Prefixes {
         let is_translated = |ip| self.0.iter().flatten().any(|prefix| prefix.contains(ip));
         match client.ip() {
             Some(IpAddr::V6(ip)) if is_translated(ip) => ClientLabels::NAT64,
-            _ => client.labels(),
+            _ => client.class(),
         }
     }
 

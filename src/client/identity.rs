@@ -3,12 +3,12 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::ClientLabels;
+use crate::labels::ClientLabels;
 
-/// A client on its way to its labels: an address, a Unix socket, or only a class.
+/// A client: its address, a Unix socket, or only its class.
 ///
-/// [`ClientScopes::for_client`](crate::ClientScopes::for_client) needs the address to recognize a
-/// [NAT64 prefix](crate::ClientScopesBuilder::nat64). Nothing else can take the address out again, also not `Debug`.
+/// [`ClientScopes::for_client`](crate::ClientScopes::for_client) compares the address with a
+/// [NAT64 prefix](crate::ClientScopesBuilder::nat64). Nothing else exposes the address, not even `Debug`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Client(Known);
 
@@ -20,13 +20,13 @@ enum Known {
 }
 
 impl Client {
-    /// A client on a Unix socket. It has no address, so its labels are [`ClientLabels::UNKNOWN`].
+    /// A client on a Unix socket. It has no address, so its class is [`ClientLabels::UNKNOWN`].
     pub const UNIX: Self = Self(Known::Unix);
 
-    /// The class of the client, for which no NAT64 prefix is known.
+    /// The class of the client. It does not depend on NAT64 prefixes, which only scopes know.
     #[must_use]
     #[inline]
-    pub const fn labels(self) -> ClientLabels {
+    pub const fn class(self) -> ClientLabels {
         match self.0 {
             Known::Ip(ip) => ClientLabels::from_ip(ip),
             Known::Unix => ClientLabels::UNKNOWN,
@@ -34,7 +34,7 @@ impl Client {
         }
     }
 
-    /// The address, if there is one and more than the class is known.
+    /// The address, or `None` on a Unix socket, or if only the class is known.
     #[inline]
     pub(crate) const fn ip(self) -> Option<IpAddr> {
         match self.0 {
@@ -46,7 +46,7 @@ impl Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Client").field(&self.labels()).finish()
+        f.debug_tuple("Client").field(&self.class()).finish()
     }
 }
 
@@ -71,7 +71,7 @@ impl From<ClientLabels> for Client {
     }
 }
 
-/// What names a client: a [`SocketAddr`], an [`IpAddr`], a [`ClientLabels`], a [`Client`], a `&Datagram`, or an
+/// An address of a client: a [`SocketAddr`], an [`IpAddr`], a [`ClientLabels`], a [`Client`], a `&Datagram`, or an
 /// `Option` of one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not the address of a client",
