@@ -11,16 +11,11 @@ mod unfinished_requests;
 mod who_the_client_is;
 mod wrapped_values;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use axum::{Router, body::Body, extract::ConnectInfo};
 use bytes::Bytes;
-use dualstack_metrics::{
-    ClientLabelsLayer, ClientScopes, Protocol, Scope, ServerBinding, SocketOptions, prometheus::Install,
-};
+use dualstack_metrics::{ClientLabelsLayer, ClientScopes, Protocol, ServerBinding, SocketOptions};
 use http::{Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -29,24 +24,11 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use metrics::counter;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use test_support::{
-    INET, INET6, Labels, MAPPED, Seen, assert_samples, block_on, loopbacks, sample, samples, seven,
-};
+use test_support::{INET, INET6, Labels, MAPPED, Metrics, Seen, loopbacks, sample, seven};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
 };
-
-/// Runs a test on one thread, with a recorder of its own.
-fn local(test: impl AsyncFnOnce(PrometheusHandle)) {
-    let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
-    let handle = recorder.get_ref().handle();
-    let _guard = metrics::set_default_local_recorder(&recorder);
-    block_on(async { tokio::time::timeout(Duration::from_secs(60), test(handle)).await })
-        .expect("the test does not hang");
-    assert_eq!(Scope::current(), Scope::none(), "a scope leaked");
-}
 
 /// A listener for both families, and the addresses of its clients.
 fn dual_stack() -> (TcpListener, Vec<IpAddr>) {
@@ -160,16 +142,11 @@ impl Drop for CountDrop {
     }
 }
 
-#[track_caller]
-fn assert_counts(metrics: &PrometheusHandle, expected: impl IntoIterator<Item = String>) {
-    assert_samples(samples(&metrics.render()), expected);
-}
-
 /// Asserts that nothing but `name` was counted, `value` times for each client.
 #[track_caller]
-fn assert_each(metrics: &PrometheusHandle, clients: &[IpAddr], server: SocketAddr, name: &str, value: u64) {
+fn assert_each(metrics: &Metrics, clients: &[IpAddr], server: SocketAddr, name: &str, value: u64) {
     let of = |&client: &IpAddr| sample(name, &labels_of(client, server), value);
-    assert_counts(metrics, clients.iter().map(of));
+    metrics.assert(clients.iter().map(of));
 }
 
 /// A sample without labels.

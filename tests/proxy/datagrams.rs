@@ -10,14 +10,13 @@ use dualstack_metrics::{
     ClientScopes, Datagram, Nat64Prefix, Overload, Protocol, ServerBinding, SocketOptions, UdpServer,
     proxy::{Fallback, ProxyProtocolDatagrams},
 };
-use metrics_exporter_prometheus::PrometheusHandle;
 use test_support::{
-    INET, INET6, Log, MAPPED, Seen, UNKNOWN, V4, V6, assert_samples, ipv6_or_say, sample, samples, seven,
+    INET, INET6, Log, MAPPED, Metrics, Seen, UNKNOWN, V4, V6, ipv6_or_say, recorded, rejected, sample, seven,
 };
 use tokio::net::UdpSocket;
 use tower::service_fn;
 
-use super::{local, rejected, trusting};
+use super::trusting;
 
 /// A header of version 2, and a payload: command, family and protocol, the client's address, and what comes behind it.
 pub(super) fn v2(command: u8, family: u8, client: &str, rest: &[u8], payload: &[u8]) -> Vec<u8> {
@@ -39,9 +38,9 @@ fn inet6(client: &str) -> Vec<u8> {
     v2(0x21, 0x22, client, b"", b"ask")
 }
 
-fn with_both_families(test: impl AsyncFnOnce(PrometheusHandle)) {
+fn with_both_families(test: impl AsyncFnOnce(Metrics)) {
     if ipv6_or_say() {
-        local(test);
+        recorded(test);
     }
 }
 
@@ -80,12 +79,7 @@ async fn ask(
 }
 
 /// What the server has counted: received, answered and unanswered, by class, and nothing else but rejections.
-fn check(
-    metrics: &PrometheusHandle,
-    server: SocketAddr,
-    seen: &[(Seen, u64, u64)],
-    rejections: &[(&str, u64)],
-) {
+fn check(metrics: &Metrics, server: SocketAddr, seen: &[(Seen, u64, u64)], rejections: &[(&str, u64)]) {
     let mut expected = Vec::new();
     for &(class, answered, unanswered) in seen {
         let mut count = |name: &str, value| {
@@ -106,7 +100,7 @@ fn check(
             .iter()
             .map(|&(reason, value)| rejected("proxy-protocol", reason, value)),
     );
-    assert_samples(samples(&metrics.render()), expected);
+    metrics.assert(expected);
 }
 
 fn source(networks: &[&str]) -> ProxyProtocolDatagrams {
@@ -340,22 +334,17 @@ fn an_aborted_datagram_has_the_class_of_its_client() {
             sample(&name, &seven("udp", address, seen), value)
         };
         let refused = count("aborted", INET6, 2);
-        let aborted = test_support::soon("two are refused", || {
-            samples(&metrics.render()).contains(&refused)
-        });
+        let aborted = test_support::soon("two are refused", || metrics.samples().contains(&refused));
         tokio::select! {
             ended = serve => panic!("{ended:?}"),
             () = aborted => {}
         }
-        assert_samples(
-            samples(&metrics.render()),
-            [
-                count("received", INET, 1),
-                // When the server was dropped.
-                count("aborted", INET, 1),
-                count("received", INET6, 2),
-                refused,
-            ],
-        );
+        metrics.assert([
+            count("received", INET, 1),
+            // When the server was dropped.
+            count("aborted", INET, 1),
+            count("received", INET6, 2),
+            refused,
+        ]);
     });
 }

@@ -19,9 +19,12 @@ mod log;
 mod program;
 #[cfg(target_os = "linux")]
 pub mod raw;
+mod recorded;
 mod samples;
 #[cfg(target_os = "linux")]
 mod sandbox;
+mod server;
+pub mod udp;
 
 use std::{
     error::Error,
@@ -41,12 +44,14 @@ pub use log::Log;
 pub use nix::sys::signal::Signal;
 #[cfg(unix)]
 pub use program::Program;
+pub use recorded::{CountersOf, Metrics, recorded, recorded_by};
 pub use samples::{
-    INET, INET6, Labels, MAPPED, Seen, UNKNOWN, and, assert_samples, assert_soon, sample, samples, series,
-    seven,
+    INET, INET6, Labels, MAPPED, Seen, UNKNOWN, and, assert_samples, assert_soon, each, on_unix, rejected,
+    requests, sample, samples, series, seven,
 };
 #[cfg(target_os = "linux")]
 pub use sandbox::{Denied, Errno, WITHOUT_IPV6_ADDRESSES, denying, in_namespace, ip, link_number};
+pub use server::{dual_stack, serve};
 
 pub const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);

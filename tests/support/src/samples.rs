@@ -53,6 +53,34 @@ fn series_of(name: &str, labels: &[String]) -> String {
     }
 }
 
+/// A sample of each of several metrics.
+pub fn each<const N: usize>(labels: &Labels, values: [(&str, u64); N]) -> [String; N] {
+    values.map(|(name, value)| sample(name, labels, value))
+}
+
+/// The labels of a server on a Unix socket.
+pub fn on_unix((family, ip_type): Seen) -> Labels {
+    let mut labels = seven("http", "[::]:1".parse().unwrap(), (family, ip_type));
+    for name in ["address_ip_family", "address_ip_type", "ip", "port"] {
+        let label = labels
+            .iter_mut()
+            .find(|(label, _)| **label == format!("server_binding_{name}"));
+        "unknown".clone_into(label.unwrap().1);
+    }
+    labels
+}
+
+/// A sample of `requests_total`.
+pub fn requests(server: SocketAddr, seen: Seen, value: u64) -> String {
+    sample("requests_total", &seven("http", server, seen), value)
+}
+
+/// A sample of `client_address_rejected_total`.
+pub fn rejected(source: &str, reason: &str, value: u64) -> String {
+    let labels = Labels::from([("source", source.into()), ("reason", reason.into())]);
+    sample("client_address_rejected_total", &labels, value)
+}
+
 /// The samples of a Prometheus exposition, sorted: its lines without comments, each with its labels ordered by name.
 /// Fails if a series is there twice, or a label is twice in one series.
 pub fn samples(output: &str) -> Vec<String> {
@@ -93,8 +121,8 @@ pub fn series(output: &str, name: &str) -> Vec<String> {
 
 /// Fails unless `lines` are the `expected` samples, all of them and no others.
 #[track_caller]
-pub fn assert_samples(mut lines: Vec<String>, expected: impl IntoIterator<Item = String>) {
-    let mut expected: Vec<_> = expected.into_iter().collect();
+pub fn assert_samples(mut lines: Vec<String>, expected: impl IntoIterator<Item: Into<String>>) {
+    let mut expected: Vec<String> = expected.into_iter().map(Into::into).collect();
     expected.sort();
     lines.sort();
     assert!(
@@ -107,8 +135,8 @@ pub fn assert_samples(mut lines: Vec<String>, expected: impl IntoIterator<Item =
 
 /// [`assert_samples`], of lines that may take some time to become the expected ones.
 #[track_caller]
-pub fn assert_soon(lines: impl Fn() -> Vec<String>, expected: impl IntoIterator<Item = String>) {
-    let mut expected: Vec<_> = expected.into_iter().collect();
+pub fn assert_soon(lines: impl Fn() -> Vec<String>, expected: impl IntoIterator<Item: Into<String>>) {
+    let mut expected: Vec<String> = expected.into_iter().map(Into::into).collect();
     expected.sort();
     let sorted = || {
         let mut lines = lines();

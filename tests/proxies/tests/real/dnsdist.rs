@@ -9,7 +9,7 @@ use test_support::seven;
 use tokio::net::UdpSocket;
 use tower::service_fn;
 
-use super::*;
+use crate::*;
 
 /// A question for `a.` of type A.
 const QUESTION: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
@@ -82,7 +82,7 @@ fn counted(server: SocketAddr, seen: &[(Seen, u64)]) -> Vec<String> {
 #[test]
 fn each_datagram_has_the_class_of_its_client() {
     with_clients(async |metrics| {
-        let port = test_support::free_port();
+        let port = free_port();
         let server = answers();
         let Some(_dnsdist) = dnsdist(port, server, "server:setUp()") else {
             return;
@@ -91,26 +91,23 @@ fn each_datagram_has_the_class_of_its_client() {
             ask(client, port).await;
             ask(client, port).await;
         }
-        assert_samples(
-            samples(&metrics.render()),
-            counted(server, &[(INET, 2), (INET6, 2)]),
-        );
+        metrics.assert(counted(server, &[(INET, 2), (INET6, 2)]));
         // Past the load balancer, a client is itself the peer.
         ask("192.0.2.7", server.port()).await;
         let seen = [(INET, 2), (INET6, 2), (MAPPED, 1)];
-        assert_samples(samples(&metrics.render()), counted(server, &seen));
+        metrics.assert(counted(server, &seen));
     });
 }
 
 #[test]
 fn its_health_checks_are_its_own() {
     with_clients(async |metrics| {
-        let port = test_support::free_port();
+        let port = free_port();
         let server = answers();
         let Some(_dnsdist) = dnsdist(port, server, "") else {
             return;
         };
-        test_support::soon("the check has been counted", || !metrics.render().is_empty()).await;
-        assert_samples(samples(&metrics.render()), counted(server, &[(MAPPED, 1)]));
+        soon("the check has been counted", || !metrics.render().is_empty()).await;
+        metrics.assert(counted(server, &[(MAPPED, 1)]));
     });
 }
