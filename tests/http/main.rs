@@ -24,7 +24,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use metrics::counter;
-use test_support::{INET, INET6, Labels, MAPPED, Metrics, Seen, loopbacks, sample, seven};
+use test_support::{Labels, Metrics, Seen, loopbacks, sample, seen, seven};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -38,15 +38,6 @@ fn dual_stack() -> (TcpListener, Vec<IpAddr>) {
 
 fn binding(listener: &TcpListener) -> ServerBinding {
     ServerBinding::new(Protocol::Http, listener.local_addr().unwrap())
-}
-
-/// How this listener sees a client.
-fn seen(client: IpAddr, server: SocketAddr) -> Seen {
-    match (client, server) {
-        (IpAddr::V4(_), SocketAddr::V4(_)) => INET,
-        (IpAddr::V4(_), SocketAddr::V6(_)) => MAPPED,
-        (IpAddr::V6(_), _) => INET6,
-    }
 }
 
 fn labels_of(client: IpAddr, server: SocketAddr) -> Labels {

@@ -7,13 +7,13 @@ use dualstack_metrics::Scope;
 use futures_util::future::join_all;
 use http::Version;
 use metrics::counter;
-use test_support::{and, loopbacks, recorded, sample};
+use test_support::{and, loopbacks, recorded, sample, seen};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::Barrier,
 };
 
-use crate::{ask, assert_each, http1, http2, labels_of, request_to, seen, serve_layered, tcp, text};
+use crate::{ask, assert_each, http1, http2, labels_of, request_to, serve_layered, tcp, text};
 
 #[test]
 fn keep_alive() {

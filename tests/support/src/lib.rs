@@ -47,7 +47,7 @@ pub use program::Program;
 pub use recorded::{CountersOf, Metrics, recorded, recorded_by};
 pub use samples::{
     INET, INET6, Labels, MAPPED, Seen, UNKNOWN, and, assert_samples, assert_soon, each, on_unix, rejected,
-    requests, sample, samples, series, seven,
+    requests, sample, samples, seen, series, seven,
 };
 #[cfg(target_os = "linux")]
 pub use sandbox::{Denied, Errno, WITHOUT_IPV6_ADDRESSES, denying, in_namespace, ip, link_number};

@@ -86,8 +86,14 @@ pub fn recorded_by(install: Install, test: impl AsyncFnOnce(Metrics)) {
 }
 
 /// A recorder whose counters a function makes. It has no gauges and no histograms.
-#[derive(Clone, Debug)]
-pub struct CountersOf<F>(pub F);
+#[derive(Clone, Copy, Debug)]
+pub struct CountersOf<F>(F);
+
+impl<F: Fn(&Key, &Metadata<'_>) -> Counter> CountersOf<F> {
+    pub const fn new(make: F) -> Self {
+        Self(make)
+    }
+}
 
 impl<F: Fn(&Key, &Metadata<'_>) -> Counter> Recorder for CountersOf<F> {
     fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -18,6 +18,15 @@ pub const INET: Seen = ("inet", "plain");
 pub const MAPPED: Seen = ("inet", "v4_mapped_v6");
 pub const INET6: Seen = ("inet6", "plain");
 pub const UNKNOWN: Seen = ("unknown", "unknown");
+
+/// How a socket sees a client of this host.
+pub fn seen(client: IpAddr, server: SocketAddr) -> Seen {
+    match (client, server) {
+        (IpAddr::V4(_), SocketAddr::V4(_)) => INET,
+        (IpAddr::V4(_), SocketAddr::V6(_)) => MAPPED,
+        (IpAddr::V6(_), _) => INET6,
+    }
+}
 
 /// The seven labels of the contract, spelled out a second time on purpose.
 pub fn seven(protocol: &str, server: SocketAddr, (family, ip_type): Seen) -> Labels {

@@ -6,19 +6,21 @@ use std::{
     future::{Ready, ready},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    rc::Rc,
 };
 
 use bytes::Bytes;
 use dualstack_metrics::{Datagram, SocketOptions, UdpServer};
+use metrics::counter;
 use tokio::{
     net::UdpSocket,
-    sync::oneshot,
+    sync::{Notify, oneshot},
     task::{JoinHandle, spawn_local},
     time::timeout,
 };
-use tower::Service;
+use tower::{Service, service_fn};
 
-use crate::PATIENCE;
+use crate::{Labels, PATIENCE, V4, seen, seven};
 
 pub fn bind(address: &str) -> UdpSocket {
     SocketOptions::dual_stack()
@@ -34,6 +36,26 @@ pub fn server(address: &str) -> UdpServer {
 /// Answers each datagram with its payload.
 pub fn echo(datagram: Datagram) -> Ready<Result<Option<Bytes>, Infallible>> {
     ready(Ok(Some(datagram.into_payload())))
+}
+
+/// Like [`echo`], but a payload that begins with `slow` is counted and answered when the gate opens.
+pub fn gated() -> (
+    Rc<Notify>,
+    impl Service<Datagram, Response = Option<Bytes>, Error = Infallible, Future: 'static> + 'static,
+) {
+    let gate = Rc::new(Notify::new());
+    let opens = Rc::clone(&gate);
+    let service = service_fn(move |datagram: Datagram| {
+        let opens = Rc::clone(&opens);
+        async move {
+            if datagram.payload().starts_with(b"slow") {
+                opens.notified().await;
+                counter!("slow_total").increment(1);
+            }
+            Ok(Some(datagram.into_payload()))
+        }
+    });
+    (gate, service)
 }
 
 /// A server that runs on this thread.
@@ -58,6 +80,11 @@ impl Running {
         Self { address, stop, task }
     }
 
+    /// The labels of a client of this host.
+    pub fn labels(&self, client: IpAddr) -> Labels {
+        seven("udp", self.address, seen(client, self.address))
+    }
+
     /// A client that asks this server at `ip`.
     pub async fn client(&self, ip: IpAddr) -> Client {
         Client::new(ip, self.address.port()).await
@@ -68,6 +95,24 @@ impl Running {
         let end = timeout(PATIENCE, self.task).await;
         end.expect("the server stops").unwrap().unwrap();
     }
+}
+
+/// A server, an IPv4 client, and the client's labels.
+pub async fn pair<S>(server: UdpServer, service: S) -> (Running, Client, Labels)
+where
+    S: Service<Datagram, Response = Option<Bytes>> + 'static,
+    S::Error: Display,
+{
+    let running = Running::start(server, service);
+    let (client, labels) = (running.client(V4).await, running.labels(V4));
+    (running, client, labels)
+}
+
+/// The length of a datagram, and where it is from.
+pub async fn receive_from(socket: &UdpSocket) -> (usize, SocketAddr) {
+    let mut buffer = [0; 16];
+    let received = timeout(PATIENCE, socket.recv_from(&mut buffer)).await;
+    received.expect("a datagram").unwrap()
 }
 
 /// A client, which receives answers only from the address that it asks.
