@@ -1,7 +1,5 @@
 //! A million clients make three series. It runs in its own process, because it counts the label sets that are left.
 
-#![cfg(all(feature = "axum", feature = "prometheus"))]
-
 use std::{
     convert::Infallible,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},

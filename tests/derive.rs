@@ -1,7 +1,5 @@
 //! What the derives make.
 
-#![cfg(feature = "derive")]
-
 use dualstack_metrics::{BoundedLabel, ClientLabels, FixedLabel, LabelSet, Scope, labels::max_label_sets};
 
 #[derive(Clone, Copy, BoundedLabel)]

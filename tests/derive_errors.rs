@@ -3,8 +3,6 @@
 //! A line of a file in `derive_errors/` that has an error ends in `//~` and a text. The compiler's words around the text
 //! can change with its version, so an error only has to contain it. There must be no other errors.
 
-#![cfg(feature = "derive")]
-
 use std::{collections::BTreeSet, fmt::Write as _, fs, iter, path::Path, process::Command};
 
 use serde_json::Value;

@@ -1,7 +1,5 @@
 //! The output that the example shows is what it writes. It runs in its own process, because it installs a recorder.
 
-#![cfg(all(feature = "axum", feature = "derive", feature = "prometheus"))]
-
 #[allow(dead_code, reason = "`main` is not called")]
 #[path = "../examples/own_labels.rs"]
 mod own_labels;

@@ -1,7 +1,5 @@
 //! Whatever names and values labels are given, Prometheus can parse the output.
 
-#![cfg(feature = "prometheus")]
-
 use std::{
     cell::Cell,
     collections::HashSet,

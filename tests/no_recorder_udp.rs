@@ -1,7 +1,5 @@
 //! A UDP server without a recorder logs which line is missing. The warning is for the process, hence a binary of its own.
 
-#![cfg(feature = "udp")]
-
 use std::convert::Infallible;
 
 use dualstack_metrics::{Datagram, SocketOptions, UdpServer};

@@ -1,8 +1,6 @@
 //! Thousands of concurrent requests on several threads, which end in every possible way. Each count is exact: atomics
 //! count the same events at the same places.
 
-#![cfg(all(feature = "axum", feature = "prometheus"))]
-
 use std::{
     any::Any,
     convert::Infallible,

@@ -1,7 +1,5 @@
 //! Real sockets: which families they accept, and the errors when they cannot be bound.
 
-#![cfg(any(feature = "axum", feature = "udp"))]
-
 use std::{
     io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},

@@ -1,8 +1,6 @@
 //! A service with 200 tenants and a header of arbitrary values, under load: as many series as predicted, each count
 //! exact, and no memory for what clients make up.
 
-#![cfg(all(feature = "axum", feature = "prometheus"))]
-
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},

@@ -1,7 +1,5 @@
 //! A server that does not learn the addresses of its clients logs one warning with the fix.
 
-#![cfg(all(feature = "axum", feature = "prometheus"))]
-
 use std::{
     convert::Infallible,
     fmt::Debug,

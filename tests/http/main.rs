@@ -1,7 +1,5 @@
 //! The layer under real servers: axum and hyper, HTTP/1.1 and HTTP/2, clients of both families on one socket.
 
-#![cfg(all(feature = "axum", feature = "prometheus"))]
-
 mod many_requests_on_one_connection;
 mod response_bodies;
 mod sources;

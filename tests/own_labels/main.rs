@@ -1,7 +1,5 @@
 //! Your own labels: in requests over HTTP and UDP, added late, and written as `other`.
 
-#![cfg(all(feature = "axum", feature = "udp", feature = "prometheus"))]
-
 mod late;
 mod layers;
 mod values;

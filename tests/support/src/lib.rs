@@ -14,6 +14,7 @@
 )]
 
 pub mod http;
+mod labels;
 mod log;
 #[cfg(unix)]
 mod program;
@@ -39,6 +40,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use labels::{Digit, numbered};
 pub use log::Log;
 #[cfg(unix)]
 pub use nix::sys::signal::Signal;
