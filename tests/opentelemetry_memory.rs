@@ -3,9 +3,7 @@
 use std::net::SocketAddr;
 
 use allocation_counter::measure;
-use dualstack_metrics::{
-    BoundedLabel, ClientLabels, ClientScopes, Protocol, Scope, ScopedMeterProvider, ServerBinding,
-};
+use dualstack_metrics::{ClientLabels, ClientScopes, Protocol, Scope, ScopedMeterProvider, ServerBinding};
 use opentelemetry::{
     KeyValue,
     metrics::{Counter, MeterProvider as _},
@@ -14,6 +12,7 @@ use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, Instrument, PeriodicReader, SdkMeterProvider, Stream,
     data::{AggregatedMetrics, MetricData, SumDataPoint},
 };
+use test_support::numbered;
 
 struct Sdk {
     provider: SdkMeterProvider,
@@ -125,31 +124,11 @@ fn values_that_occur_once_take_no_more_memory_after_some_time() {
     });
 }
 
-#[derive(Clone, Copy)]
-struct Digit<const PLACE: usize>(usize);
-
-impl<const PLACE: usize> BoundedLabel for Digit<PLACE> {
-    const NAME: &'static str = ["ones", "tens", "hundreds"][PLACE];
-    const VALUES: &'static [&'static str] = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-
-    fn index(self) -> usize {
-        self.0
-    }
-}
-
 #[test]
 fn more_scopes_than_an_instrument_remembers_with_attributes_lose_nothing() {
     const SCOPES: usize = 1_000;
 
-    let scopes: Vec<_> = (0..SCOPES)
-        .map(|at| {
-            Scope::new(&(
-                Digit::<0>(at % 10),
-                Digit::<1>(at / 10 % 10),
-                Digit::<2>(at / 100),
-            ))
-        })
-        .collect();
+    let scopes: Vec<_> = (0..SCOPES).map(numbered).collect();
     let kinds = [0, 1, 2, 3].map(|kind| [KeyValue::new("kind", kind)]);
     each_path(8_000, |sdk, counter| {
         for _ in 0..3 {

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, thread};
 
-use dualstack_metrics::{BoundedLabel, Scope, ScopedMeterProvider};
+use dualstack_metrics::{Scope, ScopedMeterProvider};
 use opentelemetry::{Key, KeyValue, metrics::MeterProvider as _};
 use opentelemetry_sdk::metrics::{Instrument, Stream, Temporality};
+use test_support::Digit;
 
 use crate::exported::{Exported, Sdk, each_path, each_path_with, inet, inet6, point, scopes, sorted};
 
@@ -133,18 +134,6 @@ fn delta_temporality_exports_what_came_since_and_idle_series_come_back() {
     });
 }
 
-#[derive(Clone, Copy)]
-struct Tenant(usize);
-
-impl BoundedLabel for Tenant {
-    const NAME: &'static str = "tenant";
-    const VALUES: &'static [&'static str] = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-
-    fn index(self) -> usize {
-        self.0
-    }
-}
-
 const OVERFLOW: &str = "otel.metric.overflow=Bool(true)";
 
 #[test]
@@ -156,10 +145,10 @@ fn the_limit_of_cardinality_holds_and_no_increment_is_lost() {
                 let counter = meter.u64_counter("requests").build();
                 for _ in 0..3 {
                     for tenant in 0..10 {
-                        Scope::new(&Tenant(tenant)).run(|| counter.add(1, &[]));
+                        Scope::new(&Digit::<0>(tenant)).run(|| counter.add(1, &[]));
                     }
                 }
-                let known = (0..6).map(|tenant| point(Scope::new(&Tenant(tenant)), &[], 3));
+                let known = (0..6).map(|tenant| point(Scope::new(&Digit::<0>(tenant)), &[], 3));
                 let expected = sorted(known.chain([point(Scope::none(), &[OVERFLOW], 12)]));
                 assert_eq!(sdk.exported().points("requests"), expected);
             },
@@ -173,7 +162,7 @@ fn without_binding_there_is_room_again_after_an_overflow() {
     let delta = || Sdk::with(Temporality::Delta, |builder| builder.with_view(limited(2)));
     let counted = |provider: ScopedMeterProvider<_>, sdk: &Sdk| {
         let counter = provider.meter("test").u64_counter("requests").build();
-        let count = |tenant| Scope::new(&Tenant(tenant)).run(|| counter.add(1, &[]));
+        let count = |tenant| Scope::new(&Digit::<0>(tenant)).run(|| counter.add(1, &[]));
         (0..4).for_each(count);
         sdk.exported();
         // Now the first two are idle.
@@ -185,7 +174,7 @@ fn without_binding_there_is_room_again_after_an_overflow() {
         count(2);
         sdk.exported().points("requests")
     };
-    let room = [point(Scope::new(&Tenant(2)), &[], 1)];
+    let room = [point(Scope::new(&Digit::<0>(2)), &[], 1)];
     #[cfg(feature = "opentelemetry-bound")]
     {
         let (bound, plain) = (delta(), delta());
@@ -204,7 +193,7 @@ fn without_binding_there_is_room_again_after_an_overflow() {
 fn the_documented_number_of_series_fits_the_limit() {
     let kinds = ["announce", "scrape"].map(|kind| [KeyValue::new("kind", kind)]);
     // Each scope with each value at the call, and what is counted outside every scope.
-    let needed = (scopes().max_label_sets(&Tenant(0)) + 1) * kinds.len();
+    let needed = (scopes().max_label_sets(&Digit::<0>(0)) + 1) * kinds.len();
     each_path(
         || {
             Sdk::with(Temporality::Cumulative, |builder| {
@@ -216,7 +205,7 @@ fn the_documented_number_of_series_fits_the_limit() {
             let mut all = vec![Scope::none()];
             for class in dualstack_metrics::ClientLabels::ALL {
                 let scope = scopes().for_client(*class);
-                all.extend((0..10).map(|tenant| scope.nest(Scope::new(&Tenant(tenant)))));
+                all.extend((0..10).map(|tenant| scope.nest(Scope::new(&Digit::<0>(tenant)))));
             }
             for scope in all {
                 scope.run(|| kinds.iter().for_each(|kind| counter.add(1, kind)));
