@@ -17,7 +17,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use proptest::{
     collection::vec,
     prelude::*,
-    test_runner::{Config, TestRunner},
+    test_runner::{Config, FileFailurePersistence::Direct, TestRunner},
 };
 use test_support::skip_or_fail;
 
@@ -99,7 +99,7 @@ fn promtool_parses_whatever_labels_are_given() {
 
     let mut runner = TestRunner::new(Config {
         cases: 100,
-        failure_persistence: None,
+        failure_persistence: Some(Box::new(Direct("proptest-regressions/exposition.txt"))),
         ..Config::default()
     });
     let run = runner.run(&cases(), |case| {
