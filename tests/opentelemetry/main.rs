@@ -3,5 +3,6 @@
 mod attributes;
 mod exported;
 mod kinds;
+mod memory;
 mod providers;
 mod sdk;
