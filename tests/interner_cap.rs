@@ -109,10 +109,7 @@ fn the_limit() {
     process.a_request_keeps_the_scope_that_there_is();
     process.what_was_made_before_falls_back();
     assert_eq!(Scope::current(), Scope::none());
-    let [line] = &log.lines()[..] else {
-        panic!("one warning, not {:#?}", log.lines())
-    };
-    assert!(line.starts_with("WARN ") && line.contains(&message), "{line}");
+    log.assert_warning(&[&message]);
 
     process.each_thread_finds_the_sets_that_there_are();
     process.all_sets_count();

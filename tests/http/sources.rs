@@ -187,11 +187,7 @@ fn a_closure_that_finds_no_address_is_warned_about_once() {
         for _ in 0..3 {
             layer.layer(counted()).oneshot(()).await.unwrap();
         }
-        let lines = log.lines();
-        let [line] = &lines[..] else {
-            panic!("one warning, not {lines:#?}")
-        };
-        assert!(line.starts_with("WARN ") && line.contains("7072"), "{line}");
+        log.assert_warning(&["7072"]);
         let expected = sample("calls_total", &seven("https", server, UNKNOWN), 3);
         metrics.assert([expected]);
     });
