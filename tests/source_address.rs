@@ -30,7 +30,7 @@ use nix::{
 use socket2::SockRef;
 use test_support::{
     INET, INET6, MAPPED, Metrics, PATIENCE, Seen, V4, close, each, eventually, in_namespace, ip, ipv6_or_say,
-    link_number, raw, recorded, sample, seven,
+    link_number, raw, recorded, sample, seven, snmp,
     udp::{self, Running, bind, echo, receive_from, server},
 };
 use tokio::{net::UdpSocket, task::spawn_blocking, time::timeout};
@@ -166,18 +166,10 @@ fn run(test: impl AsyncFnOnce(Metrics, Host) + Send) {
 
 /// How many fragments this host has made, of IPv4 and of IPv6 packets.
 fn fragments() -> (u64, u64) {
-    let snmp = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
-    let mut lines = snmp.lines().filter(|line| line.starts_with("Ip:"));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let mut fields = names.split(' ').zip(values.split(' '));
-    let inet = fields.find(|(name, _)| *name == "FragCreates").unwrap().1;
-
     let snmp6 = std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
-    let inet6 = snmp6
-        .lines()
-        .find_map(|line| line.strip_prefix("Ip6FragCreates"))
-        .unwrap();
-    (inet.trim().parse().unwrap(), inet6.trim().parse().unwrap())
+    let mut lines = snmp6.lines();
+    let inet6 = lines.find_map(|line| line.strip_prefix("Ip6FragCreates"));
+    (snmp("Ip", "FragCreates"), inet6.unwrap().trim().parse().unwrap())
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Hosts with other interfaces, sysctls or kernels than this one: a thread that has a network namespace or a filter of
 //! system calls. Threads and processes that it starts inherit both.
 
-use std::{panic, process::Command, thread};
+use std::{fs, panic, process::Command, thread};
 
 use libc::c_long;
 pub use nix::errno::Errno;
@@ -51,6 +51,17 @@ pub fn ip(arguments: &str) -> String {
 pub fn link_number(link: &str) -> u32 {
     let shown = ip(&format!("-oneline link show dev {link}"));
     shown.split_once(':').unwrap().0.parse().unwrap()
+}
+
+/// An IPv4 counter of this thread's namespace.
+pub fn snmp(protocol: &str, name: &str) -> u64 {
+    let table = fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let start = format!("{protocol}: ");
+    let mut lines = table.lines().filter_map(|line| line.strip_prefix(&start));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let mut pairs = names.split(' ').zip(values.split(' '));
+    let (_, value) = pairs.find(|pair| pair.0 == name).expect(name);
+    value.parse().unwrap()
 }
 
 /// The system calls that [`denying`] makes fail: a number, and values of some of the arguments.
