@@ -130,6 +130,12 @@ type Measured = (u64, Vec<String>);
 /// A provider of somebody else, whose instruments cannot be bound. It counts again while it counts.
 #[derive(Clone, Default)]
 struct Own {
+    provider: Arc<()>,
+    instrument: OwnInstrument,
+}
+
+#[derive(Clone, Default)]
+struct OwnInstrument {
     measured: Arc<Mutex<Vec<Measured>>>,
     again: Arc<Mutex<Option<Counter<u64>>>>,
     depth: Arc<AtomicU64>,
@@ -137,17 +143,17 @@ struct Own {
 
 impl MeterProvider for Own {
     fn meter_with_scope(&self, _: InstrumentationScope) -> Meter {
-        Meter::new(Arc::new(self.clone()))
+        Meter::new(Arc::new(self.instrument.clone()))
     }
 }
 
-impl InstrumentProvider for Own {
+impl InstrumentProvider for OwnInstrument {
     fn u64_counter(&self, _: InstrumentBuilder<'_, Counter<u64>>) -> Counter<u64> {
         Counter::new(Arc::new(self.clone()))
     }
 }
 
-impl SyncInstrument<u64> for Own {
+impl SyncInstrument<u64> for OwnInstrument {
     fn measure(&self, value: u64, attributes: &[KeyValue]) {
         self.measured.lock().unwrap().push((value, written(attributes)));
         if self.depth.fetch_add(1, Ordering::Relaxed) < 3 {
@@ -182,7 +188,7 @@ fn instruments_that_cannot_be_bound_lose_nothing() {
         (3, vec![]),
     ];
     assert_eq!(
-        *own.measured.lock().unwrap(),
+        *own.instrument.measured.lock().unwrap(),
         [round.clone(), round.clone(), round.clone(), round].concat()
     );
 }
@@ -194,9 +200,9 @@ fn an_instrument_may_be_used_while_it_measures() {
         .meter("test")
         .u64_counter("requests")
         .build();
-    *own.again.lock().unwrap() = Some(counter.clone());
+    *own.instrument.again.lock().unwrap() = Some(counter.clone());
     inet().run(|| counter.add(1, &[KeyValue::new("kind", "announce")]));
-    let measured = own.measured.lock().unwrap();
+    let measured = own.instrument.measured.lock().unwrap();
     // Three levels with two calls each.
     assert_eq!(measured.len(), 1 + 2 + 4 + 8);
     let of_scope = point(inet(), &[], 0).0;
@@ -208,7 +214,7 @@ fn an_instrument_may_be_used_while_it_measures() {
     );
     // Breaks the circle.
     drop(measured);
-    *own.again.lock().unwrap() = None;
+    *own.instrument.again.lock().unwrap() = None;
 }
 
 #[test]
@@ -242,35 +248,11 @@ fn a_provider_that_is_dropped_is_shut_down_although_instruments_are_kept() {
     drop_first(ScopedMeterProvider::without_binding);
 }
 
-/// Counts the providers and instruments that there are.
-#[derive(Clone, Default)]
-struct Alive {
-    provider: Arc<()>,
-    instruments: Arc<()>,
-}
-
-impl MeterProvider for Alive {
-    fn meter_with_scope(&self, _: InstrumentationScope) -> Meter {
-        Meter::new(Arc::new(AliveInstrument(Arc::clone(&self.instruments))))
-    }
-}
-
-struct AliveInstrument(Arc<()>);
-
-impl InstrumentProvider for AliveInstrument {
-    fn u64_counter(&self, _: InstrumentBuilder<'_, Counter<u64>>) -> Counter<u64> {
-        Counter::new(Arc::new(Self(Arc::clone(&self.0))))
-    }
-}
-
-impl SyncInstrument<u64> for AliveInstrument {
-    fn measure(&self, _: u64, _: &[KeyValue]) {}
-}
-
 #[test]
 fn what_is_remembered_keeps_nothing_alive() {
-    let alive = Alive::default();
-    let provider = ScopedMeterProvider::new(alive.clone());
+    let own = Own::default();
+    let (providers, instruments) = (Arc::clone(&own.provider), Arc::clone(&own.instrument.measured));
+    let provider = ScopedMeterProvider::new(own);
     let counter = provider.meter("test").u64_counter("requests").build();
     for _ in 0..3 {
         inet().run(|| {
@@ -279,10 +261,10 @@ fn what_is_remembered_keeps_nothing_alive() {
         });
     }
     drop(provider);
-    assert_eq!(Arc::strong_count(&alive.provider), 1);
-    assert!(Arc::strong_count(&alive.instruments) > 1);
+    assert_eq!(Arc::strong_count(&providers), 1);
+    assert!(Arc::strong_count(&instruments) > 1);
     drop(counter);
-    assert_eq!(Arc::strong_count(&alive.instruments), 1);
+    assert_eq!(Arc::strong_count(&instruments), 1);
 }
 
 #[test]

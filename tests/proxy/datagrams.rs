@@ -2,24 +2,25 @@
 
 use std::{
     convert::Infallible,
+    future::ready,
     net::{IpAddr, SocketAddr},
 };
 
 use bytes::Bytes;
 use dualstack_metrics::{
-    ClientScopes, Datagram, Nat64Prefix, Overload, Protocol, ServerBinding, SocketOptions, UdpServer,
+    ClientScopes, Datagram, Nat64Prefix, Overload, Protocol, ServerBinding, UdpServer,
     proxy::{Fallback, ProxyProtocolDatagrams},
 };
 use test_support::{
     INET, INET6, Log, MAPPED, Metrics, Seen, UNKNOWN, V4, V6, ipv6_or_say, recorded, rejected, sample, seven,
+    udp::{Client, Running, bind},
 };
-use tokio::net::UdpSocket;
 use tower::service_fn;
 
 use super::trusting;
 
 /// A header of version 2, and a payload: command, family and protocol, the client's address, and what comes behind it.
-pub(super) fn v2(command: u8, family: u8, client: &str, rest: &[u8], payload: &[u8]) -> Vec<u8> {
+fn v2(command: u8, family: u8, client: &str, rest: &[u8], payload: &[u8]) -> Vec<u8> {
     let addresses = match client.parse() {
         Ok(IpAddr::V4(ip)) => [&ip.octets()[..], &[192, 0, 2, 1, 0xc3, 0x50, 0, 53]].concat(),
         Ok(IpAddr::V6(ip)) => [&ip.octets()[..], &[0; 16], &[0xc3, 0x50, 0, 53]].concat(),
@@ -50,57 +51,43 @@ async fn ask(
     server: impl FnOnce(UdpServer) -> UdpServer,
     datagrams: &[(IpAddr, Vec<u8>, Option<&str>)],
 ) -> SocketAddr {
-    let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap());
-    let server = server(UdpServer::new(socket.unwrap()).unwrap());
-    let address = server.local_addr();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serve = server
-        .serve(service_fn(|datagram: Datagram| async move {
-            let answer = format!("{} {}", datagram.payload().escape_ascii(), datagram.peer().ip());
-            Ok::<_, Infallible>(Some(Bytes::from(answer)))
-        }))
-        .with_graceful_shutdown(async { drop(stopped.await) });
-    let ask = async {
-        for (peer, datagram, expected) in datagrams {
-            let socket = UdpSocket::bind((*peer, 0)).await.unwrap();
-            socket.connect((*peer, address.port())).await.unwrap();
-            socket.send(datagram).await.unwrap();
-            if let Some(expected) = expected {
-                let mut answer = [0; 2_000];
-                let length = socket.recv(&mut answer).await.unwrap();
-                assert_eq!(str::from_utf8(&answer[..length]), Ok(*expected), "{datagram:?}");
-            }
+    let service = service_fn(|datagram: Datagram| {
+        let answer = format!("{} {}", datagram.payload().escape_ascii(), datagram.peer().ip());
+        ready(Ok::<_, Infallible>(Some(Bytes::from(answer))))
+    });
+    let running = Running::start(server(new_server()), service);
+    let address = running.address;
+    for (peer, datagram, expected) in datagrams {
+        let client = running.client(*peer).await;
+        client.send(datagram).await;
+        if let Some(expected) = expected {
+            let answer = client.receive().await;
+            assert_eq!(str::from_utf8(&answer), Ok(*expected), "{datagram:?}");
         }
-        stop.send(()).unwrap();
-    };
-    let ((), end) = tokio::join!(ask, serve);
-    end.unwrap();
+    }
+    running.stop().await;
     address
+}
+
+fn new_server() -> UdpServer {
+    UdpServer::new(bind("[::]:0")).unwrap()
 }
 
 /// What the server has counted: received, answered and unanswered, by class, and nothing else but rejections.
 fn check(metrics: &Metrics, server: SocketAddr, seen: &[(Seen, u64, u64)], rejections: &[(&str, u64)]) {
-    let mut expected = Vec::new();
-    for &(class, answered, unanswered) in seen {
-        let mut count = |name: &str, value| {
-            if value > 0 {
-                expected.push(sample(
-                    &format!("udp_server_{name}_total"),
-                    &seven("udp", server, class),
-                    value,
-                ));
-            }
-        };
-        count("requests_received", answered + unanswered);
-        count("responses_sent", answered);
-        count("requests_unanswered", unanswered);
-    }
-    expected.extend(
-        rejections
-            .iter()
-            .map(|&(reason, value)| rejected("proxy-protocol", reason, value)),
-    );
-    metrics.assert(expected);
+    let seen = seen.iter().flat_map(|&(class, answered, unanswered)| {
+        let counts = [
+            ("udp_server_requests_received_total", answered + unanswered),
+            ("udp_server_responses_sent_total", answered),
+            ("udp_server_requests_unanswered_total", unanswered),
+        ];
+        let counts = counts.into_iter().filter(|(_, value)| *value > 0);
+        counts.map(move |(name, value)| sample(name, &seven("udp", server, class), value))
+    });
+    let rejections = rejections
+        .iter()
+        .map(|&(reason, value)| rejected("proxy-protocol", reason, value));
+    metrics.assert(seen.chain(rejections));
 }
 
 fn source(networks: &[&str]) -> ProxyProtocolDatagrams {
@@ -311,17 +298,14 @@ fn a_translated_client_is_an_ipv4_client_also_in_a_header() {
 #[test]
 fn an_aborted_datagram_has_the_class_of_its_client() {
     with_both_families(async |metrics| {
-        let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap());
-        let server = UdpServer::new(socket.unwrap())
-            .unwrap()
+        let server = new_server()
             .max_in_flight(1)
             .on_overload(Overload::RefuseNewest)
             .source(source(&["::1"]));
         let address = server.local_addr();
-        let proxy = UdpSocket::bind((V6, 0)).await.unwrap();
-        proxy.connect((V6, address.port())).await.unwrap();
+        let proxy = Client::new(V6, address.port()).await;
         for datagram in [inet("192.0.2.7"), inet6("2001:db8::7"), inet6("2001:db8::8")] {
-            proxy.send(&datagram).await.unwrap();
+            proxy.send(&datagram).await;
         }
         let serve = server.serve(service_fn(|_| std::future::pending::<Result<_, Infallible>>()));
         let count = |name: &str, seen, value| {
@@ -329,7 +313,7 @@ fn an_aborted_datagram_has_the_class_of_its_client() {
             sample(&name, &seven("udp", address, seen), value)
         };
         let refused = count("aborted", INET6, 2);
-        let aborted = test_support::soon("two are refused", || metrics.samples().contains(&refused));
+        let aborted = metrics.wait_for(&refused);
         tokio::select! {
             ended = serve => panic!("{ended:?}"),
             () = aborted => {}
