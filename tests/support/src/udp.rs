@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     fmt::Display,
-    future::{Ready, ready},
+    future::{Ready, pending, ready},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::Rc,
@@ -58,7 +58,7 @@ pub fn gated() -> (
     (gate, service)
 }
 
-/// A server that runs on this thread.
+/// A server that runs on this thread, also if this is dropped.
 #[derive(Debug)]
 pub struct Running {
     pub address: SocketAddr,
@@ -75,7 +75,9 @@ impl Running {
         let address = server.local_addr();
         let (stop, stopped) = oneshot::channel();
         let task = spawn_local(server.serve(service).with_graceful_shutdown(async {
-            stopped.await.unwrap();
+            if stopped.await.is_err() {
+                pending::<()>().await;
+            }
         }));
         Self { address, stop, task }
     }
