@@ -5,7 +5,6 @@ use std::{
     collections::HashSet,
     io::Write as _,
     process::{Command, Stdio},
-    sync::LazyLock,
 };
 
 use dualstack_metrics::{
@@ -91,8 +90,7 @@ fn cases() -> impl Strategy<Value = Case> {
 fn promtool_parses_whatever_labels_are_given() {
     static CAPPED: CappedLabel = CappedLabel::new("capped", 500);
 
-    static RAN: LazyLock<bool> = LazyLock::new(|| Command::new("promtool").arg("--version").output().is_ok());
-    if !*RAN {
+    if Command::new("promtool").arg("--version").output().is_err() {
         return skip_or_fail("promtool is not installed");
     }
     assert!(parse("a{b=\"c} 1\n").is_err(), "an error is seen");

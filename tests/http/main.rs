@@ -11,7 +11,7 @@ mod wrapped_values;
 
 use std::net::{IpAddr, SocketAddr};
 
-use axum::{Router, body::Body, extract::ConnectInfo};
+use axum::{Router, body::Body, extract::ConnectInfo, routing::get};
 use bytes::Bytes;
 use dualstack_metrics::{ClientLabelsLayer, ClientScopes, Protocol, ServerBinding, SocketOptions};
 use http::{Request, Response, StatusCode, Version, header};
@@ -40,6 +40,11 @@ fn binding(listener: &TcpListener) -> ServerBinding {
 
 fn labels_of(client: IpAddr, server: SocketAddr) -> Labels {
     seven("http", server, seen(client, server))
+}
+
+/// A router that counts `requests_total`.
+fn counting() -> Router {
+    Router::new().route("/", get(async || counter!("requests_total").increment(1)))
 }
 
 /// Serves a router with connect info, in the background, until the runtime is dropped.

@@ -13,13 +13,12 @@ use tokio::{
     sync::Barrier,
 };
 
-use crate::{ask, assert_each, http1, http2, labels_of, request_to, serve_layered, tcp, text};
+use crate::{ask, assert_each, counting, http1, http2, labels_of, request_to, serve_layered, tcp, text};
 
 #[test]
 fn keep_alive() {
     recorded(async |metrics| {
-        let (server, clients) =
-            serve_layered(Router::new().route("/", get(async || counter!("requests_total").increment(1))));
+        let (server, clients) = serve_layered(counting());
         let mut connections = Vec::new();
         for &client in &clients {
             connections.push(http1(client, server).await);

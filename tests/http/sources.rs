@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, net::SocketAddr};
 
-use axum::{Router, body::Body, routing::get};
+use axum::body::Body;
 use bytes::Bytes;
 use dualstack_metrics::{ClientLabels, ClientLabelsLayer, Protocol, ServerBinding};
 use http::{Request, Response, Version, header};
@@ -18,7 +18,8 @@ use test_support::{Log, MAPPED, UNKNOWN, recorded, sample, seven};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use crate::{
-    ask, assert_each, binding, dual_stack, handshake1, http1, mock, mock_layer, request_to, send, text,
+    ask, assert_each, binding, counting, dual_stack, handshake1, http1, mock, mock_layer, request_to, send,
+    text,
 };
 
 #[test]
@@ -164,9 +165,7 @@ fn a_unix_socket_is_unknown_without_a_warning() {
 fn an_unknown_class_in_the_extensions_is_not_warned_about() {
     recorded(async |metrics| {
         let server = "[::]:7071".parse().unwrap();
-        let app = Router::new()
-            .route("/", get(async || counter!("requests_total").increment(1)))
-            .layer(ClientLabelsLayer::new(ServerBinding::new(Protocol::Http, server)));
+        let app = counting().layer(ClientLabelsLayer::new(ServerBinding::new(Protocol::Http, server)));
         let log = Log::of_thread();
         let mut request = Request::new(Body::empty());
         request.extensions_mut().insert(ClientLabels::UNKNOWN);

@@ -16,8 +16,8 @@ use test_support::{INET, INET6, MAPPED, UNKNOWN, V4, and, recorded, sample, seve
 use tower::ServiceExt;
 
 use crate::{
-    ask, binding, dual_stack, handshake1, http1, labels_of, mock, mock_layer, request_from, request_to, send,
-    serve, serve_layered, tcp, text,
+    ask, binding, counting, dual_stack, handshake1, http1, labels_of, mock, mock_layer, request_from,
+    request_to, send, serve, serve_layered, tcp, text,
 };
 
 #[test]
@@ -60,9 +60,7 @@ fn ipv4_listener() {
         let listener = SocketOptions::dual_stack()
             .bind_tcp("127.0.0.1:0".parse().unwrap())
             .unwrap();
-        let app = Router::new()
-            .route("/", get(async || counter!("requests_total").increment(1)))
-            .layer(ClientLabelsLayer::new(binding(&listener)));
+        let app = counting().layer(ClientLabelsLayer::new(binding(&listener)));
         let server = serve(listener, app);
         ask(&mut http1(V4, server).await, "/").await;
 
@@ -83,7 +81,7 @@ fn ipv4_listener() {
 #[test]
 fn two_listeners_of_one_router() {
     recorded(async |metrics| {
-        let app = Router::new().route("/", get(async || counter!("requests_total").increment(1)));
+        let app = counting();
         let mut expected = Vec::new();
         for times in [1, 2] {
             let (listener, _) = dual_stack();
@@ -149,8 +147,7 @@ fn mock_connect_info() {
 #[test]
 fn a_real_address_wins_over_a_mock_as_in_axum() {
     recorded(async |metrics| {
-        let app = Router::new()
-            .route("/", get(async || counter!("requests_total").increment(1)))
+        let app = counting()
             .layer(mock_layer())
             .layer(MockConnectInfo("192.0.2.7:1".parse::<SocketAddr>().unwrap()));
         app.oneshot(request_from("[2001:db8::7]:1")).await.unwrap();
@@ -161,9 +158,7 @@ fn a_real_address_wins_over_a_mock_as_in_axum() {
 #[test]
 fn a_class_in_the_extensions_wins() {
     recorded(async |metrics| {
-        let app = Router::new()
-            .route("/", get(async || counter!("requests_total").increment(1)))
-            .layer(mock_layer());
+        let app = counting().layer(mock_layer());
         for class in [
             ClientLabels::from("[::ffff:192.0.2.7]:1".parse::<SocketAddr>().unwrap()),
             ClientLabels::UNKNOWN,
@@ -194,8 +189,7 @@ async fn forwarded(mut request: axum::extract::Request, next: Next) -> axum::res
 fn an_outer_layer_can_set_the_class() {
     recorded(async |metrics| {
         let (listener, clients) = dual_stack();
-        let app = Router::new()
-            .route("/", get(async || counter!("requests_total").increment(1)))
+        let app = counting()
             .layer(ClientLabelsLayer::new(binding(&listener)))
             .layer(from_fn(forwarded));
         let server = serve(listener, app);
