@@ -22,8 +22,8 @@ use dualstack_metrics::{
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use socket2::{Domain, SockRef, Socket, Type};
 use test_support::{
-    INET, Metrics, Program, V4, V6, assert_samples, eventually, http, in_namespace, raw, recorded, sample,
-    samples, seven, skip_or_fail, snmp, soon, spawning,
+    Metrics, Program, V4, V6, assert_samples, eventually, http, in_namespace, of_server, raw, recorded,
+    sample, samples, skip_or_fail, snmp, soon, spawning,
 };
 use tower::service_fn;
 
@@ -697,8 +697,7 @@ fn drops_at(address: SocketAddr) {
     }
     socket.bind(&address.into()).unwrap();
     socket.set_nonblocking(true).unwrap();
-    let mut labels = seven("udp", address, INET);
-    labels.retain(|name, _| name.starts_with("server"));
+    let labels = of_server("udp", address);
 
     recorded(async |metrics| {
         let shown = |drops: u64| {

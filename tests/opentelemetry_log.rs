@@ -4,14 +4,11 @@
 use std::{convert::Infallible, sync::Arc};
 
 use dualstack_metrics::{
-    ClientLabels, ClientLabelsLayer, Protocol, Scope, ScopedMeterProvider, ScopedRecorderLayer,
-    ServerBinding,
+    ClientLabels, ClientLabelsLayer, Protocol, Scope, ScopedMeterProvider, ServerBinding,
     scope::{label_sets, limit_label_sets, overflows},
 };
 use futures_util::FutureExt as _;
 use http::{Request, Response};
-use metrics_exporter_prometheus::PrometheusBuilder;
-use metrics_util::layers::Layer as _;
 use opentelemetry::{
     InstrumentationScope, KeyValue, global,
     metrics::{Counter, InstrumentBuilder, InstrumentProvider, Meter, MeterProvider, SyncInstrument},
@@ -20,7 +17,7 @@ use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
     data::{AggregatedMetrics, MetricData, ScopeMetrics},
 };
-use test_support::{Log, assert_samples, series};
+use test_support::{Log, recorded};
 use tower::{Layer as _, Service as _, service_fn};
 
 /// A provider whose instruments cannot be bound.
@@ -106,13 +103,9 @@ fn the_log_of_a_program_with_a_scoped_meter_provider() {
     limit_label_sets(label_sets(), 0).unwrap();
     assert_eq!(new_scope(4).run(Scope::current), Scope::none());
     assert_eq!((overflows(), exported(&sdk, &exporter, OVERFLOWED)), (1, Some(1)));
-    let prometheus = PrometheusBuilder::new().build_recorder();
-    let handle = prometheus.handle();
-    let recorder = ScopedRecorderLayer::new().layer(prometheus);
-    metrics::with_local_recorder(&recorder, || new_scope(5).run(|| {}));
-    assert_eq!((overflows(), exported(&sdk, &exporter, OVERFLOWED)), (2, Some(2)));
-    assert_samples(
-        series(&handle.render(), "label_sets_overflowed_total"),
-        ["label_sets_overflowed_total 1".to_owned()],
-    );
+    recorded(async |metrics| {
+        new_scope(5).run(|| {});
+        assert_eq!((overflows(), exported(&sdk, &exporter, OVERFLOWED)), (2, Some(2)));
+        metrics.assert(["label_sets_overflowed_total 1"]);
+    });
 }

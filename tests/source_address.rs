@@ -30,7 +30,7 @@ use nix::{
 use socket2::SockRef;
 use test_support::{
     INET, INET6, MAPPED, Metrics, PATIENCE, Seen, V4, close, each, eventually, in_namespace, ip, ipv6_or_say,
-    link_number, raw, recorded, sample, seven, snmp,
+    link_number, of_server, raw, recorded, sample, seven, snmp,
     udp::{self, Running, bind, echo, receive_from, server},
 };
 use tokio::{net::UdpSocket, task::spawn_blocking, time::timeout};
@@ -351,8 +351,7 @@ fn the_drops_of_a_socket_are_counted_in_the_network_namespace_of_a_thread() {
                 }
                 assert!(0 < received && received < SENT, "{received}");
 
-                let mut labels = seven("udp", bound, INET);
-                labels.retain(|name, _| name.starts_with("server"));
+                let labels = of_server("udp", bound);
                 assert_eq!(labels["server_binding_address_ip_family"], seen);
                 let counted = sample("s_socket_drops_total", &labels, SENT - received);
                 assert!(metrics.samples().contains(&counted), "{counted}");

@@ -20,7 +20,7 @@ use futures_util::{FutureExt, StreamExt as _, stream};
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use metrics::counter;
-use test_support::{INET, INET6, Labels, recorded, sample, soon};
+use test_support::{INET, INET6, of_server, recorded, sample, soon};
 use tokio::sync::Notify;
 use tower::{Layer, Service as _, ServiceBuilder, ServiceExt, service_fn};
 
@@ -216,17 +216,8 @@ impl Drop for PanicInDrop {
 #[test]
 fn a_panic_in_call_or_in_a_drop_restores_the_scope() {
     recorded(async |metrics| {
-        let outer = Scope::for_server(&ServerBinding::new(Protocol::Tcp, "192.0.2.1:1".parse().unwrap()));
-        let server = Labels::from(
-            [
-                ("server_binding_address_ip_family", "inet"),
-                ("server_binding_address_ip_type", "plain"),
-                ("server_binding_ip", "192.0.2.1"),
-                ("server_binding_port", "1"),
-                ("server_binding_protocol", "tcp"),
-            ]
-            .map(|(name, value)| (name, value.to_owned())),
-        );
+        let address = "192.0.2.1:1".parse().unwrap();
+        let outer = Scope::for_server(&ServerBinding::new(Protocol::Tcp, address));
         outer.run(|| {
             let mut in_call = mock_layer().layer(service_fn(|_: Request<Body>| {
                 let _unwound = CountDrop("unwound_total");
@@ -253,6 +244,9 @@ fn a_panic_in_call_or_in_a_drop_restores_the_scope() {
             assert_eq!(Scope::current(), outer);
             counter!("after_total").increment(1);
         });
-        metrics.assert([sample("after_total", &server, 2), mock("unwound_total", INET, 2)]);
+        metrics.assert([
+            sample("after_total", &of_server("tcp", address), 2),
+            mock("unwound_total", INET, 2),
+        ]);
     });
 }

@@ -63,18 +63,7 @@ fn ipv4_listener() {
         let app = counting().layer(ClientLabelsLayer::new(binding(&listener)));
         let server = serve(listener, app);
         ask(&mut http1(V4, server).await, "/").await;
-
-        let labels = [
-            ("client_address_ip_family", "inet"),
-            ("client_address_ip_type", "plain"),
-            ("server_binding_address_ip_family", "inet"),
-            ("server_binding_address_ip_type", "plain"),
-            ("server_binding_ip", "127.0.0.1"),
-            ("server_binding_port", &server.port().to_string()),
-            ("server_binding_protocol", "http"),
-        ];
-        let labels = labels.map(|(name, value)| (name, value.to_owned())).into();
-        metrics.assert([sample("requests_total", &labels, 1)]);
+        metrics.assert([sample("requests_total", &seven("http", server, INET), 1)]);
     });
 }
 

@@ -9,9 +9,7 @@ use std::{
     thread,
 };
 
-use dualstack_metrics::{Scope, ScopedMeterProvider, ScopedRecorderLayer};
-use metrics_exporter_prometheus::PrometheusBuilder;
-use metrics_util::layers::Layer as _;
+use dualstack_metrics::{Scope, ScopedMeterProvider};
 use opentelemetry::{
     InstrumentationScope, KeyValue, global,
     metrics::{
@@ -20,9 +18,9 @@ use opentelemetry::{
     },
 };
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use test_support::{assert_samples, eventually, sample, series};
+use test_support::{eventually, recorded, sample};
 
-use crate::exported::{Sdk, each_path, inet, inet6, point, scopes, sorted, written};
+use crate::exported::{Sdk, each_path, inet, inet6, point, sorted, written};
 
 #[test]
 fn several_providers_do_not_see_each_other() {
@@ -290,11 +288,9 @@ fn instruments_outlive_a_shutdown_and_what_is_measured_then_is_lost() {
 fn both_worlds_see_the_same_scope() {
     let sdk = Sdk::new();
     let requests = sdk.scoped().meter("test").u64_counter("requests").build();
-    let prometheus = PrometheusBuilder::new().build_recorder();
-    let handle = prometheus.handle();
-    let recorder = ScopedRecorderLayer::new().layer(prometheus);
-    metrics::with_local_recorder(&recorder, || {
-        for (scope, times) in [(inet(), 1), (inet6(), 2), (Scope::none(), 4)] {
+    let all = [(inet(), 1), (inet6(), 2), (Scope::none(), 4)];
+    recorded(async |metrics| {
+        for (scope, times) in all {
             for _ in 0..times {
                 scope.run(|| {
                     metrics::counter!("requests_total").increment(1);
@@ -302,19 +298,14 @@ fn both_worlds_see_the_same_scope() {
                 });
             }
         }
-    });
-    let all = [(inet(), 1), (inet6(), 2), (Scope::none(), 4)];
-    let expected = all.map(|(scope, value)| point(scope, &[], value));
-    assert_eq!(sdk.exported().points("requests"), sorted(expected));
-    assert_samples(
-        series(&handle.render(), "requests_total"),
-        all.map(|(scope, value)| {
+        let expected = all.map(|(scope, value)| point(scope, &[], value));
+        assert_eq!(sdk.exported().points("requests"), sorted(expected));
+        metrics.assert(all.map(|(scope, value)| {
             let labels = scope.pairs().iter();
             let labels = labels.map(|&(name, value)| (name, value.to_owned())).collect();
             sample("requests_total", &labels, value)
-        }),
-    );
-    assert_eq!(scopes().expected().count(), 2);
+        }));
+    });
 }
 
 #[cfg(feature = "opentelemetry-bound")]

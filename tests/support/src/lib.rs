@@ -48,8 +48,8 @@ pub use nix::sys::signal::Signal;
 pub use program::Program;
 pub use recorded::{CountersOf, Metrics, recorded, recorded_by};
 pub use samples::{
-    INET, INET6, Labels, MAPPED, Seen, UNKNOWN, and, assert_samples, assert_soon, each, on_unix, rejected,
-    requests, sample, samples, seen, series, seven,
+    INET, INET6, Labels, MAPPED, Seen, UNKNOWN, and, assert_samples, assert_soon, each, of_server, on_unix,
+    rejected, requests, sample, samples, seen, series, seven,
 };
 #[cfg(target_os = "linux")]
 pub use sandbox::{Denied, Errno, WITHOUT_IPV6_ADDRESSES, denying, in_namespace, ip, link_number, snmp};

@@ -42,6 +42,13 @@ pub fn seven(protocol: &str, server: SocketAddr, (family, ip_type): Seen) -> Lab
     ])
 }
 
+/// The five of them that a server has without a client.
+pub fn of_server(protocol: &str, server: SocketAddr) -> Labels {
+    let mut labels = seven(protocol, server, UNKNOWN);
+    labels.retain(|name, _| name.starts_with("server"));
+    labels
+}
+
 /// `labels` and one more.
 pub fn and(mut labels: Labels, name: &'static str, value: &str) -> Labels {
     labels.insert(name, value.into());
