@@ -28,7 +28,7 @@ static KEPT: [OnceLock<Counter>; AT_LEAST.len()] = [const { OnceLock::new() }; A
 static MEMORY_CALLS: AtomicU64 = AtomicU64::new(0);
 static COUNTED: AtomicU64 = AtomicU64::new(0);
 
-/// The allocator does not call it for what it does itself.
+/// The allocator does not call it for allocations in here.
 struct Counts;
 
 impl Counts {
@@ -105,7 +105,11 @@ fn every_allocation_is_counted_and_none_hangs() {
     });
     let is_done = is_done.recv_timeout(Duration::from_secs(30));
     AllocationRegistry::disable_tracking();
-    assert_eq!(is_done, Ok(()), "the allocator waits for what it interrupts");
+    assert_eq!(
+        is_done,
+        Ok(()),
+        "the allocator waits for the code that it interrupts"
+    );
     worker.join().unwrap();
     let calls = MEMORY_CALLS.load(Ordering::Relaxed);
     assert!(calls > 10_000, "{calls}");

@@ -66,9 +66,9 @@ fn cases() -> impl Strategy<Value = Case> {
         prop_oneof![
             1 => any::<String>(),
             1 => r#"[ -~\n\t"\\]{0,12}"#,
-            // What is written with backslashes.
+            // Characters that are written with backslashes.
             4 => r#"[\\"]{1,2}"#,
-            // What looks like syntax.
+            // Text that looks like syntax.
             1 => Just("\"} 1\nx{a=\"".to_owned()),
             1 => Just("\u{feff}\u{2028}\u{85}".to_owned()),
         ]
@@ -109,7 +109,7 @@ fn promtool_parses_whatever_labels_are_given() {
             scope.run(|| counter!(metric, "at_the_call" => "x").increment(1));
         };
         metrics::with_local_recorder(&recorder, || {
-            // What cannot be a label is an error at start-up.
+            // An invalid label is an error at start-up.
             let valid = case
                 .values
                 .iter()

@@ -14,7 +14,7 @@ use proptest::{
     test_runner::{Config, FileFailurePersistence::Direct, TestRunner},
 };
 
-/// What breaks parsers, put in anywhere.
+/// Pieces that break parsers.
 const PIECES: &[&[u8]] = &[
     b",",
     b"\n",

@@ -97,7 +97,7 @@ impl Drop for ProcNet {
     }
 }
 
-/// The rows of the tables in the docs: the kernel's name, the metric's, and what it means.
+/// The rows of the tables in the docs: the kernel's name, the metric's, and the meaning.
 fn documented() -> Vec<(&'static str, &'static str, &'static str)> {
     let row = |line: &'static str| {
         let mut cells = line.strip_prefix("| `")?.strip_suffix(" |")?.split(" | ");
@@ -162,7 +162,7 @@ fn every_counter_of_a_file_is_set_and_documented() {
         .filter(|line| line.starts_with("# HELP "))
         .collect();
     for (kernel, metric, meaning) in documented() {
-        // The text tells an operator what to expect.
+        // The text tells an operator which values are normal.
         let expectation = [
             "hould stay at 0",
             "ises in normal service",
@@ -528,7 +528,7 @@ fn they_equal_the_node_exporters() {
 }
 
 #[test]
-fn traffic_moves_what_it_should() {
+fn traffic_moves_the_right_counters() {
     in_namespace(LOOPBACK_OF_1500, || {
         let sender = loopback_socket();
         // Five datagrams of 100 bytes to a closed port, and the ICMPv6 errors, which quote them.
@@ -737,7 +737,7 @@ fn drops_at(address: SocketAddr) {
         assert_eq!(moved + snmp("Udp", "RcvbufErrors") - before_v4, dropped);
         assert_eq!(moved > 0, address.is_ipv6());
 
-        // What was not dropped is served.
+        // The other datagrams are served.
         let all_are_received = || metrics.total("s_requests_received_total") == sent - dropped;
         tokio::select! {
             _ = server => unreachable!("it serves until it is dropped"),

@@ -24,7 +24,7 @@ use quanta::{Clock, Mock};
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// An exporter whose time stands still unless it is moved.
+/// An exporter whose time moves only by hand.
 struct Exporter {
     registry: Registry<Key, GenerationalAtomicStorage>,
     recency: Recency<Key>,

@@ -1,4 +1,4 @@
-//! What a program with a scoped meter provider logs, and how it counts labels that are left out. It runs in its own
+//! The log of a program with a scoped meter provider, and its count of labels that are left out. It runs in its own
 //! process, because both are the process's.
 
 use std::{convert::Infallible, sync::Arc};
@@ -77,7 +77,7 @@ fn the_log_of_a_program_with_a_scoped_meter_provider() {
     service.call(Request::new(())).now_or_never().unwrap().unwrap();
     assert_eq!(log.lines(), [""; 0]);
 
-    // What cannot be bound is logged once for each provider.
+    // An instrument that cannot be bound is logged once for each provider.
     let counter = ScopedMeterProvider::new(Unbindable)
         .meter("test")
         .u64_counter("requests")

@@ -45,7 +45,7 @@ fn counting_an_overflow_does_not_start_again_while_it_counts() {
         1,
         "`label_sets_overflowed_total`"
     );
-    // The second one is that of the recorder.
+    // The second one is the recorder's own.
     assert_eq!(overflows(), 2);
 
     // Later overflows are counted as well.

@@ -1,4 +1,4 @@
-//! The recorder, from outside: what the Prometheus exporter writes, series by series.
+//! The recorder from outside: the output of the Prometheus exporter, series by series.
 
 use std::{
     cell::RefCell,
@@ -50,7 +50,7 @@ fn scoped(layer: ScopedRecorderLayer) -> (ScopedRecorder<PrometheusRecorder>, Me
     (recorder, metrics)
 }
 
-/// What a program counts.
+/// The samples of a program.
 fn counted(layer: ScopedRecorderLayer, program: impl FnOnce()) -> Metrics {
     let (recorder, metrics) = scoped(layer);
     with_local_recorder(&recorder, program);
@@ -282,7 +282,7 @@ fn descriptions_pass_through() {
 }
 
 #[test]
-fn layers_of_metrics_util_stand_above_and_below() {
+fn layers_of_metrics_util_are_above_and_below() {
     let prometheus = PrometheusBuilder::new().build_recorder();
     let metrics = Metrics::from(prometheus.handle());
     let recorder = Stack::new(prometheus)
@@ -304,7 +304,7 @@ fn layers_of_metrics_util_stand_above_and_below() {
 }
 
 #[test]
-fn router_and_fanout_stand_above_with_each_target_wrapped() {
+fn router_and_fanout_are_above_with_each_target_wrapped() {
     let (first, first_metrics) = scoped(ScopedRecorderLayer::new());
     let (second, second_metrics) = scoped(ScopedRecorderLayer::new());
     let (third, third_metrics) = scoped(ScopedRecorderLayer::new());
@@ -328,7 +328,7 @@ fn router_and_fanout_stand_above_with_each_target_wrapped() {
 }
 
 #[test]
-fn metrics_tracing_context_stands_above_or_without_cache_below() {
+fn metrics_tracing_context_is_above_or_without_cache_below() {
     use metrics_tracing_context::{MetricsLayer, TracingContextLayer};
     use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -568,7 +568,7 @@ fn a_recorder_that_is_dropped_is_dropped() {
 }
 
 #[test]
-fn after_its_recorder_is_dropped_a_kept_handle_increments_what_it_has() {
+fn after_its_recorder_is_dropped_a_kept_handle_increments_its_counters() {
     let (recorder, metrics) = scoped(ScopedRecorderLayer::new().revalidate_after(Duration::from_nanos(1)));
     let kept = with_local_recorder(&recorder, || counter!("c_total"));
     mapped().run(|| kept.increment(1));
@@ -682,7 +682,7 @@ impl Registered {
 }
 
 #[test]
-fn after_its_recorder_is_dropped_a_kept_handle_increments_what_was_registered_last() {
+fn after_its_recorder_is_dropped_a_kept_handle_increments_the_counter_that_was_registered_last() {
     for scope in [mapped(), Scope::none()] {
         let registered = Registered::default();
         let recorder = ScopedRecorderLayer::new()

@@ -1,4 +1,4 @@
-//! Scopes from outside: what they are composed of, and what their wrappers pass on.
+//! Scopes from outside: their parts and their wrappers.
 
 use std::{future::ready, net::SocketAddr};
 

@@ -83,7 +83,7 @@ impl Tally {
     }
 }
 
-/// What the requests share.
+/// Shared by the requests.
 struct Stage {
     scopes: [Scope; 5],
     kept: Counter,

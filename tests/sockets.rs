@@ -148,7 +148,7 @@ fn ipv6_holds(port: u16) -> String {
 const NO_IPV6: &str = "IPv6 is missing or disabled on this host; bind an IPv4 address, or `[::]` with \
                        `SocketOptions::dual_stack()`, which also serves IPv4 alone";
 
-/// What is logged while `f` runs.
+/// The result of `f`, and the log meanwhile.
 fn logged<T>(f: impl FnOnce() -> T) -> (T, Vec<String>) {
     let log = Log::of_thread();
     let result = f();

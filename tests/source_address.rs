@@ -138,7 +138,7 @@ impl Host {
         udp::Client(socket).ask(payload).await
     }
 
-    /// What a handler sees of a request to `server`: the address that was asked, and who asked.
+    /// The address that was asked and the address of the client, as a handler sees them.
     fn told(&self, server: &str, port: u16) -> (SocketAddr, IpAddr) {
         let own = match server.split_once("::") {
             None => "192.0.2.99",

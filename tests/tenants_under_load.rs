@@ -1,5 +1,5 @@
 //! A service with 200 tenants and a header of arbitrary values, under load: as many series as predicted, each count
-//! exact, and no memory for what clients make up.
+//! exact, and no memory for values that clients make up.
 
 use std::{
     collections::BTreeMap,
@@ -150,7 +150,7 @@ fn two_hundred_tenants_and_a_header_of_arbitrary_values() {
     });
     drop(threads);
 
-    // What comes now is known, or new and not kept. This thread both serves and sends, so that it sees all allocations.
+    // From now on each value is known, or new and not kept. This thread both serves and sends, so that it sees all allocations.
     let thread = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

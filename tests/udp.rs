@@ -282,7 +282,7 @@ fn past_the_limit_the_newest_is_refused() {
 }
 
 #[test]
-fn a_server_that_is_dropped_aborts_what_waits() {
+fn a_server_that_is_dropped_aborts_its_handlers() {
     recorded(async |metrics| {
         let (running, client, labels) = pair(dual_stack(), never()).await;
         for _ in 0..3 {
@@ -302,7 +302,7 @@ fn a_server_that_is_dropped_aborts_what_waits() {
 }
 
 #[test]
-fn a_graceful_shutdown_answers_what_was_received() {
+fn a_graceful_shutdown_answers_each_datagram_that_was_received() {
     recorded(async |metrics| {
         let (gate, service) = gated();
         let (running, client, labels) = pair(dual_stack(), service).await;

@@ -369,7 +369,7 @@ fn a_socket_with_one_address_knows_it_and_may_send_from_another() {
     }
 }
 
-/// A link whose neighbours do not exist: what is sent to them stays in the send buffer of the socket. The answers are
+/// A link whose neighbours do not exist: datagrams to them stay in the send buffer of the socket. The answers are
 /// empty, because several of one size take the place of one.
 struct NoNeighbours {
     clients: [net::UdpSocket; 2],
@@ -476,7 +476,7 @@ fn answers_that_cannot_be_sent_hold_up_neither_handlers_nor_datagrams() {
         gate.notify_waiters();
         soon("a handler goes on", || metrics.total("slow_total") == 1).await;
 
-        // What the socket has not taken by the end of a shutdown has failed.
+        // An answer that the socket has not taken by the end of a shutdown has failed.
         running.stop().await;
         assert_eq!(metrics.total("s_responses_sent_total"), sent);
         assert_eq!(metrics.total("s_requests_failed_total"), 101 - sent);

@@ -129,7 +129,7 @@ fn the_order_at_the_call_does_not_matter() {
 }
 
 /// The SDK exports the first, or both: it keeps a series under the attributes as they are and without the duplicates, and
-/// shows what comes first in its map.
+/// shows the first in its map.
 #[test]
 fn a_key_that_is_twice_at_the_call_counts_as_it_does_without_a_scope() {
     each_path(Sdk::new, |sdk, meter| {
@@ -182,7 +182,7 @@ fn attributes_at_the_call_may_have_any_type() {
     });
 }
 
-/// What is not equal to itself is a new series for the SDK each time, with or without a scope.
+/// A value that is not equal to itself is a new series for the SDK each time, with or without a scope.
 #[test]
 fn a_value_that_is_not_a_number_loses_no_increment() {
     each_path(Sdk::new, |sdk, meter| {
@@ -252,7 +252,7 @@ fn the_vocabulary_names_the_attributes_and_the_port_is_a_number() {
 }
 
 #[test]
-fn labels_that_are_added_during_a_request_are_on_what_follows() {
+fn labels_that_are_added_during_a_request_are_on_all_later_measurements() {
     each_path(Sdk::new, |sdk, meter| {
         let kept = meter.u64_counter("requests").build();
         for digit in [0, 1].map(Digit::<0>) {

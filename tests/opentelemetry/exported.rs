@@ -1,4 +1,4 @@
-//! An SDK with an exporter in memory, and what was exported.
+//! An SDK with an exporter in memory.
 
 use std::{collections::BTreeMap, fmt::Debug, net::SocketAddr};
 
@@ -13,13 +13,13 @@ use opentelemetry_sdk::metrics::{
     data::{AggregatedMetrics, Metric, MetricData},
 };
 
-/// An SDK, and what it has exported since the last look.
+/// An SDK, and its exports since the last look.
 pub(crate) struct Sdk {
     pub(crate) provider: SdkMeterProvider,
     exporter: Exporter,
 }
 
-/// What is left of an SDK that was dropped.
+/// The exporter of an SDK, which may have been dropped.
 pub(crate) struct Exporter(InMemoryMetricExporter);
 
 impl Sdk {

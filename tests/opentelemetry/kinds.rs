@@ -153,7 +153,7 @@ fn each_kind_chooses_its_scope_when_it_measures() {
     });
 }
 
-/// What the documentation says to do, and what happens otherwise.
+/// As the documentation advises, and otherwise.
 #[test]
 fn an_up_down_counter_is_lowered_in_the_scope_that_it_was_raised_in() {
     each_path_with(Sdk::new, ScopedMeterProvider::up_down_counters, |sdk, meter| {
@@ -260,7 +260,7 @@ fn an_instrument_that_is_made_twice_is_one() {
 }
 
 #[test]
-fn what_the_sdk_rejects_stays_rejected() {
+fn names_and_values_that_the_sdk_rejects_stay_rejected() {
     each_path(Sdk::new, |sdk, meter| {
         let invalid = meter.u64_counter("1 is not a name").build();
         inet().run(|| invalid.add(1, &[]));

@@ -1,4 +1,4 @@
-//! What an OpenTelemetry SDK exports for instruments of a `ScopedMeterProvider`.
+//! The exports of an OpenTelemetry SDK for instruments of a `ScopedMeterProvider`.
 
 mod attributes;
 mod exported;

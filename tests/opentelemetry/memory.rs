@@ -58,7 +58,7 @@ fn values_that_occur_once_take_no_more_memory_after_some_time() {
         assert!(warm_up.bytes_current > 0, "{warm_up:?}");
         // 90,000 values of 7 to 12 bytes later.
         assert!(rest.bytes_current.unsigned_abs() < 64 * 1024, "{rest:?}");
-        // What is used all the time is still known.
+        // Attributes that are used all the time are still known.
         assert_eq!(inet().run(|| measure(|| counter.add(1, &hot))).count_total, 0);
         let exported = sdk.exported();
         assert_eq!(

@@ -232,7 +232,7 @@ fn a_provider_that_is_dropped_is_shut_down_although_instruments_are_kept() {
         count();
         let exporter = sdk.into_exporter();
         assert_eq!(exporter.already_exported().names(), [""; 0]);
-        // The last provider is gone, which exports what there is.
+        // The last provider is gone, which exports the rest.
         drop(provider);
         let expected = [(inet(), 2), (inet6(), 1)]
             .into_iter()
@@ -247,7 +247,7 @@ fn a_provider_that_is_dropped_is_shut_down_although_instruments_are_kept() {
 }
 
 #[test]
-fn what_is_remembered_keeps_nothing_alive() {
+fn the_cache_keeps_nothing_alive() {
     let own = Own::default();
     let (providers, instruments) = (Arc::clone(&own.provider), Arc::clone(&own.instrument.measured));
     let provider = ScopedMeterProvider::new(own);
@@ -266,7 +266,7 @@ fn what_is_remembered_keeps_nothing_alive() {
 }
 
 #[test]
-fn instruments_outlive_a_shutdown_and_what_is_measured_then_is_lost() {
+fn instruments_outlive_a_shutdown_and_later_measurements_are_lost() {
     each_path(Sdk::new, |sdk, meter| {
         let counter = meter.u64_counter("requests").build();
         inet().run(|| counter.add(1, &[]));
@@ -365,7 +365,7 @@ fn an_instrument_may_be_used_while_the_locals_of_a_thread_are_dropped() {
             for _ in 0..4 {
                 let kept = CountsLast(counter.clone());
                 threads.spawn(move || {
-                    // Before and after the first use of what this thread has of others.
+                    // Before and after the thread first uses the locals of the crate and of the SDK.
                     LAST.with_borrow_mut(|last| last.push(CountsLast(kept.0.clone())));
                     drop(kept);
                 });

@@ -1,4 +1,4 @@
-//! What the SDK does below: views, temporality, the limit of cardinality.
+//! The SDK below: views, temporality, the limit of cardinality.
 
 use std::{collections::BTreeMap, thread};
 
@@ -103,7 +103,7 @@ fn cumulative_temporality_exports_totals() {
 }
 
 #[test]
-fn delta_temporality_exports_what_came_since_and_idle_series_come_back() {
+fn delta_temporality_exports_increments_since_the_last_export_and_idle_series_come_back() {
     each_path(Sdk::delta, |sdk, meter| {
         let counter = meter.u64_counter("requests").build();
         let kind = [KeyValue::new("kind", "announce")];
@@ -119,7 +119,7 @@ fn delta_temporality_exports_what_came_since_and_idle_series_come_back() {
             count(inet(), value);
             assert_eq!(sdk.exported().points("requests"), expected(inet(), value));
         }
-        // Idle for several collections, in which the SDK forgets what is not bound.
+        // Idle for several collections, in which the SDK forgets series that are not bound.
         for value in 1..=3 {
             count(inet6(), value);
             assert_eq!(sdk.exported().points("requests"), expected(inet6(), value));
@@ -188,7 +188,7 @@ fn without_binding_there_is_room_again_after_an_overflow() {
 #[test]
 fn the_documented_number_of_series_fits_the_limit() {
     let kinds = ["announce", "scrape"].map(|kind| [KeyValue::new("kind", kind)]);
-    // Each scope with each value at the call, and what is counted outside every scope.
+    // Each scope with each value at the call, and once outside every scope.
     let needed = (scopes().max_label_sets(&Digit::<0>(0)) + 1) * kinds.len();
     each_path(
         || Sdk::limited(Temporality::Cumulative, needed),

@@ -5,7 +5,7 @@ use test_support::{Labels, Log, UNKNOWN, and, recorded, sample};
 use super::{Plan, binding};
 
 #[test]
-fn what_is_written_as_other_is_counted_by_its_reason() {
+fn a_value_that_is_written_as_other_is_counted_by_its_reason() {
     static REFERER: CappedLabel = CappedLabel::new("referer", 2).max_len(9);
 
     let log = Log::of_thread();

@@ -11,7 +11,7 @@ use test_support::{INET6, Labels, recorded, sample, seven};
 
 use super::{MAPPED_CLIENT, binding, from, send, server};
 
-/// What a mapped client of the tenant `acme` is counted with.
+/// Asserts the labels of a mapped client of the tenant `acme`.
 #[track_caller]
 fn assert_labels(builder: ClientScopesBuilder, expected: impl IntoIterator<Item = (&'static str, String)>) {
     let scopes = builder.build().unwrap();

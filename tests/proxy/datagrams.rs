@@ -19,7 +19,7 @@ use tower::service_fn;
 
 use super::trusting;
 
-/// A header of version 2, and a payload: command, family and protocol, the client's address, and what comes behind it.
+/// A header of version 2, and a payload: command, family and protocol, the client's address, and the bytes behind it.
 fn v2(command: u8, family: u8, client: &str, rest: &[u8], payload: &[u8]) -> Vec<u8> {
     let addresses = match client.parse() {
         Ok(IpAddr::V4(ip)) => [&ip.octets()[..], &[192, 0, 2, 1, 0xc3, 0x50, 0, 53]].concat(),
@@ -73,7 +73,7 @@ fn new_server() -> UdpServer {
     UdpServer::new(bind("[::]:0")).unwrap()
 }
 
-/// What the server has counted: received, answered and unanswered, by class, and nothing else but rejections.
+/// Asserts the counts of the server: received, answered and unanswered, by class, and rejections.
 fn check(metrics: &Metrics, server: SocketAddr, seen: &[(Seen, u64, u64)], rejections: &[(&str, u64)]) {
     let seen = seen.iter().flat_map(|&(class, answered, unanswered)| {
         let counts = [
@@ -112,7 +112,7 @@ fn the_client_in_the_header_is_counted_and_the_proxy_gets_the_answer() {
                     v2(0x21, 0x12, "192.0.2.9", &long, b"ask"),
                     Some("ask 192.0.2.9"),
                 ),
-                // The service gets what the client wrote behind the header.
+                // The service gets the client's bytes behind the header.
                 (
                     V4,
                     v2(0x21, 0x12, "192.0.2.7", b"", b"PROXY UNKNOWN\r\n"),
@@ -187,9 +187,9 @@ fn without_a_source_a_header_is_payload() {
     });
 }
 
-/// What is refused gets no answer. The last datagram shows that the server goes on.
+/// A refused datagram gets no answer. The last datagram shows that the server goes on.
 #[test]
-fn what_cannot_be_used_is_counted_once_and_is_not_served() {
+fn an_unusable_header_is_counted_once_and_its_datagram_is_not_served() {
     let unusable = [
         (b"".to_vec(), "missing"),
         (b"ask".to_vec(), "missing"),

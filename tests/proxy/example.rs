@@ -124,7 +124,7 @@ fn both_wildcard_addresses_can_have_one_port() {
 }
 
 #[test]
-fn an_error_says_what_to_write_instead() {
+fn an_error_names_the_right_arguments() {
     let Some(program) = program_or_skip() else { return };
     for (args, expected) in [
         (

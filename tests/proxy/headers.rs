@@ -23,7 +23,7 @@ fn layer(source: HeaderSource) -> ClientLabelsLayer<HeaderSource> {
     ClientLabelsLayer::new(binding).source(source)
 }
 
-/// What the client of a request is labelled with.
+/// The labels of the client of a request.
 fn ask<Src>(layer: ClientLabelsLayer<Src>, request: Request<Body>) -> Seen
 where
     Src: dualstack_metrics::layer::ClientSource<Request<Body>> + Clone + Send + Sync + 'static,
@@ -69,7 +69,7 @@ fn the_client_is_the_first_hop_from_the_right_that_is_not_trusted() {
             (&["\"192.0.2.7:50000\""], INET),
             (&["2001:db8::1, 192.0.2.7"], INET),
             (&["192.0.2.1, 2001:db8::7"], INET6),
-            // What is left of the client is not read.
+            // Elements to the left of the client are not read.
             (&["nonsense, 192.0.2.7"], INET),
             (&["2001:db8::1,, \", 192.0.2.7 ,"], INET),
             // Proxies in a row, in each form of their addresses.
@@ -204,7 +204,7 @@ fn a_peer_that_is_not_trusted_is_itself_the_client() {
 }
 
 #[test]
-fn what_cannot_be_used_is_counted_and_answered_by_the_fallback() {
+fn an_unusable_header_is_counted_and_answered_by_the_fallback() {
     let long = ",".repeat(20_000);
     let long_hop = "x".repeat(5_000);
     let long_node = format!("for=\"_{long_hop}\"");
@@ -264,7 +264,7 @@ fn what_cannot_be_used_is_counted_and_answered_by_the_fallback() {
     }
 }
 
-/// The warnings about rejected addresses, without what they all begin with.
+/// The warnings about rejected addresses, without their common start.
 fn warnings(log: &Log) -> Vec<String> {
     const START: &str = "WARN dualstack_metrics::proxy::rejection: the address of a client was not used: ";
 
@@ -295,7 +295,7 @@ fn the_warning_is_not_repeated() {
 }
 
 #[test]
-fn the_warning_fits_what_is_configured() {
+fn the_warning_fits_the_configuration() {
     let overlong = "x".repeat(100);
     for (name, value, expected) in [
         (
@@ -481,6 +481,6 @@ fn a_translated_client_is_an_ipv4_client_also_in_a_header() {
 
 #[test]
 #[should_panic = "`TrustedProxies::header` got what is not the name of a header"]
-fn what_is_not_the_name_of_a_header_is_refused_at_once() {
+fn an_invalid_name_of_a_header_is_refused_at_once() {
     let _ = proxies().header("x real ip");
 }

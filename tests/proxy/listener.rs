@@ -108,7 +108,7 @@ fn a_peer_that_is_not_trusted_is_not_listened_to() {
     });
 }
 
-/// All bytes of it are passed on. What looks like a header is counted once for each connection, also in pieces.
+/// All of its bytes are passed on. A header is counted once for each connection, also in pieces.
 #[test]
 fn a_peer_that_is_not_trusted_is_its_own_client_and_a_header_of_it_is_noticed() {
     let log = Log::of_thread();
@@ -162,7 +162,7 @@ fn a_peer_that_is_not_trusted_is_its_own_client_and_a_header_of_it_is_noticed() 
 
 /// A loop that reads in the scope of the client counts with the same labels.
 #[test]
-fn what_is_counted_has_no_labels_of_a_scope() {
+fn a_rejection_is_counted_outside_every_scope() {
     recorded(async |metrics| {
         let (listener, address, binding) = dual_stack();
         let scopes = ClientScopes::new(binding);

@@ -1,4 +1,4 @@
-//! What the tests of the workspace share.
+//! Shared by the tests of the workspace.
 //!
 //! A test that needs something of the host, such as IPv6, root or an installed program, says in one line that it was
 //! skipped where that is missing. `REQUIRE_EXTERNAL=1` turns all of these but the lack of IPv6 into failures.
@@ -110,7 +110,7 @@ pub fn spawning<T>(start: impl FnOnce() -> T) -> T {
     start()
 }
 
-/// What a report of an error prints: its message and those of its sources.
+/// The message of an error, and the messages of its sources.
 pub fn report(error: &dyn Error) -> Vec<String> {
     iter::successors(Some(error), |&error| error.source())
         .map(ToString::to_string)
@@ -170,7 +170,7 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// [`eventually`], for what happens on the runtime of this thread.
+/// [`eventually`], for changes on the runtime of this thread.
 pub async fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {

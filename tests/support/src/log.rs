@@ -1,4 +1,4 @@
-//! What is logged with `tracing`.
+//! The log of `tracing`.
 
 use std::{
     fmt, io,
@@ -11,7 +11,7 @@ use tracing::{
 };
 use tracing_subscriber::{FmtSubscriber, fmt::MakeWriter};
 
-/// Captures what is logged at INFO or above.
+/// Captures lines at INFO or above.
 pub struct Log {
     lines: Lines,
     _guard: Option<DefaultGuard>,

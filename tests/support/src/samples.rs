@@ -1,4 +1,4 @@
-//! What an exporter wrote, and what it should have written.
+//! The samples of an exporter, and the expected ones.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::PATIENCE;
 
-/// The labels of a series, in an order of their own: that of the exporter does not matter.
+/// The labels of a series. The exporter's order does not matter.
 pub type Labels = BTreeMap<&'static str, String>;
 
 /// A client's family and type, as they are in its labels.

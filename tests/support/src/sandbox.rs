@@ -20,7 +20,7 @@ pub const WITHOUT_IPV6_ADDRESSES: &str =
 /// Runs `test` in a network namespace of its own, where loopback is up and the shell script `setup` has been run. Skips
 /// it where that needs more rights.
 ///
-/// The namespace is that of the thread: read `/proc/thread-self/net`, not `/proc/net`, which is the main thread's.
+/// Only this thread has the namespace: read `/proc/thread-self/net`, not `/proc/net`, which is the main thread's.
 #[track_caller]
 pub fn in_namespace(setup: &str, test: impl FnOnce() + Send) {
     let prepare = || {
@@ -38,7 +38,7 @@ pub fn in_namespace(setup: &str, test: impl FnOnce() + Send) {
     in_thread(prepare, test);
 }
 
-/// What `ip` prints in this thread's namespace.
+/// The output of `ip` in this thread's namespace.
 pub fn ip(arguments: &str) -> String {
     let mut command = Command::new("ip");
     command.args(arguments.split_whitespace());
@@ -115,7 +115,7 @@ pub fn denying(error: Errno, denied: Denied, test: impl FnOnce() + Send) {
     in_thread(prepare, test);
 }
 
-/// Runs `test` in a thread with the name of this one, so that what it prints is this test's.
+/// Runs `test` in a thread with the name of this one, so that libtest knows whose output it is.
 #[track_caller]
 fn in_thread(prepare: impl FnOnce() -> Result<(), String> + Send, test: impl FnOnce() + Send) {
     let name = thread::current().name().unwrap_or("a test").to_owned();

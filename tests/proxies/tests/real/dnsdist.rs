@@ -37,7 +37,7 @@ fn dnsdist(port: u16, server: SocketAddr, up: &str) -> Option<Proxy> {
     start(&mut command, folder, &[port])
 }
 
-/// Serves what answers each question with itself, until the runtime is dropped.
+/// Answers each question with itself, until the runtime is dropped.
 fn answers() -> SocketAddr {
     let server = UdpServer::new(bind("[::]:0")).unwrap();
     let service = service_fn(|datagram: Datagram| {

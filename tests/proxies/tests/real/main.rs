@@ -32,7 +32,7 @@ use tokio::{
 
 const CLIENTS: [&str; 2] = ["192.0.2.7", "2001:db8::7"];
 
-/// What each client writes: the address of the other, in every header that is read anywhere.
+/// The headers of each client: the address of the other, in every header that is read anywhere.
 const FORGED: &str = "X-Forwarded-For: {other}, 127.0.0.1\r\n\
                       X-Forwarded-For: {other}\r\n\
                       Forwarded: for=\"{other}\", for=127.0.0.1\r\n\

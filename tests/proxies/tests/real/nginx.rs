@@ -104,8 +104,8 @@ fn each_header_and_the_proxy_protocol() {
 }
 
 #[test]
-fn a_header_that_the_proxy_does_not_set_is_missing_and_what_the_client_forges_there_is_believed() {
-    // Why the documentation asks for a proxy that sets the header: nginx passes on what it is not told to replace.
+fn a_header_that_the_proxy_does_not_set_is_missing_or_forged() {
+    // Why the documentation asks for a proxy that sets the header: nginx passes on each header that it is not told to replace.
     with_clients(async |metrics| {
         let port = free_port();
         let server = reads("cf-connecting-ip");
