@@ -412,31 +412,6 @@ fn more_counters_than_are_cached_in_a_hundred_scopes() {
 }
 
 #[test]
-fn threads_share_a_kept_handle() {
-    let (recorder, metrics) = scoped(ScopedRecorderLayer::new());
-    let kept = with_local_recorder(&recorder, || counter!("c_total"));
-    std::thread::scope(|threads| {
-        for at in 0..8 {
-            let (kept, recorder) = (&kept, &recorder);
-            threads.spawn(move || {
-                for _ in 0..1_000 {
-                    Scope::new(&Digit::<0>(at % 5)).run(|| {
-                        kept.increment(1);
-                        with_local_recorder(recorder, || counter!("c_total").increment(1));
-                    });
-                }
-            });
-        }
-    });
-    metrics.assert(
-        [4_000, 4_000, 4_000, 2_000, 2_000]
-            .iter()
-            .enumerate()
-            .map(|(at, count)| format!(r#"c_total{{ones="{at}"}} {count}"#)),
-    );
-}
-
-#[test]
 fn a_metric_that_the_exporter_forgot_counts_again_from_zero() {
     let idle = Duration::from_secs(1);
     for (histograms, timeout_by_builder) in [(false, false), (true, true)] {
