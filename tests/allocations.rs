@@ -12,13 +12,14 @@ use allocation_counter::measure;
 #[cfg(feature = "proxy")]
 use dualstack_metrics::client::ClientSource as _;
 use dualstack_metrics::{
-    BoundedLabel, ClientLabels, ClientLabelsLayer, ClientScopes, Datagram, Protocol, Scope,
-    ScopedRecorderLayer, ServerBinding, SocketOptions, UdpServer, prometheus::Install,
+    ClientLabels, ClientLabelsLayer, ClientScopes, Datagram, Protocol, Scope, ScopedRecorderLayer,
+    ServerBinding, SocketOptions, UdpServer, prometheus::Install,
 };
 use futures_util::FutureExt as _;
 use metrics::{Key, Level, Metadata, NoopRecorder, Recorder as _, counter, histogram, with_local_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use metrics_util::{MetricKindMask, layers::Layer as _};
+use test_support::numbered;
 use tokio::sync::oneshot;
 use tower::{Layer as _, Service as _, service_fn};
 
@@ -212,31 +213,11 @@ fn dynamic_names_and_modules_do_not_make_the_cache_grow() {
     assert!(more < 1_000, "{more} bytes more than {filled}");
 }
 
-#[derive(Clone, Copy)]
-struct Digit<const PLACE: usize>(usize);
-
-impl<const PLACE: usize> BoundedLabel for Digit<PLACE> {
-    const NAME: &'static str = ["ones", "tens", "hundreds"][PLACE];
-    const VALUES: &'static [&'static str] = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-
-    fn index(self) -> usize {
-        self.0
-    }
-}
-
 #[test]
 fn the_memory_of_a_handle_is_proportional_to_the_scopes_it_is_used_in() {
     static METADATA: Metadata<'static> = Metadata::new("", Level::INFO, None);
 
-    let scopes: Vec<_> = (0..1_000)
-        .map(|at| {
-            Scope::new(&(
-                Digit::<0>(at % 10),
-                Digit::<1>(at / 10 % 10),
-                Digit::<2>(at / 100),
-            ))
-        })
-        .collect();
+    let scopes: Vec<_> = (0..1_000).map(numbered).collect();
     let recorder = ScopedRecorderLayer::new().never_revalidate().layer(NoopRecorder);
     // The cache itself.
     let _ = recorder.register_counter(&Key::from_static_name("first_total"), &METADATA);

@@ -1,22 +1,16 @@
 //! A million clients make three series. It runs in its own process, because it counts label sets.
 
-#![cfg(all(feature = "axum", feature = "prometheus"))]
-
 use std::{
     convert::Infallible,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use axum::extract::ConnectInfo;
-use dualstack_metrics::{
-    ClientLabels, ClientLabelsLayer, Protocol, ServerBinding, prometheus::Install, scope::label_sets,
-};
-use futures_util::FutureExt;
+use dualstack_metrics::{ClientLabels, ClientLabelsLayer, Protocol, ServerBinding, scope::label_sets};
 use http::{Request, Response};
 use http_body_util::Empty;
 use metrics::counter;
-use metrics_exporter_prometheus::PrometheusBuilder;
-use test_support::{INET, INET6, MAPPED, Random, and, assert_samples, sample, samples, seven};
+use test_support::{INET, INET6, MAPPED, Random, and, recorded, sample, seven};
 use tower::{Layer, Service, service_fn};
 
 const CLIENTS: usize = 1_000_000;
@@ -62,52 +56,46 @@ fn address(random: &mut Random) -> (IpAddr, usize) {
 #[test]
 fn a_million_clients() {
     let server: SocketAddr = "[::]:7070".parse().unwrap();
-    let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
-    let handle = recorder.get_ref().handle();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    recorded(async |metrics| {
+        let kept = counter!("kept_total");
+        let mut service = ClientLabelsLayer::new(ServerBinding::new(Protocol::Http, server)).layer(
+            service_fn(|request: Request<Empty<&'static [u8]>>| {
+                counter!("requests_total", "request_kind" => "announce").increment(1);
+                kept.increment(2);
+                let response = Response::new(request.into_body());
+                std::future::ready(Ok::<_, Infallible>(response))
+            }),
+        );
 
-    let kept = counter!("kept_total");
-    let mut service = ClientLabelsLayer::new(ServerBinding::new(Protocol::Http, server)).layer(service_fn(
-        |request: Request<Empty<&'static [u8]>>| {
-            counter!("requests_total", "request_kind" => "announce").increment(1);
-            kept.increment(2);
-            let response = Response::new(request.into_body());
-            std::future::ready(Ok::<_, Infallible>(response))
-        },
-    ));
+        let mut random = Random(0x00d0_a157);
+        let mut counts = [0; 3];
+        for _ in 0..CLIENTS {
+            let (ip, class) = address(&mut random);
+            counts[class] += 1;
+            let mut request = Request::new(Empty::new());
+            let port = u16::try_from(random.below(0x1_0000)).unwrap();
+            request
+                .extensions_mut()
+                .insert(ConnectInfo(SocketAddr::new(ip, port)));
+            let response = service.call(request).await.unwrap();
+            assert!(response.status().is_success());
+        }
 
-    let mut random = Random(0x00d0_a157);
-    let mut counts = [0; 3];
-    for _ in 0..CLIENTS {
-        let (ip, class) = address(&mut random);
-        counts[class] += 1;
-        let mut request = Request::new(Empty::new());
-        let port = u16::try_from(random.below(0x1_0000)).unwrap();
-        request
-            .extensions_mut()
-            .insert(ConnectInfo(SocketAddr::new(ip, port)));
-        let response = service
-            .call(request)
-            .now_or_never()
-            .expect("it is ready")
-            .unwrap();
-        assert!(response.status().is_success());
-    }
+        assert_eq!(counts.iter().sum::<u64>(), CLIENTS as u64);
+        assert!(counts.iter().all(|&count| count > 200_000), "{counts:?}");
+        let expected = [INET, MAPPED, INET6]
+            .into_iter()
+            .zip(counts)
+            .flat_map(|(seen, count)| {
+                let labels = seven("http", server, seen);
+                [
+                    sample("kept_total", &labels, 2 * count),
+                    sample("requests_total", &and(labels, "request_kind", "announce"), count),
+                ]
+            });
+        metrics.assert(expected);
 
-    assert_eq!(counts.iter().sum::<u64>(), CLIENTS as u64);
-    assert!(counts.iter().all(|&count| count > 200_000), "{counts:?}");
-    let expected = [INET, MAPPED, INET6]
-        .into_iter()
-        .zip(counts)
-        .flat_map(|(seen, count)| {
-            let labels = seven("http", server, seen);
-            [
-                sample("kept_total", &labels, 2 * count),
-                sample("requests_total", &and(labels, "request_kind", "announce"), count),
-            ]
-        });
-    assert_samples(samples(&handle.render()), expected);
-
-    // The scopes of the binding, and none for a client.
-    assert_eq!(label_sets(), ClientLabels::ALL.len() + 1);
+        // The scopes of the binding, and none for a client.
+        assert_eq!(label_sets(), ClientLabels::ALL.len() + 1);
+    });
 }

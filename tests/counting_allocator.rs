@@ -11,12 +11,10 @@ use std::{
     time::Duration,
 };
 
-use dualstack_metrics::{BoundedLabel, Scope, ScopedRecorderLayer};
-use metrics::{
-    Counter, CounterFn, Gauge, Histogram, Key, KeyName, Level, Metadata, Recorder, SharedString, Unit,
-    counter,
-};
+use dualstack_metrics::ScopedRecorderLayer;
+use metrics::{Counter, CounterFn, Key, Level, Metadata, counter};
 use metrics_util::layers::Layer as _;
+use test_support::{CountersOf, numbered};
 use tracking_allocator::{AllocationGroupId, AllocationRegistry, AllocationTracker, Allocator};
 
 #[global_allocator]
@@ -30,7 +28,7 @@ static KEPT: [OnceLock<Counter>; AT_LEAST.len()] = [const { OnceLock::new() }; A
 static MEMORY_CALLS: AtomicU64 = AtomicU64::new(0);
 static COUNTED: AtomicU64 = AtomicU64::new(0);
 
-/// The allocator does not call it for what it does itself.
+/// The allocator does not call it for allocations in here.
 struct Counts;
 
 impl Counts {
@@ -56,9 +54,6 @@ impl AllocationTracker for Counts {
     }
 }
 
-/// Allocates for each registration, without a lock, unlike the Prometheus exporter.
-struct Allocates;
-
 struct CountsTogether(Vec<String>);
 
 impl CounterFn for CountsTogether {
@@ -71,44 +66,15 @@ impl CounterFn for CountsTogether {
     fn absolute(&self, _: u64) {}
 }
 
-impl Recorder for Allocates {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        Counter::from_arc(Arc::new(CountsTogether(vec![key.name().to_owned()])))
-    }
-
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
-    }
-
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Digit<const PLACE: usize>(usize);
-
-impl<const PLACE: usize> BoundedLabel for Digit<PLACE> {
-    const NAME: &'static str = ["ones", "tens"][PLACE];
-    const VALUES: &'static [&'static str] = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-
-    fn index(self) -> usize {
-        self.0
-    }
-}
-
 #[test]
 fn every_allocation_is_counted_and_none_hangs() {
     // Renews each lease, too.
     let layer = ScopedRecorderLayer::new().revalidate_after(Duration::from_micros(50));
-    assert!(metrics::set_global_recorder(layer.layer(Allocates)).is_ok());
-    let scopes: Vec<_> = (0..100)
-        .map(|at| Scope::new(&(Digit::<0>(at % 10), Digit::<1>(at / 10))))
-        .collect();
+    // Allocates for each registration, without a lock, unlike the Prometheus exporter.
+    let allocates =
+        CountersOf::new(|key, _| Counter::from_arc(Arc::new(CountsTogether(vec![key.name().to_owned()]))));
+    assert!(metrics::set_global_recorder(layer.layer(allocates)).is_ok());
+    let scopes: Vec<_> = (0..100).map(numbered).collect();
     let names: Vec<_> = (0..5_000).map(|at| format!("name_{at}_total")).collect();
     assert!(AllocationRegistry::set_global_tracker(Counts).is_ok());
 
@@ -139,7 +105,11 @@ fn every_allocation_is_counted_and_none_hangs() {
     });
     let is_done = is_done.recv_timeout(Duration::from_secs(30));
     AllocationRegistry::disable_tracking();
-    assert_eq!(is_done, Ok(()), "the allocator waits for what it interrupts");
+    assert_eq!(
+        is_done,
+        Ok(()),
+        "the allocator waits for the code that it interrupts"
+    );
     worker.join().unwrap();
     let calls = MEMORY_CALLS.load(Ordering::Relaxed);
     assert!(calls > 10_000, "{calls}");

@@ -1,6 +1,4 @@
-//! What the derives make.
-
-#![cfg(feature = "derive")]
+//! The code that the derives make.
 
 use dualstack_metrics::{BoundedLabel, ClientLabels, FixedLabel, LabelSet, Scope, labels::max_label_sets};
 

@@ -3,8 +3,6 @@
 //! A line of a file in `derive_errors/` that has an error ends in `//~` and a text. The compiler's words around the text
 //! can change with its version, so an error only has to contain it. There must be no other errors.
 
-#![cfg(feature = "derive")]
-
 use std::{collections::BTreeSet, fmt::Write as _, fs, iter, path::Path, process::Command};
 
 use serde_json::Value;
@@ -19,7 +17,7 @@ fn line_in(file: &str, span: &Value) -> Option<u64> {
     here.next()?["line_start"].as_u64()
 }
 
-/// What the compiler says about an error, without the line of the source, which has the expected text.
+/// The compiler's words about an error, without the line of the source, which has the expected text.
 fn texts(message: &Value) -> String {
     let labels = message["spans"]
         .as_array()
@@ -30,7 +28,7 @@ fn texts(message: &Value) -> String {
     texts.filter_map(Value::as_str).collect::<Vec<_>>().join("\n")
 }
 
-/// The lines of errors in a file, with what the compiler says about each.
+/// The lines of errors in a file, with the compiler's words about each.
 fn errors<'a>(output: &'a [Value], file: &'a str) -> impl Iterator<Item = (u64, String)> {
     let messages = output.iter().map(|line| &line["message"]);
     messages

@@ -1,6 +1,4 @@
-//! The output that the example shows is what it writes. It runs in its own process, because it installs a recorder.
-
-#![cfg(all(feature = "axum", feature = "derive", feature = "prometheus"))]
+//! The example shows its own output. It runs in its own process, because it installs a recorder.
 
 #[allow(dead_code, reason = "`main` is not called")]
 #[path = "../examples/own_labels.rs"]
@@ -29,7 +27,7 @@ fn blocks() -> Vec<String> {
         .collect()
 }
 
-/// Sends what a line with `curl` says.
+/// Sends the request of a line with `curl`.
 fn curl(line: &str, port: u16) -> String {
     let mut words = line.split('\'');
     let url = words.next().unwrap().split(' ').nth(1).unwrap();
@@ -54,7 +52,7 @@ fn curl(line: &str, port: u16) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_output_is_what_the_comment_shows() {
+async fn the_comment_shows_the_output() {
     if !ipv6_or_say() {
         return;
     }

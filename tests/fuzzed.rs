@@ -1,4 +1,5 @@
-//! The fuzz targets without a fuzzer: their corpus, and some thousand inputs that are made from it, the same in each run.
+//! The fuzz targets without a fuzzer: their corpus, and some thousand inputs that are made from it. `proptest-regressions`
+//! keeps the seeds of inputs that have failed.
 
 #[allow(unreachable_pub, reason = "the fuzz targets call it")]
 #[path = "../fuzz/src/lib.rs"]
@@ -6,11 +7,14 @@ mod targets;
 
 use std::{fs, path::Path};
 
-use test_support::Random;
+use proptest::{
+    collection::vec,
+    prelude::*,
+    sample::{Index, select},
+    test_runner::{Config, FileFailurePersistence::Direct, TestRunner},
+};
 
-const CHANGED: u64 = 5_000;
-
-/// What breaks parsers, put in anywhere.
+/// Pieces that break parsers.
 const PIECES: &[&[u8]] = &[
     b",",
     b"\n",
@@ -55,44 +59,45 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
     files.into_iter().map(|file| fs::read(file).unwrap()).collect()
 }
 
-/// One of the inputs with a few changes.
-fn changed(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
-    let mut below = |limit: usize| usize::try_from(random.below(limit as u64)).unwrap();
-    let mut input = corpus[below(corpus.len())].clone();
-    for _ in 0..=below(6) {
-        let at = below(input.len() + 1);
-        match below(6) {
-            0 => input.truncate(at),
-            1 if at < input.len() => input[at] = u8::try_from(below(256)).unwrap(),
-            2 if at < input.len() => input[at] ^= 1 << below(8),
-            3 => {
-                let other = &corpus[below(corpus.len())];
-                input.splice(at.., other[below(other.len() + 1)..].iter().copied());
-            }
-            4 => {
-                let repeated = input[at..].repeat(below(40));
-                input.extend(repeated.into_iter().take(20_000));
-            }
-            _ => {
-                input.splice(at..at, PIECES[below(PIECES.len())].iter().copied());
-            }
+/// One of the inputs with up to six edits, each of which puts something in the place of a few or of many bytes.
+fn changed(corpus: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    let piece = || select(PIECES).prop_map(<[u8]>::to_vec);
+    let tail = (select(corpus.clone()), any::<Index>());
+    let part = prop_oneof![
+        4 => piece(),
+        4 => vec(any::<u8>(), 0..3),
+        2 => tail.prop_map(|(input, from)| input[from.index(input.len() + 1)..].to_vec()),
+        1 => (piece(), 1..2_000_usize).prop_map(|(piece, times)| piece.repeat(times)),
+    ];
+    let replaced = prop_oneof![3 => 0..3_usize, 1 => 0..300_usize];
+    (select(corpus), vec((any::<Index>(), replaced, part), 0..7)).prop_map(|(mut input, edits)| {
+        for (at, replaced, part) in edits {
+            let at = at.index(input.len() + 1);
+            let end = input.len().min(at + replaced);
+            input.splice(at..end, part);
         }
-    }
-    input
+        input
+    })
 }
 
 fn run(target: &str, check: fn(&[u8])) {
     let corpus = corpus(target);
     assert!(corpus.len() > 10);
-    let mut random = Random(7);
-    let changed = (0..CHANGED).map(|_| changed(&corpus, &mut random));
-    for input in corpus.iter().cloned().chain([vec![]]).chain(changed) {
-        let check = std::panic::AssertUnwindSafe(|| check(&input));
-        assert!(
-            std::panic::catch_unwind(check).is_ok(),
-            "with {:?}",
-            input.escape_ascii().to_string()
-        );
+    for input in &corpus {
+        check(input);
+    }
+    check(b"");
+    let mut runner = TestRunner::new(Config {
+        cases: 5_000,
+        failure_persistence: Some(Box::new(Direct("proptest-regressions/fuzzed.txt"))),
+        ..Config::default()
+    });
+    let run = runner.run(&changed(corpus), |input| {
+        check(&input);
+        Ok(())
+    });
+    if let Err(error) = run {
+        panic!("{error}");
     }
 }
 

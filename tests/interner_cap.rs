@@ -1,7 +1,5 @@
 //! The limit on label sets. It runs in its own process, because label sets are never freed.
 
-#![cfg(all(feature = "axum", feature = "prometheus"))]
-
 use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},

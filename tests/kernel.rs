@@ -1,33 +1,28 @@
 //! The kernel's counters: from prepared files, and compared with the kernel itself and the node exporter.
 
-#![cfg(all(
-    feature = "kernel",
-    feature = "prometheus",
-    feature = "udp",
-    target_os = "linux"
-))]
+#![cfg(target_os = "linux")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     fs,
     io::{ErrorKind, Read},
-    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{Ipv6Addr, SocketAddr, UdpSocket},
     path::PathBuf,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use bytes::Bytes;
 use dualstack_metrics::{
-    ClientScopes, Datagram, KernelCounters, Protocol, ScopedRecorder, ServerBinding, UdpServer,
+    ClientScopes, KernelCounters, Protocol, ScopedRecorder, ServerBinding, UdpServer,
     kernel::{KernelCountersError, MAX_INTERFACES},
     prometheus::Install,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use socket2::{Domain, SockRef, Socket, Type};
 use test_support::{
-    Program, assert_samples, eventually, http, in_namespace, raw, samples, series, skip_or_fail, spawning,
+    Metrics, Program, V4, V6, assert_samples, eventually, http, in_namespace, of_server, raw, recorded,
+    sample, samples, skip_or_fail, snmp, soon, spawning,
 };
 use tower::service_fn;
 
@@ -36,22 +31,33 @@ const DOCS: &str = include_str!("../docs/kernel-counters.md");
 /// As Linux 6.18 writes it.
 const SNMP6: &str = include_str!("kernel/snmp6");
 
-type Recorder = ScopedRecorder<PrometheusRecorder>;
-
-fn recorder() -> Recorder {
-    Install::new(PrometheusBuilder::new()).build_recorder()
+/// Counters, and a recorder of their own.
+struct Followed {
+    counters: KernelCounters,
+    recorder: ScopedRecorder<PrometheusRecorder>,
 }
 
-/// Updates as the handler of a client's request would, and returns what is rendered.
-fn updated(recorder: &Recorder, kernel: &KernelCounters) -> String {
-    let binding = ServerBinding::new(Protocol::Http, "[::]:7070".parse().unwrap());
-    let client = ClientScopes::new(binding).for_client(IpAddr::from(Ipv6Addr::LOCALHOST));
-    metrics::with_local_recorder(recorder, || client.run(|| kernel.update())).unwrap();
-    rendered(recorder)
-}
+impl Followed {
+    fn new(counters: KernelCounters) -> Self {
+        let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
+        Self { counters, recorder }
+    }
 
-fn rendered(recorder: &Recorder) -> String {
-    recorder.get_ref().handle().render()
+    /// Updates as the handler of a client's request would.
+    fn try_update(&self) -> Result<(), KernelCountersError> {
+        let binding = ServerBinding::new(Protocol::Http, "[::]:7070".parse().unwrap());
+        let client = ClientScopes::new(binding).for_client(V6);
+        metrics::with_local_recorder(&self.recorder, || client.run(|| self.counters.update()))
+    }
+
+    fn metrics(&self) -> Metrics {
+        Metrics::from(&self.recorder)
+    }
+
+    fn update(&self) -> Metrics {
+        self.try_update().unwrap();
+        self.metrics()
+    }
 }
 
 /// A directory in the form of `/proc/net`.
@@ -90,7 +96,7 @@ impl Drop for ProcNet {
     }
 }
 
-/// The rows of the tables in the docs: the kernel's name, the metric's, and what it means.
+/// The rows of the tables in the docs: the kernel's name, the metric's, and the meaning.
 fn documented() -> Vec<(&'static str, &'static str, &'static str)> {
     let row = |line: &'static str| {
         let mut cells = line.strip_prefix("| `")?.strip_suffix(" |")?.split(" | ");
@@ -137,29 +143,25 @@ fn every_counter_of_a_file_is_set_and_documented() {
         .zip(1..)
         .map(|(&(name, _), value)| (name, value))
         .collect();
-    let text: String = file
-        .iter()
-        .map(|(name, value)| format!("{name:<32}\t{value}\n"))
-        .collect::<Vec<_>>()
-        .concat();
-    proc_net.host(&text);
+    let lines = file.iter().map(|(name, value)| format!("{name:<32}\t{value}\n"));
+    proc_net.host(&lines.collect::<Vec<_>>().concat());
 
-    let recorder = recorder();
-    let output = updated(&recorder, &proc_net.counters());
+    let metrics = Followed::new(proc_net.counters()).update();
     let expected = file.iter().map(|(name, value)| {
         format!(
             "{} {value}",
             series_of(name).unwrap_or_else(|| panic!("no {name} in the docs"))
         )
     });
-    assert_samples(samples(&output), expected);
+    metrics.assert(expected);
 
+    let output = metrics.render();
     let help: BTreeSet<_> = output
         .lines()
         .filter(|line| line.starts_with("# HELP "))
         .collect();
     for (kernel, metric, meaning) in documented() {
-        // The text tells an operator what to expect.
+        // The text tells an operator which values are normal.
         let expectation = [
             "hould stay at 0",
             "ises in normal service",
@@ -188,14 +190,14 @@ fn every_counter_of_a_file_is_set_and_documented() {
 fn unknown_counters_are_named_by_the_rule_and_other_protocols_skipped() {
     let proc_net = ProcNet::new();
     proc_net.host("Ip6InL4SMarks 1\nUdp6GROs\t2\nIcmp6OutFooV9 3\nQuic6InPkts 4\nifIndex 5\n");
-    let recorder = recorder();
-    let output = updated(&recorder, &proc_net.counters());
+    let metrics = Followed::new(proc_net.counters()).update();
     let expected = [
         "ip6_in_l4_s_marks_total 1",
         "udp6_gros_total 2",
         "icmp6_out_foo_v9_total 3",
     ];
-    assert_samples(samples(&output), expected.map(String::from));
+    metrics.assert(expected);
+    let output = metrics.render();
     assert!(
         output.contains("# HELP udp6_gros_total The kernel's Udp6GROs. (/proc/net/snmp6)\n"),
         "{output}"
@@ -205,43 +207,37 @@ fn unknown_counters_are_named_by_the_rule_and_other_protocols_skipped() {
 #[test]
 fn without_ipv6_nothing_is_set_and_nothing_fails() {
     let proc_net = ProcNet::new();
-    let recorder = recorder();
-    let kernel = proc_net.counters().all_interfaces().interface("eth0");
-    assert_eq!(updated(&recorder, &kernel), "");
+    let kernel = Followed::new(proc_net.counters().all_interfaces().interface("eth0"));
+    assert_eq!(kernel.update().render(), "");
     fs::remove_dir(proc_net.0.join("dev_snmp6")).unwrap();
-    assert_eq!(updated(&recorder, &kernel), "");
+    assert_eq!(kernel.update().render(), "");
 
     // IPv6 is enabled later. There are no interfaces yet.
     proc_net.host("Ip6InReceives 1\n");
-    let output = updated(&recorder, &kernel);
-    assert_samples(samples(&output), ["ip6_in_receives_total 1".into()]);
+    kernel.update().assert(["ip6_in_receives_total 1"]);
 }
 
 #[test]
 fn a_file_that_is_cut_off_anywhere_sets_nothing() {
     let proc_net = ProcNet::new();
     proc_net.host(SNMP6);
-    let recorder = recorder();
-    let kernel = proc_net.counters();
-    let before = samples(&updated(&recorder, &kernel));
+    let kernel = Followed::new(proc_net.counters());
+    let before = kernel.update().samples();
 
-    let larger: String = parsed(SNMP6)
-        .iter()
-        .map(|(name, value)| format!("{name}\t{}\n", value + 1_000))
-        .collect::<Vec<_>>()
-        .concat();
+    let lines = parsed(SNMP6).into_iter();
+    let larger = lines.map(|(name, value)| format!("{name}\t{}\n", value + 1_000));
+    let larger = larger.collect::<Vec<_>>().concat();
     for end in 0..larger.len() {
         proc_net.host(&larger[..end]);
-        let result = metrics::with_local_recorder(&recorder, || kernel.update());
-        let error = result.expect_err(&larger[..end]).to_string();
+        let error = kernel.try_update().expect_err(&larger[..end]).to_string();
         assert!(
             error.starts_with(&*proc_net.0.join("snmp6").to_string_lossy()),
             "{error}"
         );
-        assert_eq!(samples(&rendered(&recorder)), before);
+        assert_eq!(kernel.metrics().samples(), before);
     }
     proc_net.host(&larger);
-    assert_ne!(samples(&updated(&recorder, &kernel)), before);
+    assert_ne!(kernel.update().samples(), before);
 }
 
 #[test]
@@ -250,27 +246,26 @@ fn one_malformed_file_sets_nothing_of_the_others() {
     proc_net.host("Ip6InReceives 5\n");
     proc_net.interface("eth0", "ifIndex 2\nIp6InReceives 3\n");
     proc_net.interface("eth1", "ifIndex 3\nIp6InReceives two\n");
-    let recorder = recorder();
-    let kernel = proc_net.counters().all_interfaces();
-    let error = metrics::with_local_recorder(&recorder, || kernel.update()).unwrap_err();
+    let kernel = Followed::new(proc_net.counters().all_interfaces());
+    let error = kernel.try_update().unwrap_err();
     let path = proc_net.0.join("dev_snmp6/eth1");
     assert_eq!(error.path(), path);
     assert_eq!(
         error.to_string(),
         format!("{}, line 2: expected a number, found \"two\"", path.display())
     );
-    assert_eq!(rendered(&recorder), "");
+    assert_eq!(kernel.metrics().render(), "");
 
     // Not UTF-8.
     fs::write(&path, b"Ip6\xff 1\n").unwrap();
-    let error = metrics::with_local_recorder(&recorder, || kernel.update()).unwrap_err();
+    let error = kernel.try_update().unwrap_err();
     assert!(
         error
             .to_string()
             .starts_with(&format!("cannot read {}: ", path.display())),
         "{error}"
     );
-    assert_eq!(rendered(&recorder), "");
+    assert_eq!(kernel.metrics().render(), "");
 }
 
 #[test]
@@ -288,27 +283,20 @@ fn a_report_of_an_error_has_its_cause_once() {
 fn the_series_of_an_interface_that_comes_back_continues() {
     let proc_net = ProcNet::new();
     proc_net.host("Ip6InReceives 100\n");
-    let recorder = recorder();
-    let kernel = proc_net
-        .counters()
-        .interface("eth0")
-        .interface("eth0")
-        .interface("../snmp6");
+    let counters = proc_net.counters().interface("eth0").interface("eth0");
+    let kernel = Followed::new(counters.interface("../snmp6"));
     let file = |index, received, delivered, msgs| {
         format!("ifIndex {index}\nIp6InReceives {received}\nIp6InDelivers {delivered}\nIcmp6InMsgs {msgs}\n")
     };
     let assert = |received: u64, delivered: u64, msgs: u64, of_type: u64| {
         let named = |name, value| format!("interface_{name}_total{{interface=\"eth0\"}} {value}");
-        assert_samples(
-            samples(&updated(&recorder, &kernel)),
-            [
-                "ip6_in_receives_total 100".into(),
-                named("ip6_in_receives", received),
-                named("ip6_in_delivers", delivered),
-                named("icmp6_in_msgs", msgs),
-                format!("interface_icmp6_in_type_total{{interface=\"eth0\",type=\"1\"}} {of_type}"),
-            ],
-        );
+        kernel.update().assert([
+            "ip6_in_receives_total 100".into(),
+            named("ip6_in_receives", received),
+            named("ip6_in_delivers", delivered),
+            named("icmp6_in_msgs", msgs),
+            format!("interface_icmp6_in_type_total{{interface=\"eth0\",type=\"1\"}} {of_type}"),
+        ]);
     };
 
     proc_net.interface("eth0", &(file(7, 10, 2, 4) + "Icmp6InType1 1\n"));
@@ -332,18 +320,17 @@ fn the_series_of_an_interface_that_comes_back_continues() {
 fn the_number_of_interfaces_has_a_limit() {
     let proc_net = ProcNet::new();
     proc_net.host("Ip6InReceives 1\n");
-    let recorder = recorder();
-    let kernel = proc_net.counters().all_interfaces();
+    let kernel = Followed::new(proc_net.counters().all_interfaces());
     for round in 0..3 {
         for number in 0..200 {
             proc_net.interface(&format!("veth{round}x{number}"), "ifIndex 1\nIp6InReceives 1\n");
         }
-        updated(&recorder, &kernel);
+        kernel.update();
         for number in 0..200 {
             proc_net.remove_interface(&format!("veth{round}x{number}"));
         }
     }
-    let followed = series(&updated(&recorder, &kernel), "interface_ip6_in_receives_total");
+    let followed = kernel.update().series("interface_ip6_in_receives_total");
     assert_eq!(followed.len(), MAX_INTERFACES);
 }
 
@@ -367,13 +354,12 @@ fn files_of_interfaces_beyond_the_limit_are_not_read() {
     for number in 0..MAX_INTERFACES {
         proc_net.interface(&format!("eth{number:03}"), "ifIndex 1\nIp6InReceives 1\n");
     }
-    let recorder = recorder();
-    let kernel = proc_net.counters().all_interfaces();
-    let followed = samples(&updated(&recorder, &kernel));
+    let kernel = Followed::new(proc_net.counters().all_interfaces());
+    let followed = kernel.update().samples();
     assert_eq!(followed.len(), 1 + MAX_INTERFACES);
     let reads_of_an_update = || {
         let before = read_calls();
-        metrics::with_local_recorder(&recorder, || kernel.update()).unwrap();
+        kernel.try_update().unwrap();
         Some(read_calls()? - before?)
     };
     let reads = reads_of_an_update();
@@ -388,11 +374,11 @@ fn files_of_interfaces_beyond_the_limit_are_not_read() {
         Some(_) => assert_eq!(reads_of_an_update(), reads),
         None => skip_or_fail("no /proc/thread-self/io"),
     }
-    assert_eq!(samples(&updated(&recorder, &kernel)), followed);
+    assert_eq!(kernel.update().samples(), followed);
 
     // A followed interface is still checked.
     proc_net.interface("eth000", "Ip6InReceives two\n");
-    let error = metrics::with_local_recorder(&recorder, || kernel.update()).unwrap_err();
+    let error = kernel.try_update().unwrap_err();
     assert_eq!(error.path(), proc_net.0.join("dev_snmp6/eth000"));
 }
 
@@ -416,15 +402,7 @@ fn run(program: &str, args: &str) -> bool {
 
 /// The host's counters now.
 fn now() -> BTreeMap<String, u64> {
-    values(&updated(&recorder(), &KernelCounters::new()))
-}
-
-fn values(output: &str) -> BTreeMap<String, u64> {
-    let lines = samples(output);
-    let pairs = lines.iter().map(|line| line.rsplit_once(' ').unwrap());
-    pairs
-        .map(|(series, value)| (series.into(), value.parse().unwrap()))
-        .collect()
+    Followed::new(KernelCounters::new()).update().values()
 }
 
 /// Asserts by how much `traffic` moves the counters. All others must not move.
@@ -499,7 +477,7 @@ fn they_equal_the_node_exporters() {
 }
 
 #[test]
-fn traffic_moves_what_it_should() {
+fn traffic_moves_the_right_counters() {
     in_namespace(LOOPBACK_OF_1500, || {
         let sender = loopback_socket();
         // Five datagrams of 100 bytes to a closed port, and the ICMPv6 errors, which quote them.
@@ -643,8 +621,8 @@ fn packets_to_no_address_are_address_errors() {
         // The first waits for the neighbour's address.
         eventually("both are received", || errors() == 2);
         let series = r#"interface_ip6_in_addr_errors_total{interface="v1"}"#;
-        let kernel = KernelCounters::new().interface("v1");
-        assert_eq!(values(&updated(&recorder(), &kernel))[series], 2);
+        let kernel = Followed::new(KernelCounters::new().interface("v1"));
+        assert_eq!(kernel.update().values()[series], 2);
     });
 }
 
@@ -661,7 +639,6 @@ fn drops_at_a_socket_are_the_kernels() {
 fn drops_at(address: SocketAddr) {
     const FROM_EACH: u64 = 500;
 
-    let recorder = recorder();
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None).unwrap();
     socket.set_recv_buffer_size(16_384).unwrap();
     if address.is_ipv6() {
@@ -669,45 +646,25 @@ fn drops_at(address: SocketAddr) {
     }
     socket.bind(&address.into()).unwrap();
     socket.set_nonblocking(true).unwrap();
-    let binding = ServerBinding::new(Protocol::Udp, address);
-    let server_labels: Vec<_> = ClientScopes::new(binding)
-        .server()
-        .pairs()
-        .iter()
-        .map(|(name, value)| format!("{name}={value:?}"))
-        .collect();
-    let shown = |drops: u64| {
-        let expected = format!(
-            "flooded_socket_drops_total{{{}}} {drops}",
-            server_labels.join(",")
-        );
-        assert_samples(
-            series(&rendered(&recorder), "flooded_socket_drops_total"),
-            [expected],
-        );
-    };
+    let labels = of_server("udp", address);
 
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let serve = async {
+    recorded(async |metrics| {
+        let shown = |drops: u64| {
+            let expected = sample("s_socket_drops_total", &labels, drops);
+            assert_samples(metrics.series("s_socket_drops_total"), [expected]);
+        };
         let socket = tokio::net::UdpSocket::from_std(socket.into()).unwrap();
-        let server = UdpServer::new(socket)
-            .unwrap()
-            .metrics_prefix("flooded")
-            .serve(service_fn(|_: Datagram| async {
-                Ok::<_, Infallible>(None::<Bytes>)
-            }));
+        let server = UdpServer::new(socket).unwrap().metrics_prefix("s");
+        let server = server.serve(service_fn(async |_| Ok::<_, Infallible>(None)));
         let drops = server.socket_drops();
         let again = server.socket_drops();
         drops.update().unwrap();
         shown(0);
 
-        let (before, before_v4) = (now(), v4_rcvbuf_errors());
+        let (before, before_v4) = (now(), snmp("Udp", "RcvbufErrors"));
         let mut sent = 0;
-        for ip in ["127.0.0.1", "::1"] {
-            if ip == "::1" && address.is_ipv4() {
+        for ip in [V4, V6] {
+            if ip.is_ipv6() && address.is_ipv4() {
                 continue;
             }
             let sender = UdpSocket::bind((ip, 0)).unwrap();
@@ -726,25 +683,18 @@ fn drops_at(address: SocketAddr) {
         shown(dropped);
 
         let moved = now()["udp6_rcvbuf_errors_total"] - before["udp6_rcvbuf_errors_total"];
-        assert_eq!(moved + v4_rcvbuf_errors() - before_v4, dropped);
+        assert_eq!(moved + snmp("Udp", "RcvbufErrors") - before_v4, dropped);
         assert_eq!(moved > 0, address.is_ipv6());
 
-        // What was not dropped is served.
-        let received = || -> u64 {
-            let series = series(&rendered(&recorder), "flooded_requests_received_total");
-            series
-                .iter()
-                .map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
-                .sum()
-        };
+        // The other datagrams are served.
+        let all_are_received = || metrics.total("s_requests_received_total") == sent - dropped;
         tokio::select! {
             _ = server => unreachable!("it serves until it is dropped"),
-            () = test_support::soon("all are received", || received() == sent - dropped) => {}
+            () = soon("all are received", all_are_received) => {}
         }
         drops.update().unwrap();
         shown(dropped);
-    };
-    metrics::with_local_recorder(&recorder, || runtime.block_on(serve));
+    });
 }
 
 /// The last column of the kernel's table.
@@ -765,19 +715,6 @@ fn kernel_drops(address: SocketAddr) -> u64 {
     line.split_whitespace().next_back().unwrap().parse().unwrap()
 }
 
-fn v4_rcvbuf_errors() -> u64 {
-    let snmp = fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
-    let mut lines = snmp.lines().filter(|line| line.starts_with("Udp: "));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let mut pairs = names.split(' ').zip(values.split(' '));
-    pairs
-        .find(|(name, _)| *name == "RcvbufErrors")
-        .unwrap()
-        .1
-        .parse()
-        .unwrap()
-}
-
 #[test]
 fn interfaces_come_and_go() {
     in_namespace("", || {
@@ -787,9 +724,8 @@ fn interfaces_come_and_go() {
             assert!(run("ip", "link add v0 type veth peer name v1"));
             assert!(run("ip", "link set v1 up") && run("ip", "link set v0 up"));
         };
-        let recorder = recorder();
-        let kernel = KernelCounters::new().interface("v0").all_interfaces();
-        let update = || values(&updated(&recorder, &kernel));
+        let kernel = Followed::new(KernelCounters::new().interface("v0").all_interfaces());
+        let update = || kernel.update().values();
         let file = || fs::read_to_string("/proc/thread-self/net/dev_snmp6/v0").unwrap();
         let sends = |more_than: u64| {
             // The kernel checks whether the link-local address is free, and looks for routers.

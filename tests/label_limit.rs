@@ -1,7 +1,5 @@
 //! An operator's limit on label sets. It runs in its own process, because the limit is the process's.
 
-#![cfg(feature = "prometheus")]
-
 use std::convert::Infallible;
 
 use dualstack_metrics::{

@@ -24,7 +24,7 @@ use quanta::{Clock, Mock};
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// An exporter whose time stands still unless it is moved.
+/// An exporter whose time moves only by hand.
 struct Exporter {
     registry: Registry<Key, GenerationalAtomicStorage>,
     recency: Recency<Key>,
@@ -98,6 +98,12 @@ impl Recorder for Exporter {
     }
 }
 
+fn renewing() -> ScopedRecorder<Exporter> {
+    ScopedRecorderLayer::new()
+        .revalidate_after(Duration::from_millis(400))
+        .layer(Exporter::new())
+}
+
 fn scope() -> Scope {
     Scope::new(&ClientLabels::UNKNOWN)
 }
@@ -136,9 +142,7 @@ fn increment_for(time: Duration, increment: impl Fn()) -> Duration {
 
 #[test]
 fn a_handle_that_is_first_used_during_the_render_that_forgets_its_metric_counts_again() {
-    let recorder = ScopedRecorderLayer::new()
-        .revalidate_after(Duration::from_millis(400))
-        .layer(Exporter::new());
+    let recorder = renewing();
     let exporter = recorder.get_ref();
     let (early, late) = (handle(&recorder, "early"), handle(&recorder, "late"));
     scope().run(|| early.increment(1));
@@ -155,9 +159,7 @@ fn a_handle_that_is_first_used_during_the_render_that_forgets_its_metric_counts_
 
 #[test]
 fn a_kept_handle_that_is_renewed_during_the_render_that_forgets_its_metric_counts_again() {
-    let recorder = ScopedRecorderLayer::new()
-        .revalidate_after(Duration::from_millis(400))
-        .layer(Exporter::new());
+    let recorder = renewing();
     let exporter = recorder.get_ref();
     let kept = handle(&recorder, "kept");
     for _ in 0..2 {
@@ -179,9 +181,7 @@ fn a_kept_handle_that_is_renewed_during_the_render_that_forgets_its_metric_count
 fn a_busy_metric_is_registered_three_times_and_never_again() {
     // First for its first use, then to be kept, then to be confirmed. A pause makes it idle, so try again.
     for _ in 0..20 {
-        let recorder = ScopedRecorderLayer::new()
-            .revalidate_after(Duration::from_millis(400))
-            .layer(Exporter::new());
+        let recorder = renewing();
         let pause = with_local_recorder(&recorder, || {
             let kept = counter!("requests_total");
             increment_for(Duration::from_millis(1_600), || {

@@ -7,8 +7,7 @@ use std::{
     convert::Infallible,
     future::ready,
     io::ErrorKind,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
+    net::{IpAddr, SocketAddr},
 };
 
 use bytes::Bytes;
@@ -16,13 +15,12 @@ use dualstack_metrics::{Datagram, SocketOptions, UdpServer, prometheus::Install}
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use test_support::{
-    INET, INET6, MAPPED, Seen, and, assert_samples, block_on, close, in_namespace, ipv6_or_say, sample,
-    samples, seven,
+    Metrics, PATIENCE, and, assert_samples, block_on, close, each, in_namespace, loopbacks, sample, seen,
+    seven, udp::Client,
 };
 use tokio::{net::UdpSocket, sync::watch, task::JoinSet, time::timeout};
 use tower::service_fn;
 
-const PATIENCE: Duration = Duration::from_secs(10);
 const WORKERS: u8 = 4;
 /// Each worker gets some: one without a client is less likely than one in ten million.
 const CLIENTS: u64 = 64;
@@ -30,21 +28,12 @@ const REQUESTS: u8 = 25;
 
 /// Asks several times from one port. Returns the worker that answers.
 async fn client(ip: IpAddr, port: u16) -> u8 {
-    let socket = UdpSocket::bind((ip, 0)).await.unwrap();
-    socket.connect((ip, port)).await.unwrap();
+    let client = Client::new(ip, port).await;
     let mut workers = BTreeSet::new();
     for request in 0..REQUESTS {
-        socket.send(&[request]).await.unwrap();
-        let mut answer = [0; 8];
-        let length = timeout(PATIENCE, socket.recv(&mut answer))
-            .await
-            .expect("an answer")
-            .unwrap();
-        let &[worker, ref rest @ ..] = &answer[..length] else {
-            panic!("an answer has the number of the worker");
-        };
-        assert_eq!(rest, [request]);
-        workers.insert(worker);
+        let answer = client.ask(&[request]).await;
+        assert_eq!(answer[1..], [request]);
+        workers.insert(answer[0]);
     }
     assert_eq!(workers.len(), 1, "a client has one worker");
     workers.pop_first().unwrap()
@@ -66,7 +55,7 @@ async fn clients(ip: IpAddr, port: u16) -> BTreeMap<u8, u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_load_spreads_and_the_counts_stay_exact() {
     // The only test of this process that counts.
-    let metrics = Install::new(PrometheusBuilder::new()).install().unwrap();
+    let metrics = Metrics::from(Install::new(PrometheusBuilder::new()).install().unwrap());
     let sockets = SocketOptions::dual_stack()
         .bind_udp_many("[::]:0".parse().unwrap(), WORKERS.into())
         .unwrap();
@@ -93,12 +82,12 @@ async fn the_load_spreads_and_the_counts_stay_exact() {
     }
 
     let mut expected = Vec::new();
-    let mut count = async |ip: IpAddr, seen: Seen| {
+    for ip in loopbacks() {
         let of_worker = clients(ip, address.port()).await;
         let has_clients: Vec<_> = of_worker.keys().copied().collect();
         assert_eq!(has_clients, [0, 1, 2, 3], "the load spreads: {of_worker:?}");
 
-        let labels = seven("udp", address, seen);
+        let labels = seven("udp", address, seen(ip, address));
         let requests = u64::from(REQUESTS);
         for (worker, clients) in of_worker {
             let labels = and(labels.clone(), "worker", &worker.to_string());
@@ -106,13 +95,11 @@ async fn the_load_spreads_and_the_counts_stay_exact() {
         }
         // One series for all workers.
         let all = CLIENTS * requests;
-        expected.push(sample("s_requests_received_total", &labels, all));
-        expected.push(sample("s_responses_sent_total", &labels, all));
-    };
-    let inet = if address.is_ipv4() { INET } else { MAPPED };
-    count(Ipv4Addr::LOCALHOST.into(), inet).await;
-    if ipv6_or_say() {
-        count(Ipv6Addr::LOCALHOST.into(), INET6).await;
+        let outcomes = [
+            ("s_requests_received_total", all),
+            ("s_responses_sent_total", all),
+        ];
+        expected.extend(each(&labels, outcomes));
     }
 
     stop.send(()).unwrap();
@@ -120,7 +107,7 @@ async fn the_load_spreads_and_the_counts_stay_exact() {
         let worker = timeout(PATIENCE, workers.join_next()).await.expect("each stops");
         worker.unwrap().unwrap().unwrap();
     }
-    let mut counted = samples(&metrics.render());
+    let mut counted = metrics.samples();
     counted.retain(|line| line.starts_with("s_") || line.starts_with("handled_"));
     assert_samples(counted, expected);
 

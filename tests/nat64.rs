@@ -2,21 +2,14 @@
 
 #![cfg(target_os = "linux")]
 
-use std::{
-    convert::Infallible,
-    future::{Ready, ready},
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use axum::{Router, routing::get};
-use bytes::Bytes;
-use dualstack_metrics::{
-    ClientLabelsLayer, ClientScopes, Datagram, Nat64Prefix, Protocol, ServerBinding, SocketOptions,
-    UdpServer, prometheus::Install,
-};
+use dualstack_metrics::{ClientLabelsLayer, ClientScopes, Datagram, Nat64Prefix, Protocol, ServerBinding};
 use metrics::counter;
-use metrics_exporter_prometheus::PrometheusBuilder;
-use test_support::{INET6, MAPPED, assert_samples, block_on, in_namespace, sample, series, seven};
+use test_support::{
+    INET6, MAPPED, Metrics, assert_samples, dual_stack, in_namespace, recorded, sample, serve, seven,
+    udp::{self, Running},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, UdpSocket},
@@ -39,82 +32,50 @@ fn scopes(protocol: Protocol, address: SocketAddr, prefixes: &[Nat64Prefix]) -> 
     builder.build().unwrap()
 }
 
-fn server_of(client: IpAddr, port: u16) -> SocketAddr {
-    let ip = if client.is_ipv4() {
-        client
-    } else {
-        Ipv6Addr::LOCALHOST.into()
-    };
-    SocketAddr::new(ip, port)
-}
-
-async fn ask_http(client: IpAddr, port: u16) {
-    let socket = if client.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
+async fn ask_http(client: IpAddr, server: SocketAddr) {
+    let socket = match client {
+        IpAddr::V4(_) => TcpSocket::new_v4(),
+        IpAddr::V6(_) => TcpSocket::new_v6(),
     };
     let socket = socket.unwrap();
     socket.bind(SocketAddr::new(client, 0)).unwrap();
-    let mut stream = socket.connect(server_of(client, port)).await.unwrap();
+    let mut stream = socket.connect(server).await.unwrap();
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
 }
 
-async fn ask_udp(client: IpAddr, port: u16) {
+async fn ask_udp(client: IpAddr, server: SocketAddr) {
     let socket = UdpSocket::bind(SocketAddr::new(client, 0)).await.unwrap();
-    socket.send_to(b"ask", server_of(client, port)).await.unwrap();
-    let mut answer = [0; 16];
-    let length = socket.recv(&mut answer).await.unwrap();
-    assert_eq!(&answer[..length], b"ask");
+    socket.connect(server).await.unwrap();
+    assert_eq!(udp::Client(socket).ask(b"ask").await, b"ask");
 }
 
-fn echo(datagram: Datagram) -> Ready<Result<Option<Bytes>, Infallible>> {
-    counter!("requests_total").increment(1);
-    ready(Ok(Some(datagram.into_payload())))
-}
-
-/// What both servers count if they know these prefixes: the HTTP server's address, the UDP server's, and the samples.
-async fn counted(prefixes: &[Nat64Prefix]) -> (SocketAddr, SocketAddr, Vec<String>) {
-    let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
-    let _guard = metrics::set_default_local_recorder(&recorder);
-    let listener = SocketOptions::dual_stack()
-        .bind_tcp("[::]:0".parse().unwrap())
-        .unwrap();
-    let http = listener.local_addr().unwrap();
-    let app = Router::new()
-        .route("/", get(async || counter!("requests_total").increment(1)))
-        .layer(ClientLabelsLayer::from_scopes(scopes(
-            Protocol::Http,
-            http,
-            prefixes,
-        )))
-        .into_make_service_with_connect_info::<SocketAddr>();
-    let app = tokio::spawn(async { axum::serve(listener, app).await });
-
-    let socket = SocketOptions::dual_stack()
-        .bind_udp("[::]:0".parse().unwrap())
-        .unwrap();
-    let server = UdpServer::new(socket).unwrap();
-    let udp = server.local_addr();
-    let serve = server
-        .scopes(scopes(Protocol::Udp, udp, prefixes))
-        .serve(service_fn(echo));
-    let ask = async {
-        for client in CLIENTS.map(|client| client.parse().unwrap()) {
-            ask_http(client, http.port()).await;
-            ask_udp(client, udp.port()).await;
-        }
-    };
-    tokio::select! {
-        () = ask => {}
-        ended = serve => panic!("{ended:?}"),
+/// The HTTP server's address, and the UDP server's, after each client has asked both.
+async fn ask_all(prefixes: &[Nat64Prefix]) -> [SocketAddr; 2] {
+    let (listener, http, _) = dual_stack();
+    let layer = ClientLabelsLayer::from_scopes(scopes(Protocol::Http, http, prefixes));
+    serve(listener, layer);
+    let server = udp::server("[::]:0");
+    let scopes = scopes(Protocol::Udp, server.local_addr(), prefixes);
+    let service = service_fn(|datagram: Datagram| {
+        counter!("requests_total").increment(1);
+        udp::echo(datagram)
+    });
+    let running = Running::start(server.scopes(scopes), service);
+    let udp = running.address;
+    for client in CLIENTS.map(|client| client.parse::<IpAddr>().unwrap()) {
+        let ip = if client.is_ipv4() {
+            client
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        };
+        ask_http(client, SocketAddr::new(ip, http.port())).await;
+        ask_udp(client, SocketAddr::new(ip, udp.port())).await;
     }
-    app.abort();
-    let output = recorder.get_ref().handle().render();
-    (http, udp, series(&output, "requests_total"))
+    running.stop().await;
+    [http, udp]
 }
 
 #[test]
@@ -124,26 +85,27 @@ fn scopes_with_the_prefix_count_them_as_ipv4_clients() {
         _ => format!("ip addr add {client}/128 dev lo nodad\n"),
     });
     in_namespace(&setup.concat(), || {
-        block_on(async {
-            let prefixes = [Nat64Prefix::WELL_KNOWN, "2001:db8:64::/96".parse().unwrap()];
-            for (prefixes, classes) in [
-                (
-                    &prefixes[..],
-                    &[(("inet", "nat64"), 2), (INET6, 1), (MAPPED, 1)][..],
-                ),
-                (&prefixes[1..], &[(("inet", "nat64"), 1), (INET6, 2), (MAPPED, 1)]),
-                (&[], &[(INET6, 3), (MAPPED, 1)]),
-            ] {
-                let (http, udp, counted) = counted(prefixes).await;
+        let prefixes = [Nat64Prefix::WELL_KNOWN, "2001:db8:64::/96".parse().unwrap()];
+        for (prefixes, classes) in [
+            (
+                &prefixes[..],
+                &[(("inet", "nat64"), 2), (INET6, 1), (MAPPED, 1)][..],
+            ),
+            (&prefixes[1..], &[(("inet", "nat64"), 1), (INET6, 2), (MAPPED, 1)]),
+            (&[], &[(INET6, 3), (MAPPED, 1)]),
+        ] {
+            recorded(async |metrics: Metrics| {
+                let [http, udp] = ask_all(prefixes).await;
                 let expected = [("http", http), ("udp", udp)]
                     .into_iter()
                     .flat_map(|(protocol, server)| {
-                        classes.iter().map(move |&(seen, value)| {
+                        let of = move |&(seen, value)| {
                             sample("requests_total", &seven(protocol, server, seen), value)
-                        })
+                        };
+                        classes.iter().map(of)
                     });
-                assert_samples(counted, expected);
-            }
-        });
+                assert_samples(metrics.series("requests_total"), expected);
+            });
+        }
     });
 }

@@ -20,15 +20,9 @@ fn the_first_client_without_a_recorder_is_logged_once() {
             service.call(Request::new(())).now_or_never().unwrap().unwrap();
         }
     }
-    let [line] = &log.lines()[..] else {
-        panic!("one warning, not {:#?}", log.lines())
-    };
-    for words in [
-        "WARN ",
+    log.assert_warning(&[
         "no scoped recorder",
         "`dualstack_metrics::prometheus::install(PrometheusBuilder::new())`",
         "`ScopedRecorderLayer::new().layer(recorder)`",
-    ] {
-        assert!(line.contains(words), "{words}: {line}");
-    }
+    ]);
 }

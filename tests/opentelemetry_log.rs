@@ -1,17 +1,14 @@
-//! What a program with a scoped meter provider logs, and how it counts labels that are left out. It runs in its own
+//! The log of a program with a scoped meter provider, and its count of labels that are left out. It runs in its own
 //! process, because both are the process's.
 
 use std::{convert::Infallible, sync::Arc};
 
 use dualstack_metrics::{
-    ClientLabels, ClientLabelsLayer, FixedLabel, Protocol, Scope, ScopedMeterProvider, ScopedRecorderLayer,
-    ServerBinding,
+    ClientLabels, ClientLabelsLayer, FixedLabel, Protocol, Scope, ScopedMeterProvider, ServerBinding,
     scope::{label_sets, limit_label_sets, overflows},
 };
 use futures_util::FutureExt as _;
 use http::{Request, Response};
-use metrics_exporter_prometheus::PrometheusBuilder;
-use metrics_util::layers::Layer as _;
 use opentelemetry::{
     InstrumentationScope, KeyValue, global,
     metrics::{Counter, InstrumentBuilder, InstrumentProvider, Meter, MeterProvider, SyncInstrument},
@@ -20,7 +17,7 @@ use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
     data::{AggregatedMetrics, MetricData, ScopeMetrics},
 };
-use test_support::{Log, assert_samples, series};
+use test_support::{Log, recorded};
 use tower::{Layer as _, Service as _, service_fn};
 
 /// A provider whose instruments cannot be bound.
@@ -81,7 +78,7 @@ fn the_log_of_a_program_with_a_scoped_meter_provider() {
     service.call(Request::new(())).now_or_never().unwrap().unwrap();
     assert_eq!(log.lines(), [""; 0]);
 
-    // What cannot be bound is logged once for each provider.
+    // An instrument that cannot be bound is logged once for each provider.
     let counter = ScopedMeterProvider::new(Unbindable)
         .meter("test")
         .u64_counter("requests")
@@ -92,19 +89,14 @@ fn the_log_of_a_program_with_a_scoped_meter_provider() {
             counter.add(1, &[KeyValue::new("kind", "announce")]);
         });
     }
-    let lines = log.lines();
     if cfg!(feature = "opentelemetry-bound") {
-        let [line] = &lines[..] else { panic!("{lines:#?}") };
-        for words in [
-            "WARN ",
+        log.assert_warning(&[
             "could not be bound",
             "`experimental_metrics_bound_instruments` of `opentelemetry_sdk`",
             "`ScopedMeterProvider::without_binding`",
-        ] {
-            assert!(line.contains(words), "{words}: {line}");
-        }
+        ]);
     } else {
-        assert_eq!(lines, [""; 0]);
+        assert_eq!(log.lines(), [""; 0]);
     }
 
     // Labels that are left out are counted in both worlds, each in its own name.
@@ -112,13 +104,9 @@ fn the_log_of_a_program_with_a_scoped_meter_provider() {
     limit_label_sets(label_sets(), 0).unwrap();
     assert_eq!(new_scope(4).run(Scope::current), Scope::none());
     assert_eq!((overflows(), exported(&sdk, &exporter, OVERFLOWED)), (1, Some(1)));
-    let prometheus = PrometheusBuilder::new().build_recorder();
-    let handle = prometheus.handle();
-    let recorder = ScopedRecorderLayer::new().layer(prometheus);
-    metrics::with_local_recorder(&recorder, || new_scope(5).run(|| {}));
-    assert_eq!((overflows(), exported(&sdk, &exporter, OVERFLOWED)), (2, Some(2)));
-    assert_samples(
-        series(&handle.render(), "label_sets_overflowed_total"),
-        ["label_sets_overflowed_total 1".to_owned()],
-    );
+    recorded(async |metrics| {
+        new_scope(5).run(|| {});
+        assert_eq!((overflows(), exported(&sdk, &exporter, OVERFLOWED)), (2, Some(2)));
+        metrics.assert(["label_sets_overflowed_total 1"]);
+    });
 }

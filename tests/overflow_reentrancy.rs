@@ -7,35 +7,11 @@ use dualstack_metrics::{
     FixedLabel, Scope, ScopedRecorderLayer,
     scope::{limit_label_sets, overflows},
 };
-use metrics::{
-    Counter, Gauge, Histogram, Key, KeyName, Metadata, NoopRecorder, Recorder, SharedString, Unit, counter,
-};
+use metrics::{Counter, counter};
 use metrics_util::layers::Layer as _;
+use test_support::CountersOf;
 
 static REGISTERED: AtomicU64 = AtomicU64::new(0);
-
-/// Makes a scope at each registration.
-struct MakesScopes;
-
-impl Recorder for MakesScopes {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
-        REGISTERED.fetch_add(1, Ordering::Relaxed);
-        assert_eq!(make("us"), Scope::none());
-        NoopRecorder.register_counter(key, metadata)
-    }
-
-    fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
-        NoopRecorder.register_gauge(key, metadata)
-    }
-
-    fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
-        NoopRecorder.register_histogram(key, metadata)
-    }
-}
 
 /// Has no labels at the limit.
 fn make(region: &str) -> Scope {
@@ -45,8 +21,14 @@ fn make(region: &str) -> Scope {
 #[test]
 fn counting_an_overflow_does_not_start_again_while_it_counts() {
     limit_label_sets(0, 0).unwrap();
-    let recorder = ScopedRecorderLayer::new().never_revalidate().layer(MakesScopes);
-    metrics::set_global_recorder(recorder).unwrap_or_else(|_| panic!("a recorder is installed"));
+    // Makes a scope at each registration.
+    let makes_scopes = CountersOf::new(|_, _| {
+        REGISTERED.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(make("us"), Scope::none());
+        Counter::noop()
+    });
+    let recorder = ScopedRecorderLayer::new().never_revalidate().layer(makes_scopes);
+    assert!(metrics::set_global_recorder(recorder).is_ok());
 
     assert_eq!(make("eu"), Scope::none());
     assert_eq!(
@@ -54,7 +36,7 @@ fn counting_an_overflow_does_not_start_again_while_it_counts() {
         1,
         "`label_sets_overflowed_total`"
     );
-    // The second one is that of the recorder.
+    // The second one is the recorder's own.
     assert_eq!(overflows(), 2);
 
     // Later overflows are counted as well.

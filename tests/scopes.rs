@@ -1,27 +1,14 @@
-//! Scopes from outside: what they are composed of, and what their wrappers pass on.
+//! Scopes from outside: their parts and their wrappers.
 
 use std::{future::ready, net::SocketAddr};
 
-use dualstack_metrics::{
-    BoundedLabel, ClientLabels, ClientScopes, Protocol, Scope, ServerBinding, WithScope as _,
-};
+use dualstack_metrics::{ClientLabels, ClientScopes, Protocol, Scope, ServerBinding, WithScope as _};
 use futures_util::{
     FutureExt as _, StreamExt as _,
     future::FusedFuture as _,
     stream::{self, FusedStream as _},
 };
-
-#[derive(Clone, Copy)]
-struct Digit<const PLACE: usize>(usize);
-
-impl<const PLACE: usize> BoundedLabel for Digit<PLACE> {
-    const NAME: &'static str = ["ones", "tens", "hundreds", "inner"][PLACE];
-    const VALUES: &'static [&'static str] = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-
-    fn index(self) -> usize {
-        self.0
-    }
-}
+use test_support::{Digit, numbered};
 
 fn binding() -> ServerBinding {
     ServerBinding::new(Protocol::Udp, "[::]:6969".parse().unwrap())
@@ -30,19 +17,11 @@ fn binding() -> ServerBinding {
 #[test]
 fn a_scope_that_was_nested_before_keeps_the_labels_of_its_own_outer_scope() {
     let inner = Scope::new(&Digit::<3>(7));
-    let outers: Vec<_> = (0..300)
-        .map(|at| {
-            Scope::new(&(
-                Digit::<0>(at % 10),
-                Digit::<1>(at / 10 % 10),
-                Digit::<2>(at / 100),
-            ))
-        })
-        .collect();
+    let outers: Vec<_> = (0..300).map(numbered).collect();
     for _ in 0..2 {
         for outer in &outers {
             let mut expected = outer.pairs().to_vec();
-            expected.push(("inner", "7"));
+            expected.push(("thousands", "7"));
             expected.sort_unstable();
             // Twice, so that the second is remembered.
             assert_eq!(outer.with(&inner).pairs(), expected);
@@ -55,13 +34,14 @@ fn a_scope_that_was_nested_before_keeps_the_labels_of_its_own_outer_scope() {
 fn labels_added_to_the_scopes_of_clients_reach_the_servers_scope() {
     let inner = Scope::new(&Digit::<3>(1));
     let scopes = ClientScopes::new(binding());
-    let with = scopes.with(&inner);
-    assert_eq!(with.server(), scopes.server().with(&inner));
-    assert_eq!(with.server().value_of("inner"), Some("1"));
-    assert_eq!(with.server().value_of("server_binding_port"), Some("6969"));
-    for client in ["192.0.2.7:1", "[::ffff:192.0.2.7]:1", "[2001:db8::7]:1"] {
-        let client: SocketAddr = client.parse().unwrap();
-        assert_eq!(with.for_client(client), scopes.for_client(client).with(&inner));
+    for nested in [scopes.with(&inner)] {
+        assert_eq!(nested.server(), scopes.server().with(&inner));
+        assert_eq!(nested.server().value_of("thousands"), Some("1"));
+        assert_eq!(nested.server().value_of("server_binding_port"), Some("6969"));
+        for client in ["192.0.2.7:1", "[::ffff:192.0.2.7]:1", "[2001:db8::7]:1"] {
+            let client: SocketAddr = client.parse().unwrap();
+            assert_eq!(nested.for_client(client), scopes.for_client(client).with(&inner));
+        }
     }
 }
 

@@ -1,20 +1,17 @@
 //! Thousands of concurrent requests on several threads, which end in every possible way. Each count is exact: atomics
 //! count the same events at the same places.
 
-#![cfg(all(feature = "axum", feature = "prometheus"))]
-
 use std::{
     any::Any,
     convert::Infallible,
-    future::pending,
+    future::{pending, poll_fn},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     panic,
-    pin::Pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::Poll,
     time::Duration,
 };
 
@@ -27,7 +24,7 @@ use axum::{
 use bytes::Bytes;
 use dualstack_metrics::{
     ClientLabels, ClientLabelsLayer, ClientScopes, Protocol, Scope, ScopedRecorder, ScopedRecorderLayer,
-    ServerBinding, SocketOptions, WithScope, prometheus::Install,
+    ServerBinding, WithScope, prometheus::Install,
 };
 use futures_util::stream;
 use http::header;
@@ -35,9 +32,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use metrics::{Counter, counter, with_local_recorder};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use test_support::{
-    INET, INET6, Labels, MAPPED, Random, UNKNOWN, assert_samples, loopbacks, sample, samples, seven, soon,
+    INET, INET6, Labels, MAPPED, Metrics, Random, UNKNOWN, dual_stack, loopbacks, sample, seven, soon,
 };
 use tokio::{net::TcpStream, sync::oneshot, task::JoinSet};
 use tower::ServiceExt;
@@ -86,7 +83,7 @@ impl Tally {
     }
 }
 
-/// What the requests share.
+/// Shared by the requests.
 struct Stage {
     scopes: [Scope; 5],
     kept: Counter,
@@ -268,33 +265,20 @@ async fn handler(request: Request) -> Body {
 }
 
 /// Drops a future that is not ready after `polls`, and wakes the task so that there are so many.
-struct CancelAfter<F> {
-    future: Option<Pin<Box<F>>>,
-    polls: Option<u64>,
-}
-
-impl<F: Future> Future for CancelAfter<F> {
-    type Output = Option<F::Output>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.polls == Some(0) {
-            self.future = None;
+fn cancel_after<F: Future>(mut polls: Option<u64>, future: F) -> impl Future<Output = Option<F::Output>> {
+    let mut future = Some(Box::pin(future));
+    poll_fn(move |cx| {
+        if polls == Some(0) {
+            future = None;
             return Poll::Ready(None);
         }
-        if let Some(polls) = &mut self.polls {
+        if let Some(polls) = &mut polls {
             *polls -= 1;
             cx.waker().wake_by_ref();
         }
-        let future = self.future.as_mut().expect("it is not cancelled yet");
+        let future = future.as_mut().expect("it is not cancelled yet");
         future.as_mut().poll(cx).map(Some)
-    }
-}
-
-fn cancel_after<F: Future>(polls: Option<u64>, future: F) -> CancelAfter<F> {
-    CancelAfter {
-        future: Some(Box::pin(future)),
-        polls,
-    }
+    })
 }
 
 /// Reads a body to its end, or only some frames of it.
@@ -422,11 +406,11 @@ fn quiet_panics() {
     }));
 }
 
-fn scrape_meanwhile(outputs: [PrometheusHandle; 2]) -> impl FnOnce() {
+fn scrape_meanwhile(outputs: [Metrics; 2]) -> impl FnOnce() {
     move || {
         let mut times = 0;
         while LIVE.load(Ordering::SeqCst) > 0 || times < 3 {
-            let series: usize = outputs.iter().map(|output| samples(&output.render()).len()).sum();
+            let series: usize = outputs.iter().map(|output| output.samples().len()).sum();
             assert!(series <= 5 * (BY_MACRO.len() + 3));
             times += 1;
         }
@@ -436,17 +420,13 @@ fn scrape_meanwhile(outputs: [PrometheusHandle; 2]) -> impl FnOnce() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_count_is_exact() {
     quiet_panics();
-    let metrics = Install::new(PrometheusBuilder::new()).install().unwrap();
+    let metrics = Metrics::from(Install::new(PrometheusBuilder::new()).install().unwrap());
     let renewing = Install::new(PrometheusBuilder::new())
         .recorder(ScopedRecorderLayer::new().revalidate_after(Duration::from_micros(20)))
         .build_recorder();
-    let renewing_metrics = renewing.get_ref().handle();
+    let renewing_metrics = Metrics::from(&renewing);
 
-    let listener = SocketOptions::dual_stack()
-        .bind_tcp("[::]:0".parse().unwrap())
-        .unwrap();
-    let server = listener.local_addr().unwrap();
-    let binding = ServerBinding::new(Protocol::Http, server);
+    let (listener, server, binding) = dual_stack();
     let scopes = ClientScopes::new(binding);
     let [inet, mapped, inet6, unknown] =
         [0, 1, 2, 3].map(|class| scopes.for_client(ClientLabels::ALL[class]));
@@ -498,13 +478,7 @@ async fn every_count_is_exact() {
 
     assert_eq!(WRONG_SCOPES.load(Ordering::SeqCst), 0);
     assert!(panicked > 100, "{panicked}");
-    let of = |tally: &Tally| {
-        tally
-            .counts
-            .iter()
-            .map(|count| count.load(Ordering::Relaxed))
-            .collect::<Vec<_>>()
-    };
+    let of = |tally: &Tally| tally.counts.each_ref().map(|count| count.load(Ordering::Relaxed));
     let tallies = || BY_MACRO.iter().copied().chain([&KEPT]);
     for tally in tallies() {
         let counts = of(tally);
@@ -514,16 +488,8 @@ async fn every_count_is_exact() {
             tally.name
         );
     }
-    assert_samples(
-        samples(&metrics.render()),
-        tallies().flat_map(|tally| tally.expected(server)),
-    );
-    assert_samples(
-        samples(&renewing_metrics.render()),
-        [&RENEWING, &RENEWING_KEPT]
-            .into_iter()
-            .flat_map(|tally| tally.expected(server)),
-    );
+    metrics.assert(tallies().flat_map(|tally| tally.expected(server)));
+    renewing_metrics.assert([RENEWING.expected(server), RENEWING_KEPT.expected(server)].concat());
     // Each handler that began was dropped, and some did not finish.
     assert_eq!(of(&BEGUN), of(&DROPPED));
     assert!(of(&ENDED).iter().sum::<u64>() + 500 < of(&BEGUN).iter().sum());
@@ -558,7 +524,7 @@ fn kept_handles_in_many_scopes() {
         let recorder = Install::new(PrometheusBuilder::new())
             .recorder(layer)
             .build_recorder();
-        let handle = recorder.get_ref().handle();
+        let metrics = Metrics::from(&recorder);
         let kept = with_local_recorder(&recorder, || counter!("kept_total"));
         let expected: Arc<Vec<_>> = Arc::new(all.iter().map(|_| AtomicU64::new(0)).collect());
         std::thread::scope(|threads| {
@@ -586,7 +552,7 @@ fn kept_handles_in_many_scopes() {
             .iter()
             .zip(&*expected)
             .map(|((_, labels), count)| sample("kept_total", labels, count.load(Ordering::Relaxed)));
-        let result = panic::catch_unwind(|| assert_samples(samples(&handle.render()), expected));
+        let result = panic::catch_unwind(|| metrics.assert(expected));
         assert!(result.is_ok(), "{shown}");
     }
 }

@@ -1,8 +1,8 @@
-//! Real sockets: which families they accept, and the errors when they cannot be bound.
-
-#![cfg(any(feature = "axum", feature = "udp"))]
+//! Real sockets: the families that they accept, and the errors when they cannot be bound. `docs/dual-stack-sockets.md`
+//! cites some of it as evidence.
 
 use std::{
+    fmt::Debug,
     io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
@@ -13,12 +13,10 @@ use dualstack_metrics::{
 };
 #[cfg(target_os = "linux")]
 use test_support::{Denied, Errno, block_on, denying, in_namespace};
-use test_support::{Log, close, free_port, ipv6_or_say, report};
+use test_support::{Log, V4, V6, close, free_port, ipv6_or_say, report};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-const MAPPED_LOOPBACK: IpAddr = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
-const V4_LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const V6_LOOPBACK: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+const MAPPED: IpAddr = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
 
 fn v4(port: u16) -> SocketAddr {
     (Ipv4Addr::UNSPECIFIED, port).into()
@@ -28,50 +26,87 @@ fn v6(port: u16) -> SocketAddr {
     (Ipv6Addr::UNSPECIFIED, port).into()
 }
 
-/// The peer's address as the listener sees it, for a client that connects to `to`.
-async fn tcp_peer(listener: &TcpListener, to: IpAddr) -> IpAddr {
-    let port = listener.local_addr().unwrap().port();
-    let client = TcpStream::connect((to, port)).await.unwrap();
-    let (_, peer) = listener.accept().await.unwrap();
-    assert_eq!(peer.port(), client.local_addr().unwrap().port());
-    peer.ip()
+fn constructors() -> [SocketOptions; 3] {
+    [
+        SocketOptions::dual_stack(),
+        SocketOptions::v6_only(),
+        SocketOptions::system_default(),
+    ]
 }
 
-/// The peer's address as the socket sees it, for a client that sends to `to`.
-async fn udp_peer(socket: &UdpSocket, to: IpAddr) -> IpAddr {
-    let client = UdpSocket::bind((any(to), 0)).await.unwrap();
-    client
-        .connect((to, socket.local_addr().unwrap().port()))
-        .await
-        .unwrap();
-    client.send(b"ping").await.unwrap();
-
-    let mut buffer = [0; 16];
-    let (len, peer) = socket.recv_from(&mut buffer).await.unwrap();
-    assert_eq!(&buffer[..len], b"ping");
-    assert_eq!(peer.port(), client.local_addr().unwrap().port());
-
-    socket.send_to(b"pong", peer).await.unwrap();
-    let len = client.recv(&mut buffer).await.unwrap();
-    assert_eq!(&buffer[..len], b"pong");
-    peer.ip()
+/// Both protocols, on one address.
+#[derive(Debug)]
+struct Both {
+    tcp: TcpListener,
+    udp: UdpSocket,
 }
 
-async fn tcp_refused(to: IpAddr, port: u16) -> bool {
-    matches!(TcpStream::connect((to, port)).await, Err(error) if error.kind() == ErrorKind::ConnectionRefused)
-}
+type BothErrors = Box<[BindError; 2]>;
 
-async fn udp_refused(to: IpAddr, port: u16) -> bool {
-    let client = UdpSocket::bind((any(to), 0)).await.unwrap();
-    client.connect((to, port)).await.unwrap();
-    client.send(b"ping").await.unwrap();
-    matches!(client.recv(&mut [0; 16]).await, Err(error) if error.kind() == ErrorKind::ConnectionRefused)
-}
+impl Both {
+    fn bind(options: &SocketOptions, address: SocketAddr) -> Result<Self, BothErrors> {
+        match (options.bind_tcp(address), options.bind_udp(address)) {
+            (Ok(tcp), Ok(udp)) => Ok(Self { tcp, udp }),
+            (Err(tcp), Err(udp)) => Err(Box::new([tcp, udp])),
+            (tcp, udp) => panic!("one of the two: {tcp:?}, {udp:?}"),
+        }
+    }
 
-const fn any(family: IpAddr) -> IpAddr {
-    match family {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    /// A socket for IPv4 and one for IPv6.
+    fn pairs(options: &SocketOptions, port: u16) -> Result<[Self; 2], BothErrors> {
+        match (options.bind_tcp_pair(port), options.bind_udp_pair(port)) {
+            (Ok(tcp), Ok(udp)) => Ok([
+                Self {
+                    tcp: tcp.v4,
+                    udp: udp.v4,
+                },
+                Self {
+                    tcp: tcp.v6,
+                    udp: udp.v6,
+                },
+            ]),
+            (Err(tcp), Err(udp)) => Err(Box::new([tcp, udp])),
+            (tcp, udp) => panic!("one of the two: {tcp:?}, {udp:?}"),
+        }
+    }
+
+    fn addresses(&self) -> [SocketAddr; 2] {
+        [self.tcp.local_addr().unwrap(), self.udp.local_addr().unwrap()]
+    }
+
+    /// How a client at `ip` is seen over both protocols, or `None` where it is refused.
+    async fn sees(&self, ip: IpAddr) -> Option<IpAddr> {
+        let [tcp, udp] = self.addresses().map(|address| address.port());
+        let over_tcp = match TcpStream::connect((ip, tcp)).await {
+            Ok(stream) => {
+                let (_, peer) = self.tcp.accept().await.unwrap();
+                assert_eq!(peer.port(), stream.local_addr().unwrap().port());
+                Some(peer.ip())
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+                None
+            }
+        };
+        let client = UdpSocket::bind((ip, 0)).await.unwrap();
+        client.connect((ip, udp)).await.unwrap();
+        client.send(b"ping").await.unwrap();
+        let (mut buffer, mut answer) = ([0; 8], [0; 8]);
+        let over_udp = tokio::select! {
+            received = self.udp.recv_from(&mut buffer) => {
+                let (_, peer) = received.unwrap();
+                assert_eq!(peer.port(), client.local_addr().unwrap().port());
+                self.udp.send_to(b"pong", peer).await.unwrap();
+                assert_eq!(client.recv(&mut answer).await.unwrap(), 4);
+                Some(peer.ip())
+            }
+            refused = client.recv(&mut answer) => {
+                assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+                None
+            }
+        };
+        assert_eq!(over_tcp, over_udp);
+        over_tcp
     }
 }
 
@@ -85,15 +120,17 @@ fn os_error(error: &BindError) -> String {
 }
 
 #[track_caller]
-fn assert_in_use(error: BindError, transport: &str, address: SocketAddr, hint: &str) {
-    let expected = format!("cannot bind {transport} {address}: {}{hint}", os_error(&error));
-    assert_eq!(report(&error), [&*expected]);
-    assert_eq!(error.kind(), ErrorKind::AddrInUse);
-    assert_eq!(error.address(), address);
+fn assert_in_use(errors: Result<impl Debug, BothErrors>, address: SocketAddr, hint: &str) {
+    for (error, protocol) in errors.unwrap_err().into_iter().zip(["TCP", "UDP"]) {
+        let expected = format!("cannot bind {protocol} {address}: {}{hint}", os_error(&error));
+        assert_eq!(report(&error), [&*expected]);
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        assert_eq!(error.address(), address);
 
-    let error = io::Error::from(error);
-    assert_eq!(error.kind(), ErrorKind::AddrInUse);
-    assert_eq!(report(&error), [expected]);
+        let error = io::Error::from(error);
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        assert_eq!(report(&error), [expected]);
+    }
 }
 
 fn ipv4_holds(port: u16) -> String {
@@ -114,64 +151,72 @@ fn ipv6_holds(port: u16) -> String {
 const NO_IPV6: &str = "IPv6 is missing or disabled on this host; bind an IPv4 address, or `[::]` with \
                        `SocketOptions::dual_stack()`, which also serves IPv4 alone";
 
-/// What is logged while `f` runs.
+/// The result of `f`, and the log meanwhile.
 fn logged<T>(f: impl FnOnce() -> T) -> (T, Vec<String>) {
     let log = Log::of_thread();
     let result = f();
     (result, log.lines())
 }
 
-#[tokio::test]
-async fn dual_stack_takes_both_families() {
-    let options = SocketOptions::dual_stack();
-    let (listener, socket) = (options.bind_tcp(v6(0)).unwrap(), options.bind_udp(v6(0)).unwrap());
-    if ipv6_or_say() {
-        assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await, MAPPED_LOOPBACK);
-        assert_eq!(udp_peer(&socket, V4_LOOPBACK).await, MAPPED_LOOPBACK);
-        assert_eq!(tcp_peer(&listener, V6_LOOPBACK).await, V6_LOOPBACK);
-        assert_eq!(udp_peer(&socket, V6_LOOPBACK).await, V6_LOOPBACK);
-    } else {
-        assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await.to_canonical(), V4_LOOPBACK);
-        assert_eq!(udp_peer(&socket, V4_LOOPBACK).await.to_canonical(), V4_LOOPBACK);
+async fn the_option_decides() {
+    let dual = Both::bind(&SocketOptions::dual_stack(), v6(0)).unwrap();
+    assert_eq!(dual.sees(V4).await, Some(MAPPED));
+    assert_eq!(dual.sees(V6).await, Some(V6));
+
+    let options = SocketOptions::v6_only();
+    let alone = Both::bind(&options, v6(free_port())).unwrap();
+    assert_eq!(alone.sees(V4).await, None);
+    assert_eq!(alone.sees(V6).await, Some(V6));
+
+    // An IPv4 socket has the same port, in either order.
+    for order in [[v4, v6], [v6, v4]] {
+        // A port that the system chooses, and one that we choose.
+        for chosen in [0, free_port()] {
+            let udp = options.bind_udp(order[0](chosen)).unwrap();
+            let port = udp.local_addr().unwrap().port();
+            let tcp = options.bind_tcp(order[0](port)).unwrap();
+            let mut both = [Both { tcp, udp }, Both::bind(&options, order[1](port)).unwrap()];
+            both.sort_by_key(|both| both.addresses()[0].is_ipv6());
+            assert_eq!(both[0].sees(V4).await, Some(V4));
+            assert_eq!(both[1].sees(V6).await, Some(V6));
+            close(both);
+        }
     }
 }
 
-async fn takes_ipv6_only() {
-    let options = SocketOptions::v6_only();
-    let port = free_port();
-    let (listener, socket) = (
-        options.bind_tcp(v6(port)).unwrap(),
-        options.bind_udp(v6(port)).unwrap(),
-    );
-
-    assert!(tcp_refused(V4_LOOPBACK, port).await);
-    assert!(udp_refused(V4_LOOPBACK, port).await);
-    // The first datagram to be received is the one sent last: the IPv4 datagram did not arrive.
-    assert_eq!(tcp_peer(&listener, V6_LOOPBACK).await, V6_LOOPBACK);
-    assert_eq!(udp_peer(&socket, V6_LOOPBACK).await, V6_LOOPBACK);
+#[tokio::test]
+async fn dual_stack_takes_both_families_and_v6_only_refuses_ipv4() {
+    if ipv6_or_say() {
+        the_option_decides().await;
+    } else {
+        let dual = Both::bind(&SocketOptions::dual_stack(), v6(0)).unwrap();
+        assert_eq!(dual.sees(V4).await.map(|ip| ip.to_canonical()), Some(V4));
+    }
 }
 
-#[tokio::test]
-async fn v6_only_refuses_ipv4() {
-    if ipv6_or_say() {
-        takes_ipv6_only().await;
+#[cfg(target_os = "linux")]
+#[test]
+fn with_the_option_both_bind_whatever_the_system_is_set_to() {
+    if !ipv6_or_say() {
+        return;
+    }
+    for (default, seen) in [(0, Some(MAPPED)), (1, None)] {
+        in_namespace(&format!("echo {default} > /proc/sys/net/ipv6/bindv6only"), || {
+            block_on(async {
+                the_option_decides().await;
+                let default = Both::bind(&SocketOptions::system_default(), v6(free_port())).unwrap();
+                assert_eq!(default.sees(V4).await, seen);
+                assert_eq!(default.sees(V6).await, Some(V6));
+            });
+        });
     }
 }
 
 #[tokio::test]
 async fn an_ipv4_address_is_an_ipv4_socket_with_every_constructor() {
-    for options in [
-        SocketOptions::dual_stack(),
-        SocketOptions::v6_only(),
-        SocketOptions::system_default(),
-    ] {
-        let address = (V4_LOOPBACK, 0).into();
-        let (listener, socket) = (
-            options.bind_tcp(address).unwrap(),
-            options.bind_udp(address).unwrap(),
-        );
-        assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await, V4_LOOPBACK);
-        assert_eq!(udp_peer(&socket, V4_LOOPBACK).await, V4_LOOPBACK);
+    for options in constructors() {
+        let both = Both::bind(&options, (V4, 0).into()).unwrap();
+        assert_eq!(both.sees(V4).await, Some(V4));
     }
 }
 
@@ -180,9 +225,9 @@ async fn a_mapped_address_is_served_by_a_dual_stack_socket() {
     if !ipv6_or_say() {
         return;
     }
-    let address = (MAPPED_LOOPBACK, 0).into();
-    let listener = SocketOptions::dual_stack().bind_tcp(address).unwrap();
-    assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await, MAPPED_LOOPBACK);
+    let address = (MAPPED, 0).into();
+    let both = Both::bind(&SocketOptions::dual_stack(), address).unwrap();
+    assert_eq!(both.sees(V4).await, Some(MAPPED));
 
     let error = SocketOptions::v6_only().bind_tcp(address).unwrap_err();
     assert_eq!(
@@ -195,186 +240,85 @@ async fn a_mapped_address_is_served_by_a_dual_stack_socket() {
     );
 }
 
-#[tokio::test]
-async fn dual_stack_after_ipv4_names_the_ipv4_socket() {
-    if !ipv6_or_say() {
-        return;
-    }
+/// The second of two sockets on a port names the first, if that has the other family, and the advice.
+async fn the_second_names_the_first(options: &SocketOptions) {
     let port = free_port();
-    let v4_listener = SocketOptions::dual_stack().bind_tcp(v4(port)).unwrap();
-    let v4_socket = SocketOptions::dual_stack()
-        .bind_udp((V4_LOOPBACK, port).into())
-        .unwrap();
+    for holder in [v4(port), (V4, port).into()] {
+        let inet = Both::bind(options, holder).unwrap();
+        assert_in_use(Both::bind(options, v6(port)), v6(port), &ipv4_holds(port));
+        // The advice works, and the probe left no socket behind.
+        close(());
+        let inet6 = Both::bind(&SocketOptions::v6_only(), v6(port)).unwrap();
+        assert_eq!(inet.sees(V4).await, Some(V4));
+        assert_eq!(inet6.sees(V6).await, Some(V6));
+        // Now IPv6 is taken as well, so the IPv4 socket is not the only cause.
+        assert_in_use(Both::bind(options, v6(port)), v6(port), "");
+        close((inet, inet6));
+    }
 
-    let options = SocketOptions::dual_stack();
-    assert_in_use(
-        options.bind_tcp(v6(port)).unwrap_err(),
-        "TCP",
-        v6(port),
-        &ipv4_holds(port),
-    );
-    assert_in_use(
-        options.bind_udp(v6(port)).unwrap_err(),
-        "UDP",
-        v6(port),
-        &ipv4_holds(port),
-    );
-
-    // The advice works, and the probe left no socket behind.
-    close(());
-    let v6_listener = SocketOptions::v6_only().bind_tcp(v6(port)).unwrap();
-    let v6_socket = SocketOptions::v6_only().bind_udp(v6(port)).unwrap();
-    assert_eq!(tcp_peer(&v4_listener, V4_LOOPBACK).await, V4_LOOPBACK);
-    assert_eq!(tcp_peer(&v6_listener, V6_LOOPBACK).await, V6_LOOPBACK);
-    assert_eq!(udp_peer(&v4_socket, V4_LOOPBACK).await, V4_LOOPBACK);
-    assert_eq!(udp_peer(&v6_socket, V6_LOOPBACK).await, V6_LOOPBACK);
-
-    // Now IPv6 is taken as well, so the IPv4 socket is not the only cause.
-    assert_in_use(options.bind_tcp(v6(port)).unwrap_err(), "TCP", v6(port), "");
-    assert_in_use(options.bind_udp(v6(port)).unwrap_err(), "UDP", v6(port), "");
+    let dual = Both::bind(options, v6(port)).unwrap();
+    for address in [v4(port), (V4, port).into(), (MAPPED, port).into()] {
+        assert_in_use(Both::bind(options, address), address, &ipv6_holds(port));
+    }
+    assert_in_use(Both::pairs(options, port), v4(port), &ipv6_holds(port));
+    assert_eq!(dual.sees(V4).await, Some(MAPPED));
+    close(dual);
+    let _inet6 = Both::bind(&SocketOptions::v6_only(), v6(port)).unwrap();
+    assert_eq!(Both::bind(options, v4(port)).unwrap().addresses(), [v4(port); 2]);
 }
 
 #[tokio::test]
-async fn ipv4_after_dual_stack_names_the_ipv6_socket() {
+async fn the_second_socket_on_a_port_names_the_first_of_the_other_family() {
+    if ipv6_or_say() {
+        the_second_names_the_first(&SocketOptions::dual_stack()).await;
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn without_the_option_the_second_of_the_two_has_no_port() {
     if !ipv6_or_say() {
         return;
     }
-    let port = free_port();
-    let listener = SocketOptions::dual_stack().bind_tcp(v6(port)).unwrap();
-    let socket = SocketOptions::dual_stack().bind_udp(v6(port)).unwrap();
-
-    let options = SocketOptions::dual_stack();
-    for address in [
-        v4(port),
-        (V4_LOOPBACK, port).into(),
-        (MAPPED_LOOPBACK, port).into(),
-    ] {
-        assert_in_use(
-            options.bind_tcp(address).unwrap_err(),
-            "TCP",
-            address,
-            &ipv6_holds(port),
-        );
-        assert_in_use(
-            options.bind_udp(address).unwrap_err(),
-            "UDP",
-            address,
-            &ipv6_holds(port),
-        );
-    }
-    assert_in_use(
-        options.bind_tcp_pair(port).unwrap_err(),
-        "TCP",
-        v4(port),
-        &ipv6_holds(port),
-    );
-    assert_in_use(
-        options.bind_udp_pair(port).unwrap_err(),
-        "UDP",
-        v4(port),
-        &ipv6_holds(port),
-    );
-
-    // The advice works.
-    close((listener, socket));
-    let _listener = SocketOptions::v6_only().bind_tcp(v6(port)).unwrap();
-    let _socket = SocketOptions::v6_only().bind_udp(v6(port)).unwrap();
-    assert_eq!(
-        options.bind_tcp(v4(port)).unwrap().local_addr().unwrap(),
-        v4(port)
-    );
-    assert_eq!(
-        options.bind_udp(v4(port)).unwrap().local_addr().unwrap(),
-        v4(port)
-    );
+    in_namespace("echo 0 > /proc/sys/net/ipv6/bindv6only", || {
+        block_on(async {
+            // A program that sets no option.
+            let port = free_port();
+            for [first, second] in [[v4, v6], [v6, v4]] {
+                let first = std::net::UdpSocket::bind(first(port)).unwrap();
+                let error = std::net::UdpSocket::bind(second(port)).unwrap_err();
+                assert_eq!(error.to_string(), "Address already in use (os error 98)");
+                close(first);
+            }
+            the_second_names_the_first(&SocketOptions::system_default()).await;
+        });
+    });
 }
 
 #[tokio::test]
 async fn a_socket_of_the_same_family_gives_no_hint() {
     let port = free_port();
     let options = SocketOptions::dual_stack();
-    let holders = (
-        options.bind_tcp(v4(port)).unwrap(),
-        options.bind_udp(v4(port)).unwrap(),
-    );
-    assert_in_use(options.bind_tcp(v4(port)).unwrap_err(), "TCP", v4(port), "");
-    assert_in_use(options.bind_udp(v4(port)).unwrap_err(), "UDP", v4(port), "");
+    let holders = Both::bind(&options, v4(port)).unwrap();
+    assert_in_use(Both::bind(&options, v4(port)), v4(port), "");
     close(holders);
     if !ipv6_or_say() {
         return;
     }
 
-    let holders = (
-        options.bind_tcp(v6(port)).unwrap(),
-        options.bind_udp(v6(port)).unwrap(),
-    );
+    let holders = Both::bind(&options, v6(port)).unwrap();
     for options in [SocketOptions::dual_stack(), SocketOptions::v6_only()] {
-        assert_in_use(options.bind_tcp(v6(port)).unwrap_err(), "TCP", v6(port), "");
-        assert_in_use(options.bind_udp(v6(port)).unwrap_err(), "UDP", v6(port), "");
+        assert_in_use(Both::bind(&options, v6(port)), v6(port), "");
     }
     close(holders);
 
-    let _holders = (
-        options.bind_tcp_pair(port).unwrap(),
-        options.bind_udp_pair(port).unwrap(),
-    );
-    assert_in_use(options.bind_tcp(v6(port)).unwrap_err(), "TCP", v6(port), "");
-    assert_in_use(options.bind_udp(v6(port)).unwrap_err(), "UDP", v6(port), "");
+    let _holders = Both::pairs(&options, port).unwrap();
+    assert_in_use(Both::bind(&options, v6(port)), v6(port), "");
     // On Linux the code finds that the IPv6 socket of the pair is not the cause.
     if cfg!(target_os = "linux") {
-        assert_in_use(options.bind_tcp(v4(port)).unwrap_err(), "TCP", v4(port), "");
-        assert_in_use(options.bind_udp(v4(port)).unwrap_err(), "UDP", v4(port), "");
-        assert_in_use(options.bind_tcp_pair(port).unwrap_err(), "TCP", v4(port), "");
+        assert_in_use(Both::bind(&options, v4(port)), v4(port), "");
+        assert_in_use(Both::pairs(&options, port), v4(port), "");
     }
-}
-
-#[tokio::test]
-async fn v6_only_and_ipv4_share_a_port_in_both_orders() {
-    if !ipv6_or_say() {
-        return;
-    }
-    let options = SocketOptions::v6_only();
-    for order in [[v4, v6], [v6, v4]] {
-        let port = free_port();
-        let [a, b] = order.map(|address| options.bind_tcp(address(port)).unwrap());
-        let [c, d] = order.map(|address| options.bind_udp(address(port)).unwrap());
-        for listener in [a, b] {
-            let family = listener.local_addr().unwrap().ip();
-            let client = if family.is_ipv4() {
-                V4_LOOPBACK
-            } else {
-                V6_LOOPBACK
-            };
-            assert_eq!(tcp_peer(&listener, client).await, client);
-        }
-        for socket in [c, d] {
-            let family = socket.local_addr().unwrap().ip();
-            let client = if family.is_ipv4() {
-                V4_LOOPBACK
-            } else {
-                V6_LOOPBACK
-            };
-            assert_eq!(udp_peer(&socket, client).await, client);
-        }
-    }
-}
-
-async fn pairs_have_one_socket_per_family(options: SocketOptions, port: u16) {
-    let tcp: Pair<TcpListener> = options.bind_tcp_pair(port).unwrap();
-    let bound = tcp.v4.local_addr().unwrap().port();
-    assert!(bound != 0 && (port == 0 || bound == port));
-    assert_eq!(tcp.v4.local_addr().unwrap(), v4(bound));
-    assert_eq!(tcp.v6.local_addr().unwrap(), v6(bound));
-    assert_eq!(tcp_peer(&tcp.v4, V4_LOOPBACK).await, V4_LOOPBACK);
-    assert_eq!(tcp_peer(&tcp.v6, V6_LOOPBACK).await, V6_LOOPBACK);
-
-    let udp: Pair<UdpSocket> = options.bind_udp_pair(port).unwrap();
-    let bound = udp.v4.local_addr().unwrap().port();
-    assert!(bound != 0 && (port == 0 || bound == port));
-    assert_eq!(udp.v4.local_addr().unwrap(), v4(bound));
-    assert_eq!(udp.v6.local_addr().unwrap(), v6(bound));
-    assert_eq!(udp_peer(&udp.v4, V4_LOOPBACK).await, V4_LOOPBACK);
-    assert_eq!(udp_peer(&udp.v6, V6_LOOPBACK).await, V6_LOOPBACK);
 }
 
 #[tokio::test]
@@ -382,13 +326,16 @@ async fn a_pair_is_two_sockets_on_one_port() {
     if !ipv6_or_say() {
         return;
     }
-    for options in [
-        SocketOptions::dual_stack(),
-        SocketOptions::v6_only(),
-        SocketOptions::system_default(),
-    ] {
-        pairs_have_one_socket_per_family(options.clone(), 0).await;
-        pairs_have_one_socket_per_family(options, free_port()).await;
+    for options in constructors() {
+        for port in [0, free_port()] {
+            let [inet, inet6] = Both::pairs(&options, port).unwrap();
+            let bound = inet.addresses().map(|address| address.port());
+            assert!(!bound.contains(&0) && (port == 0 || bound == [port; 2]));
+            assert_eq!(inet.addresses(), bound.map(v4));
+            assert_eq!(inet6.addresses(), bound.map(v6));
+            assert_eq!(inet.sees(V4).await, Some(V4));
+            assert_eq!(inet6.sees(V6).await, Some(V6));
+        }
     }
 }
 
@@ -399,44 +346,24 @@ async fn a_pair_is_both_sockets_or_none() {
     }
     let port = free_port();
     let options = SocketOptions::dual_stack();
-    let _holders = (
-        SocketOptions::v6_only().bind_tcp(v6(port)).unwrap(),
-        SocketOptions::v6_only().bind_udp(v6(port)).unwrap(),
-    );
-    assert_in_use(options.bind_tcp_pair(port).unwrap_err(), "TCP", v6(port), "");
-    assert_in_use(options.bind_udp_pair(port).unwrap_err(), "UDP", v6(port), "");
+    let _holders = Both::bind(&SocketOptions::v6_only(), v6(port)).unwrap();
+    assert_in_use(Both::pairs(&options, port), v6(port), "");
     close(());
-    options.bind_tcp(v4(port)).unwrap();
-    options.bind_udp(v4(port)).unwrap();
+    Both::bind(&options, v4(port)).unwrap();
 }
 
 #[tokio::test]
 async fn a_shared_port_is_shared_when_all_ask() {
     let options = SocketOptions::dual_stack().reuse_port(true);
-    let first = options.bind_udp(v6(0)).unwrap();
-    let address = first.local_addr().unwrap();
-    let second = options.bind_udp(address).unwrap();
-    assert_eq!(second.local_addr().unwrap(), address);
-
-    let first = options.bind_tcp(v6(0)).unwrap();
-    let address = first.local_addr().unwrap();
-    let second = options.bind_tcp(address).unwrap();
-    assert_eq!(second.local_addr().unwrap(), address);
-
-    let plain = options.reuse_port(false);
-    assert_in_use(plain.bind_tcp(address).unwrap_err(), "TCP", address, "");
+    let port = free_port();
+    let both = [(); 2].map(|()| Both::bind(&options, v6(port)).unwrap());
+    let address = both[0].addresses()[0];
+    assert_in_use(Both::bind(&options.reuse_port(false), address), address, "");
 
     if ipv6_or_say() {
         let options = SocketOptions::dual_stack().reuse_port(true);
         let port = free_port();
-        let _pairs = [
-            options.bind_tcp_pair(port).unwrap(),
-            options.bind_tcp_pair(port).unwrap(),
-        ];
-        let _pairs = [
-            options.bind_udp_pair(port).unwrap(),
-            options.bind_udp_pair(port).unwrap(),
-        ];
+        let _pairs = [(); 2].map(|()| Both::pairs(&options, port).unwrap());
     }
 }
 
@@ -452,14 +379,11 @@ async fn a_smaller_buffer_than_requested_is_logged() {
     let options = SocketOptions::dual_stack()
         .recv_buffer_size(50_000)
         .send_buffer_size(40_000);
-    let ((tcp, udp, pair), lines) = logged(|| {
-        (
-            options.bind_tcp((V4_LOOPBACK, 0).into()).unwrap(),
-            options.bind_udp((V4_LOOPBACK, 0).into()).unwrap(),
-            ipv6_or_say().then(|| options.bind_udp_pair(0).unwrap()),
-        )
+    let ((Both { tcp, udp }, pair), lines) = logged(|| {
+        let both = Both::bind(&options, (V4, 0).into()).unwrap();
+        (both, ipv6_or_say().then(|| options.bind_udp_pair(0).unwrap()))
     });
-    assert_eq!(lines, Vec::<String>::new());
+    assert_eq!(lines, [""; 0]);
     // The kernel doubles what it grants.
     assert_eq!(sizes((&tcp).into()), (100_000, 80_000));
     assert_eq!(sizes((&udp).into()), (100_000, 80_000));
@@ -471,7 +395,7 @@ async fn a_smaller_buffer_than_requested_is_logged() {
     let (udp, lines) = logged(|| {
         SocketOptions::dual_stack()
             .recv_buffer_size(usize::MAX)
-            .bind_udp((V4_LOOPBACK, 0).into())
+            .bind_udp((V4, 0).into())
             .unwrap()
     });
     let granted = sizes((&udp).into()).0 / 2;
@@ -510,7 +434,7 @@ async fn an_address_of_another_host_is_a_clear_error() {
     for options in [SocketOptions::dual_stack(), SocketOptions::v6_only()] {
         let address = "[2001:db8::dead]:0".parse().unwrap();
         let (error, lines) = logged(|| options.bind_udp(address).unwrap_err());
-        assert_eq!(lines, Vec::<String>::new());
+        assert_eq!(lines, [""; 0]);
         assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
         assert_eq!(
             error.to_string(),
@@ -536,34 +460,7 @@ async fn an_address_of_another_host_is_a_clear_error() {
 #[test]
 #[should_panic(expected = "runtime")]
 fn outside_of_a_runtime_it_panics() {
-    let _ = SocketOptions::dual_stack().bind_udp((V4_LOOPBACK, 0).into());
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn the_systems_default_does_not_matter_where_it_is_ipv6_only() {
-    if !ipv6_or_say() {
-        return;
-    }
-    in_namespace("echo 1 > /proc/sys/net/ipv6/bindv6only", || {
-        block_on(async {
-            let options = SocketOptions::dual_stack();
-            let (listener, socket) = (options.bind_tcp(v6(0)).unwrap(), options.bind_udp(v6(0)).unwrap());
-            assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await, MAPPED_LOOPBACK);
-            assert_eq!(udp_peer(&socket, V4_LOOPBACK).await, MAPPED_LOOPBACK);
-            assert_eq!(tcp_peer(&listener, V6_LOOPBACK).await, V6_LOOPBACK);
-            assert_eq!(udp_peer(&socket, V6_LOOPBACK).await, V6_LOOPBACK);
-
-            takes_ipv6_only().await;
-
-            let options = SocketOptions::system_default();
-            let listener = options.bind_tcp(v6(0)).unwrap();
-            let port = listener.local_addr().unwrap().port();
-            assert_eq!(tcp_peer(&listener, V6_LOOPBACK).await, V6_LOOPBACK);
-            assert!(tcp_refused(V4_LOOPBACK, port).await);
-            options.bind_tcp(v4(port)).unwrap();
-        });
-    });
+    let _ = SocketOptions::dual_stack().bind_udp((V4, 0).into());
 }
 
 #[cfg(target_os = "linux")]
@@ -574,15 +471,13 @@ fn ipv6_that_is_switched_off_leaves_ipv4() {
     }
     in_namespace(test_support::WITHOUT_IPV6_ADDRESSES, || {
         block_on(async {
-            let options = SocketOptions::dual_stack();
             // The kernel still has IPv6 sockets, so nothing falls back.
-            let (listener, socket) = (options.bind_tcp(v6(0)).unwrap(), options.bind_udp(v6(0)).unwrap());
-            assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await, MAPPED_LOOPBACK);
-            assert_eq!(udp_peer(&socket, V4_LOOPBACK).await, MAPPED_LOOPBACK);
+            let both = Both::bind(&SocketOptions::dual_stack(), v6(0)).unwrap();
+            assert_eq!(both.sees(V4).await, Some(MAPPED));
 
-            for options in [options, SocketOptions::v6_only(), SocketOptions::system_default()] {
-                for address in [(V6_LOOPBACK, 0), ("2001:db8::7".parse().unwrap(), 0)] {
-                    let address = SocketAddr::from(address);
+            for options in constructors() {
+                for ip in [V6, "2001:db8::7".parse().unwrap()] {
+                    let address = SocketAddr::new(ip, 0);
                     let error = options.bind_udp(address).unwrap_err();
                     assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
                     assert_eq!(
@@ -611,7 +506,7 @@ fn a_kernel_without_ipv6_serves_ipv4() {
                 )
             };
             for (options, address) in [
-                (SocketOptions::dual_stack(), (V6_LOOPBACK, 0).into()),
+                (SocketOptions::dual_stack(), (V6, 0).into()),
                 (SocketOptions::v6_only(), v6(0)),
                 (SocketOptions::system_default(), v6(0)),
             ] {
@@ -626,9 +521,8 @@ fn a_kernel_without_ipv6_serves_ipv4() {
             assert_eq!(error.to_string(), no_socket(v6(port)));
 
             // No IPv6 socket can be to blame, and that there is none is no hint either.
-            let _holder = SocketOptions::dual_stack().bind_udp(v4(port)).unwrap();
-            let error = SocketOptions::dual_stack().bind_udp(v6(port)).unwrap_err();
-            assert_in_use(error, "UDP", v4(port), "");
+            let _holder = Both::bind(&SocketOptions::dual_stack(), v4(port)).unwrap();
+            assert_in_use(Both::bind(&SocketOptions::dual_stack(), v6(port)), v4(port), "");
         });
     });
 }
@@ -659,35 +553,50 @@ async fn falls_back_to_ipv4(os_error: &str) {
          address=[::]:{port} fallback=0.0.0.0:{port} error={os_error}"
     );
 
-    let (listener, lines) = logged(|| options.bind_tcp(v6(port)).unwrap());
-    assert_eq!(lines, [&*warning]);
-    assert_eq!(listener.local_addr().unwrap(), v4(port));
-    assert_eq!(tcp_peer(&listener, V4_LOOPBACK).await, V4_LOOPBACK);
-
-    let (socket, lines) = logged(|| options.bind_udp(v6(port)).unwrap());
-    assert_eq!(lines, [&*warning]);
-    assert_eq!(socket.local_addr().unwrap(), v4(port));
-    assert_eq!(udp_peer(&socket, V4_LOOPBACK).await, V4_LOOPBACK);
+    let (both, lines) = logged(|| Both::bind(&options, v6(port)).unwrap());
+    assert_eq!(lines, [&*warning, &*warning]);
+    assert_eq!(both.addresses(), [v4(port); 2]);
+    assert_eq!(both.sees(V4).await, Some(V4));
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_system_without_dual_stack_sockets_names_the_pair() {
+fn a_system_that_is_always_ipv6_only_is_told_from_one_that_is_not() {
     if !ipv6_or_say() {
         return;
     }
-    // As on OpenBSD.
-    denying(Errno::EINVAL, Denied::V6ONLY, || {
+    // OpenBSD refuses to switch the option off.
+    for (error, text) in [
+        (Errno::EINVAL, "Invalid argument (os error 22)"),
+        (Errno::EOPNOTSUPP, "Operation not supported (os error 95)"),
+    ] {
+        denying(error, Denied::V6ONLY, || {
+            block_on(async {
+                let errors = Both::bind(&SocketOptions::dual_stack(), v6(0)).unwrap_err();
+                for (error, protocol) in errors.iter().zip(["TCP", "UDP"]) {
+                    assert_eq!(error.kind(), ErrorKind::Unsupported);
+                    let expected = format!(
+                        "cannot bind {protocol} [::]:0: cannot set IPV6_V6ONLY: {text}: this system does not \
+                         support dual-stack sockets; bind one socket per family with \
+                         `SocketOptions::bind_tcp_pair` or `SocketOptions::bind_udp_pair`"
+                    );
+                    assert_eq!(error.to_string(), expected);
+                }
+                SocketOptions::system_default().bind_tcp(v6(0)).unwrap();
+            });
+        });
+    }
+    // The call succeeds and the socket stays dual-stack.
+    denying(Errno::UnknownErrno, Denied::V6ONLY, || {
         block_on(async {
-            let error = SocketOptions::dual_stack().bind_tcp(v6(0)).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Unsupported);
-            assert_eq!(
-                error.to_string(),
-                "cannot bind TCP [::]:0: cannot set IPV6_V6ONLY: Invalid argument (os error 22): this system does \
-                 not support dual-stack sockets; bind one socket per family with `SocketOptions::bind_tcp_pair` or \
-                 `SocketOptions::bind_udp_pair`"
-            );
-            SocketOptions::system_default().bind_tcp(v6(0)).unwrap();
+            let errors = Both::bind(&SocketOptions::v6_only(), v6(0)).unwrap_err();
+            let expected = ["TCP", "UDP"].map(|protocol| {
+                format!(
+                    "cannot bind {protocol} [::]:0: cannot set IPV6_V6ONLY: the system ignored the option"
+                )
+            });
+            assert_eq!(errors.map(|error| error.to_string()), expected);
+            Both::bind(&SocketOptions::dual_stack(), v6(0)).unwrap();
         });
     });
 }

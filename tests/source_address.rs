@@ -1,9 +1,9 @@
-//! Where answers come from, on a link of 1,500 bytes between two hosts, and what becomes of those that cannot be sent.
+//! Where answers come from, on a link of 1,500 bytes between two hosts.
 
 #![cfg(target_os = "linux")]
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::BTreeSet,
     convert::Infallible,
     future::ready,
@@ -19,29 +19,22 @@ use std::{
 use bytes::Bytes;
 use dualstack_metrics::{
     ClientScopes, Datagram, DatagramSocket, Protocol, ServerBinding, SocketOptions, UdpServer, WithScope,
-    prometheus::Install, udp_adapter::Batch,
+    udp_adapter::Batch,
 };
 use metrics::counter;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use nix::{
     sched::{CloneFlags, unshare},
     sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
     unistd::gettid,
 };
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::SockRef;
 use test_support::{
-    INET, INET6, Labels, Log, MAPPED, Seen, and, assert_samples, block_on_local, close, eventually,
-    in_namespace, ip, ipv6_or_say, link_number, sample, samples, series, seven, soon,
+    INET, INET6, MAPPED, Metrics, PATIENCE, Seen, V4, close, each, eventually, in_namespace, ip, ipv6_or_say,
+    link_number, of_server, raw, recorded, sample, seven, snmp,
+    udp::{self, Running, bind, echo, receive_from, server},
 };
-use tokio::{
-    net::UdpSocket,
-    sync::{Notify, oneshot},
-    task::{spawn_blocking, spawn_local},
-    time::timeout,
-};
-use tower::{Service, service_fn};
-
-const PATIENCE: Duration = Duration::from_secs(10);
+use tokio::{net::UdpSocket, task::spawn_blocking, time::timeout};
+use tower::service_fn;
 
 /// 200 peers of a tracker, over IPv6.
 const LARGE: usize = 3_620;
@@ -72,14 +65,14 @@ fn number(link: &str) -> u32 {
 }
 
 /// The other host: a thread in its own network namespace, which opens sockets there.
-struct Client {
+struct Host {
     requests: mpsc::Sender<(SocketAddr, mpsc::Sender<net::UdpSocket>)>,
     link: u32,
     /// The number of the server's end of the link.
     server_link: u32,
 }
 
-impl Client {
+impl Host {
     /// Joins the two hosts. To be called on the server's.
     fn new() -> Self {
         let (requests, inbox) = mpsc::channel::<(SocketAddr, mpsc::Sender<net::UdpSocket>)>();
@@ -142,17 +135,10 @@ impl Client {
     async fn ask(&self, server: &str, port: u16, payload: &[u8]) -> Vec<u8> {
         let (socket, server) = self.socket(server, port);
         socket.connect(server).await.unwrap();
-        socket.send(payload).await.unwrap();
-        let mut buffer = vec![0; 65_535];
-        let length = timeout(PATIENCE, socket.recv(&mut buffer))
-            .await
-            .unwrap_or_else(|_| panic!("an answer from {server}"))
-            .unwrap();
-        buffer.truncate(length);
-        buffer
+        udp::Client(socket).ask(payload).await
     }
 
-    /// What a handler sees of a request to `server`: the address that was asked, and who asked.
+    /// The address that was asked and the address of the client, as a handler sees them.
     fn told(&self, server: &str, port: u16) -> (SocketAddr, IpAddr) {
         let own = match server.split_once("::") {
             None => "192.0.2.99",
@@ -171,99 +157,46 @@ fn at(ip: &str, port: u16, link: u32) -> SocketAddr {
     }
 }
 
-thread_local! {
-    static SEND_BATCH: Cell<usize> = const { Cell::new(32) };
-}
-
-/// Runs a test in a network namespace of its own for several numbers of answers that leave together.
-fn in_namespaces(test: impl Fn() + Send + Sync) {
-    for send_batch in [1, 3, 32] {
-        in_namespace("", || {
-            SEND_BATCH.set(send_batch);
-            test();
-        });
+/// Runs a test with the other host.
+fn run(test: impl AsyncFnOnce(Metrics, Host) + Send) {
+    if ipv6_or_say() {
+        in_namespace("", || recorded(async |metrics| test(metrics, Host::new()).await));
     }
-}
-
-fn udp_server(socket: UdpSocket) -> UdpServer {
-    UdpServer::new(socket)
-        .unwrap()
-        .metrics_prefix("s")
-        .max_send_batch(SEND_BATCH.get())
-}
-
-fn run<F: Future>(test: impl FnOnce(PrometheusHandle, Client) -> F) -> F::Output {
-    run_alone(|handle| test(handle, Client::new()))
-}
-
-/// Without the other host.
-fn run_alone<F: Future>(test: impl FnOnce(PrometheusHandle) -> F) -> F::Output {
-    let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
-    let handle = recorder.get_ref().handle();
-    let _recorder = metrics::set_default_local_recorder(&recorder);
-    block_on_local(async { test(handle).await })
-}
-
-fn bind(address: &str) -> UdpSocket {
-    SocketOptions::dual_stack()
-        .bind_udp(address.parse().unwrap())
-        .unwrap()
 }
 
 /// How many fragments this host has made, of IPv4 and of IPv6 packets.
 fn fragments() -> (u64, u64) {
-    let snmp = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
-    let mut lines = snmp.lines().filter(|line| line.starts_with("Ip:"));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let mut fields = names.split(' ').zip(values.split(' '));
-    let inet = fields.find(|(name, _)| *name == "FragCreates").unwrap().1;
-
     let snmp6 = std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
-    let inet6 = snmp6
-        .lines()
-        .find_map(|line| line.strip_prefix("Ip6FragCreates"))
-        .unwrap();
-    (inet.trim().parse().unwrap(), inet6.trim().parse().unwrap())
+    let mut lines = snmp6.lines();
+    let inet6 = lines.find_map(|line| line.strip_prefix("Ip6FragCreates"));
+    (snmp("Ip", "FragCreates"), inet6.unwrap().trim().parse().unwrap())
 }
 
 #[test]
 fn a_server_answers_from_the_address_that_was_asked() {
-    if !ipv6_or_say() {
-        return;
-    }
-    in_namespaces(|| {
-        run(async |metrics, client| {
-            let mut expected = Vec::new();
-            for (address, ips, seen) in CASES {
-                let told = Rc::new(RefCell::new(Vec::new()));
-                let service = {
-                    let told = Rc::clone(&told);
-                    service_fn(move |datagram: Datagram| {
-                        told.borrow_mut()
-                            .push((datagram.local_addr(), datagram.peer().ip()));
-                        ready(Ok::<_, Infallible>(Some(Bytes::from(vec![7; LARGE]))))
-                    })
-                };
-                let server = udp_server(bind(address));
-                let address = server.local_addr();
-                let (stop, stopped) = oneshot::channel::<()>();
-                let server = spawn_local(server.serve(service).with_graceful_shutdown(async {
-                    stopped.await.unwrap();
-                }));
-                for ip in ips {
-                    assert_eq!(client.ask(ip, address.port(), b"x").await, [7; LARGE], "{ip}");
-                }
-                let port = address.port();
-                assert_eq!(*told.borrow(), ips.map(|ip| client.told(ip, port)));
-                stop.send(()).unwrap();
-                timeout(PATIENCE, server).await.unwrap().unwrap().unwrap();
-
-                let labels = seven("udp", address, seen);
-                expected.push(sample("s_requests_received_total", &labels, 2));
-                expected.push(sample("s_responses_sent_total", &labels, 2));
+    run(async |metrics, client| {
+        let mut expected = Vec::new();
+        for (address, ips, seen) in CASES {
+            let told = Rc::new(RefCell::new(Vec::new()));
+            let handler_told = Rc::clone(&told);
+            let service = service_fn(move |datagram: Datagram| {
+                let mut told = handler_told.borrow_mut();
+                told.push((datagram.local_addr(), datagram.peer().ip()));
+                ready(Ok::<_, Infallible>(Some(Bytes::from(vec![7; LARGE]))))
+            });
+            let running = Running::start(server(address), service);
+            let (address, port) = (running.address, running.address.port());
+            for ip in ips {
+                assert_eq!(client.ask(ip, port, b"x").await, [7; LARGE], "{ip}");
             }
-            assert_samples(samples(&metrics.render()), expected);
-        });
+            assert_eq!(*told.borrow(), ips.map(|ip| client.told(ip, port)));
+            running.stop().await;
+            expected.extend(each(
+                &seven("udp", address, seen),
+                [("s_requests_received_total", 2), ("s_responses_sent_total", 2)],
+            ));
+        }
+        metrics.assert(expected);
         // Two answers in each case, three fragments each: of at most 1,480 bytes with an IPv4 header, of 1,448 with the two
         // that IPv6 needs.
         assert_eq!(fragments(), (12, 12));
@@ -273,102 +206,85 @@ fn a_server_answers_from_the_address_that_was_asked() {
 /// The system would choose a source from the global address of the client alone.
 #[test]
 fn a_client_with_a_global_address_is_answered_from_the_link_local_address_that_it_asked() {
-    if !ipv6_or_say() {
-        return;
-    }
-    in_namespace("", || {
-        run(async |_, client| {
-            let socket = DatagramSocket::new(bind("[::]:0")).unwrap();
-            let server = at("fe80::2", socket.local_addr().port(), client.link);
-            let (asking, server) = client.socket_at("[2001:db8::99]:0", server);
-            asking.send_to(b"x", server).await.unwrap();
-            let datagram = socket.recv(&mut Batch::new()).await.unwrap();
-            assert_eq!(datagram.peer().ip().to_string(), "2001:db8::99");
-            socket.reply(&datagram, b"y").await.unwrap();
-            let answered = timeout(PATIENCE, asking.recv_from(&mut [0; 8])).await;
-            assert_eq!(answered.expect("an answer").unwrap(), (1, server));
-        });
+    run(async |_, client| {
+        let socket = DatagramSocket::new(bind("[::]:0")).unwrap();
+        let server = at("fe80::2", socket.local_addr().port(), client.link);
+        let (asking, server) = client.socket_at("[2001:db8::99]:0", server);
+        asking.send_to(b"x", server).await.unwrap();
+        let datagram = socket.recv(&mut Batch::new()).await.unwrap();
+        assert_eq!(datagram.peer().ip().to_string(), "2001:db8::99");
+        socket.reply(&datagram, b"y").await.unwrap();
+        assert_eq!(receive_from(&asking).await, (1, server));
     });
 }
 
 #[test]
 fn a_datagram_socket_answers_from_the_address_that_was_asked() {
-    if !ipv6_or_say() {
-        return;
-    }
-    in_namespace("", || {
-        run(async |metrics, client| {
-            let mut expected = Vec::new();
-            for (address, ips, seen) in CASES {
-                let socket = DatagramSocket::new(bind(address)).unwrap();
-                let address = socket.local_addr();
-                let port = address.port();
-                let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, address));
-                let mut batch = Batch::new();
-                for ip in ips {
-                    let serve = async {
-                        let datagram = socket.recv(&mut batch).await.unwrap();
-                        assert_eq!(
-                            (datagram.local_addr(), datagram.peer().ip()),
-                            client.told(ip, port)
-                        );
-                        let answer = async {
-                            counter!("answers_total").increment(1);
-                            socket.reply(&datagram, &[7; LARGE]).await
-                        };
-                        answer
-                            .with_scope(scopes.for_client(datagram.client_class()))
-                            .await
-                            .unwrap();
+    run(async |metrics, client| {
+        let mut expected = Vec::new();
+        for (address, ips, seen) in CASES {
+            let socket = DatagramSocket::new(bind(address)).unwrap();
+            let address = socket.local_addr();
+            let port = address.port();
+            let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, address));
+            let mut batch = Batch::new();
+            for ip in ips {
+                let serve = async {
+                    let datagram = socket.recv(&mut batch).await.unwrap();
+                    assert_eq!(
+                        (datagram.local_addr(), datagram.peer().ip()),
+                        client.told(ip, port)
+                    );
+                    let answer = async {
+                        counter!("answers_total").increment(1);
+                        socket.reply(&datagram, &[7; LARGE]).await
                     };
-                    let ((), answer) = tokio::join!(serve, client.ask(ip, port, b"x"));
-                    assert_eq!(answer, [7; LARGE], "{ip}");
-                }
-                expected.push(sample("answers_total", &seven("udp", address, seen), 2));
+                    answer
+                        .with_scope(scopes.for_client(datagram.client_class()))
+                        .await
+                        .unwrap();
+                };
+                let ((), answer) = tokio::join!(serve, client.ask(ip, port, b"x"));
+                assert_eq!(answer, [7; LARGE], "{ip}");
             }
-            assert_samples(samples(&metrics.render()), expected);
-        });
+            expected.push(sample("answers_total", &seven("udp", address, seen), 2));
+        }
+        metrics.assert(expected);
         assert_eq!(fragments(), (12, 12));
     });
 }
 
 #[test]
 fn an_address_may_be_chosen_without_a_datagram() {
-    if !ipv6_or_say() {
-        return;
-    }
-    in_namespace("", || {
-        run(async |_, client| {
-            for (address, ips, _) in CASES {
-                let socket = DatagramSocket::new(bind(address)).unwrap();
-                let port = socket.local_addr().port();
-                for ip in ips {
-                    let (asking, server) = client.socket(ip, port);
-                    let own_port = asking.local_addr().unwrap().port();
-                    let own = at(&client.told(ip, port).1.to_string(), own_port, client.server_link);
-                    let send = async |from, to| {
-                        socket.send_from(from, b"unasked", to).await.unwrap();
-                        let received = timeout(PATIENCE, asking.recv_from(&mut [0; 8])).await;
-                        let (length, from) = received.expect("a datagram").unwrap();
-                        assert_eq!(length, 7);
-                        from
-                    };
-                    assert_eq!(send(server.ip(), own).await, server);
-                    // Some programs keep IPv4 addresses in this form.
-                    assert_eq!(send(mapped(server.ip()), own).await, server);
-                    let mapped_own = match own {
-                        SocketAddr::V4(own) => (own.ip().to_ipv6_mapped(), own_port).into(),
-                        SocketAddr::V6(_) => own,
-                    };
-                    assert_eq!(send(server.ip(), mapped_own).await, server);
-                    // The system chooses, because these are not addresses of this host.
-                    for from in ["::", "0.0.0.0", "203.0.113.1", "239.1.2.3", "2001:db8::dead"] {
-                        let chosen = send(from.parse().unwrap(), own).await;
-                        assert_eq!(chosen.is_ipv4(), own.is_ipv4(), "{from} {own}");
-                    }
+    run(async |_, client| {
+        for (address, ips, _) in CASES {
+            let socket = DatagramSocket::new(bind(address)).unwrap();
+            let port = socket.local_addr().port();
+            for ip in ips {
+                let (asking, server) = client.socket(ip, port);
+                let own_port = asking.local_addr().unwrap().port();
+                let own = at(&client.told(ip, port).1.to_string(), own_port, client.server_link);
+                let send = async |from, to| {
+                    socket.send_from(from, b"unasked", to).await.unwrap();
+                    let (length, from) = receive_from(&asking).await;
+                    assert_eq!(length, 7);
+                    from
+                };
+                assert_eq!(send(server.ip(), own).await, server);
+                // Some programs keep IPv4 addresses in this form.
+                assert_eq!(send(mapped(server.ip()), own).await, server);
+                let mapped_own = match own {
+                    SocketAddr::V4(own) => (own.ip().to_ipv6_mapped(), own_port).into(),
+                    SocketAddr::V6(_) => own,
+                };
+                assert_eq!(send(server.ip(), mapped_own).await, server);
+                // The system chooses, because these are not addresses of this host.
+                for from in ["::", "0.0.0.0", "203.0.113.1", "239.1.2.3", "2001:db8::dead"] {
+                    let chosen = send(from.parse().unwrap(), own).await;
+                    assert_eq!(chosen.is_ipv4(), own.is_ipv4(), "{from} {own}");
                 }
             }
-        });
+        }
     });
 }
 
@@ -382,33 +298,20 @@ fn mapped(ip: IpAddr) -> IpAddr {
 /// Shows that the tests above can fail.
 #[test]
 fn a_plain_send_to_answers_from_one_address_whichever_was_asked() {
-    if !ipv6_or_say() {
-        return;
-    }
-    in_namespace("", || {
-        run(async |_, client| {
-            for (address, ips, _) in CASES {
-                let server = bind(address);
-                let port = server.local_addr().unwrap().port();
-                let mut buffer = [0; 8];
-                let mut answered_from = BTreeSet::new();
-                for ip in ips {
-                    let (asking, asked) = client.socket(ip, port);
-                    asking.send_to(b"x", asked).await.unwrap();
-                    let (length, peer) = timeout(PATIENCE, server.recv_from(&mut buffer))
-                        .await
-                        .expect("a request")
-                        .unwrap();
-                    server.send_to(&buffer[..length], peer).await.unwrap();
-                    let (_, from) = timeout(PATIENCE, asking.recv_from(&mut buffer))
-                        .await
-                        .expect("an answer")
-                        .unwrap();
-                    answered_from.insert(from.ip());
-                }
-                assert_eq!(answered_from.len(), 1, "{address}: {answered_from:?} for {ips:?}");
+    run(async |_, client| {
+        for (address, ips, _) in CASES {
+            let server = bind(address);
+            let port = server.local_addr().unwrap().port();
+            let mut answered_from = BTreeSet::new();
+            for ip in ips {
+                let (asking, asked) = client.socket(ip, port);
+                asking.send_to(b"x", asked).await.unwrap();
+                let (_, peer) = receive_from(&server).await;
+                server.send_to(b"y", peer).await.unwrap();
+                answered_from.insert(receive_from(&asking).await.1.ip());
             }
-        });
+            assert_eq!(answered_from.len(), 1, "{address}: {answered_from:?} for {ips:?}");
+        }
     });
 }
 
@@ -417,7 +320,7 @@ fn the_drops_of_a_socket_are_counted_in_the_network_namespace_of_a_thread() {
     const SENT: u64 = 500;
 
     in_namespace("", || {
-        run_alone(async |metrics| {
+        recorded(async |metrics| {
             for (address, client, seen) in [
                 ("0.0.0.0:0", "127.0.0.1", "inet"),
                 ("[::]:0", "127.0.0.1", "inet6"),
@@ -448,17 +351,16 @@ fn the_drops_of_a_socket_are_counted_in_the_network_namespace_of_a_thread() {
                 }
                 assert!(0 < received && received < SENT, "{received}");
 
-                let mut labels = seven("udp", bound, INET);
-                labels.retain(|name, _| name.starts_with("server"));
+                let labels = of_server("udp", bound);
                 assert_eq!(labels["server_binding_address_ip_family"], seen);
                 let counted = sample("s_socket_drops_total", &labels, SENT - received);
-                assert!(samples(&metrics.render()).contains(&counted), "{counted}");
+                assert!(metrics.samples().contains(&counted), "{counted}");
 
                 // The port is free again: nothing keeps the socket open.
                 close(socket);
                 drop(UdpSocket::bind(bound).await.unwrap());
                 drops.update().unwrap();
-                assert!(samples(&metrics.render()).contains(&counted), "{counted}");
+                assert!(metrics.samples().contains(&counted), "{counted}");
             }
         });
     });
@@ -490,7 +392,7 @@ fn an_answer_has_the_traffic_class_that_was_set_on_the_socket() {
     const INET_CLASS: u8 = 0xb8;
     const INET6_CLASS: u8 = 0x48;
 
-    run_alone(async |_| {
+    recorded(async |_| {
         for bound in ["0.0.0.0:0", "127.0.0.1:0", "[::]:0", "[::1]:0"] {
             if bound.starts_with('[') && !ipv6_or_say() {
                 continue;
@@ -502,10 +404,7 @@ fn an_answer_has_the_traffic_class_that_was_set_on_the_socket() {
             if address.is_ipv6() {
                 option.set_tclass_v6(INET6_CLASS.into()).unwrap();
             }
-            let server = UdpServer::new(socket).unwrap();
-            let server = spawn_local(server.serve(service_fn(|datagram: Datagram| {
-                ready(Ok::<_, Infallible>(Some(datagram.into_payload())))
-            })));
+            let running = Running::start(UdpServer::new(socket).unwrap(), service_fn(echo));
 
             for (own, class) in [("127.0.0.1", INET_CLASS), ("::1", INET6_CLASS)] {
                 let own: IpAddr = own.parse().unwrap();
@@ -524,248 +423,32 @@ fn an_answer_has_the_traffic_class_that_was_set_on_the_socket() {
                 let received = spawn_blocking(move || receive_class(&client)).await.unwrap();
                 assert_eq!(received, (class, 1), "{bound} {own}");
             }
-            server.abort();
+            running.stop().await;
         }
     });
 }
 
 #[test]
 fn a_datagram_from_port_0_is_served_and_not_answered() {
-    in_namespaces(|| {
-        run_alone(async |metrics| {
-            let server = udp_server(bind("[::]:0"));
-            let address = server.local_addr();
-            spawn_local(server.serve(service_fn(|datagram: Datagram| {
+    in_namespace("", || {
+        recorded(async |metrics| {
+            let service = service_fn(|datagram: Datagram| {
                 counter!("handled_total").increment(1);
-                ready(Ok::<_, Infallible>(Some(datagram.into_payload())))
-            })));
-
-            let raw = Socket::new(Domain::IPV4, Type::RAW, Some(socket2::Protocol::UDP)).unwrap();
-            // A UDP header: source, destination, length, no checksum.
-            let mut packet = [0; 9];
-            packet[2..4].copy_from_slice(&address.port().to_be_bytes());
-            packet[5] = 9;
-            let to = SocketAddr::from(([127, 0, 0, 1], 0));
-            raw.send_to(&packet, &to.into()).unwrap();
-
-            let labels = seven("udp", address, MAPPED);
+                echo(datagram)
+            });
+            let running = Running::start(server("[::]:0"), service);
+            raw::send_from_port_0(running.address.port(), b'x');
+            let labels = running.labels(V4);
             let unanswered = sample("s_requests_unanswered_total", &labels, 1);
-            soon("it has its outcome", || {
-                samples(&metrics.render()).contains(&unanswered)
-            })
-            .await;
-            assert_samples(
-                samples(&metrics.render()),
-                [
-                    sample("handled_total", &labels, 1),
-                    sample("s_requests_received_total", &labels, 1),
-                    unanswered,
-                ],
-            );
+            metrics.wait_for(&unanswered).await;
+            let [handled, received] = each(&labels, [("handled_total", 1), ("s_requests_received_total", 1)]);
+            metrics.assert([handled, received, unanswered]);
 
             let socket = DatagramSocket::new(bind("[::]:0")).unwrap();
             for nobody in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:5", "[::]:5"] {
                 let from = IpAddr::from([127, 0, 0, 1]);
                 let error = socket.send_from(from, b"x", nobody.parse().unwrap()).await;
                 assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidInput, "{nobody}");
-            }
-        });
-    });
-}
-
-/// A link whose neighbours do not exist: what is sent to them stays in the send buffer of the socket. The answers are
-/// empty, because several of one size take the place of one.
-struct NoNeighbours {
-    clients: [net::UdpSocket; 2],
-}
-
-impl NoNeighbours {
-    const INET: &str = "192.0.2.50";
-    const INET6: &str = "2001:db8::50";
-
-    fn new() -> Self {
-        ip("link add server type veth peer name nobody");
-        ip("link set nobody up");
-        configure("server", &["192.0.2.1/24", "2001:db8::1/64"]);
-        number("server");
-        // Until then, what is sent to it waits for a neighbour of this address.
-        eventually("the address is this host's", || {
-            ip("route get 2001:db8::1").starts_with("local ")
-        });
-        for family in ["ipv4", "ipv6"] {
-            // A solicitation each second, for longer than the test takes.
-            let solicitations = format!("/proc/sys/net/{family}/neigh/server/mcast_solicit");
-            std::fs::write(solicitations, "1000").unwrap();
-        }
-        let socket = |domain, address: &str| {
-            let socket = Socket::new(domain, Type::DGRAM, None).unwrap();
-            // Addresses that are not this host's.
-            if domain == Domain::IPV4 {
-                socket.set_ip_transparent_v4(true).unwrap();
-            } else {
-                socket.set_freebind_v6(true).unwrap();
-            }
-            let address = SocketAddr::new(address.parse().unwrap(), 0);
-            socket.bind(&address.into()).unwrap();
-            net::UdpSocket::from(socket)
-        };
-        Self {
-            clients: [
-                socket(Domain::IPV4, Self::INET),
-                socket(Domain::IPV6, Self::INET6),
-            ],
-        }
-    }
-
-    /// Asks over both families in turn.
-    fn ask(&self, port: u16, at: usize, payload: &[u8]) {
-        let server = [at_port("192.0.2.1", port), at_port("2001:db8::1", port)][at % 2];
-        self.clients[at % 2].send_to(payload, server).unwrap();
-    }
-
-    /// From now on they exist.
-    fn appear() {
-        for address in [Self::INET, Self::INET6] {
-            ip(&format!(
-                "neigh replace {address} dev server lladdr 02:00:00:00:00:01 nud permanent"
-            ));
-        }
-    }
-
-    /// A server that answers `slow` when it is told to.
-    fn server(
-        gate: &Rc<Notify>,
-    ) -> (
-        UdpServer,
-        impl Service<Datagram, Response = Option<Bytes>, Error = Infallible, Future: 'static> + 'static,
-    ) {
-        let gate = Rc::clone(gate);
-        let socket = SocketOptions::dual_stack().send_buffer_size(1);
-        let socket = socket.bind_udp("[::]:0".parse().unwrap()).unwrap();
-        let service = service_fn(move |datagram: Datagram| {
-            let gate = Rc::clone(&gate);
-            async move {
-                if datagram.payload() == "slow" {
-                    gate.notified().await;
-                    counter!("slow_total").increment(1);
-                }
-                Ok(Some(datagram.into_payload()))
-            }
-        });
-        (udp_server(socket), service)
-    }
-}
-
-fn at_port(ip: &str, port: u16) -> SocketAddr {
-    SocketAddr::new(ip.parse().unwrap(), port)
-}
-
-/// The sum of a metric's series.
-fn total(metrics: &PrometheusHandle, name: &str) -> u64 {
-    let series = series(&metrics.render(), name);
-    let values = series.iter().map(|line| line.rsplit_once(' ').unwrap().1);
-    values.map(|value| value.parse::<u64>().unwrap()).sum()
-}
-
-#[test]
-fn answers_that_cannot_be_sent_hold_up_neither_handlers_nor_datagrams() {
-    in_namespaces(|| {
-        run_alone(async |metrics| {
-            let hosts = NoNeighbours::new();
-            let gate = Rc::new(Notify::new());
-            let (server, service) = NoNeighbours::server(&gate);
-            let server = server.shutdown_timeout(Duration::from_millis(50));
-            let port = server.local_addr().port();
-            let (stop, stopped) = oneshot::channel::<()>();
-            let server = spawn_local(server.serve(service).with_graceful_shutdown(async {
-                stopped.await.unwrap();
-            }));
-            hosts.ask(port, 0, b"slow");
-            for at in 0..100 {
-                hosts.ask(port, at, b"");
-            }
-            soon("all are received", || {
-                total(&metrics, "s_requests_received_total") == 101
-            })
-            .await;
-            let sent = total(&metrics, "s_responses_sent_total");
-            assert!(sent < 50, "{sent}: the socket is blocked");
-            gate.notify_waiters();
-            soon("a handler goes on", || total(&metrics, "slow_total") == 1).await;
-
-            // What the socket has not taken by the end of a shutdown has failed.
-            stop.send(()).unwrap();
-            timeout(PATIENCE, server).await.unwrap().unwrap().unwrap();
-            assert_eq!(total(&metrics, "s_responses_sent_total"), sent);
-            assert_eq!(total(&metrics, "s_requests_failed_total"), 101 - sent);
-            let failed = series(&metrics.render(), "s_requests_failed_total");
-            assert!(
-                failed.iter().all(|line| line.contains("reason=\"send_blocked\"")),
-                "{failed:?}"
-            );
-        });
-    });
-}
-
-#[test]
-fn a_socket_that_takes_nothing_for_a_second_is_reported_and_datagrams_are_received() {
-    const ASKED: u64 = 1_300;
-    /// As documented.
-    const WAITING: u64 = 1_024;
-
-    in_namespaces(|| {
-        let log = Log::of_thread();
-        run_alone(async |metrics| {
-            let hosts = NoNeighbours::new();
-            let (server, service) = NoNeighbours::server(&Rc::default());
-            let address = server.local_addr();
-            spawn_local(server.serve(service));
-            for at in 0..ASKED {
-                hosts.ask(address.port(), usize::try_from(at).unwrap(), b"");
-                // At most 50 are in the receive buffer.
-                let asked = || total(&metrics, "s_requests_received_total") + 50 > at;
-                soon("datagrams are received", asked).await;
-            }
-            soon("all are received", || {
-                total(&metrics, "s_requests_received_total") == ASKED
-            })
-            .await;
-
-            let sent = total(&metrics, "s_responses_sent_total");
-            let failed = total(&metrics, "s_requests_failed_total");
-            assert_eq!((sent < 50, failed), (true, ASKED - WAITING - sent));
-            let mut labels = seven("udp", address, INET6);
-            labels.retain(|name, _| name.starts_with("server"));
-            let stalls = series(&metrics.render(), "s_socket_errors_total");
-            let seconds: u64 = stalls[0].rsplit_once(' ').unwrap().1.parse().unwrap();
-            assert!(seconds > 0);
-            labels.insert("operation", "send".into());
-            assert_eq!(stalls, [sample("s_socket_errors_total", &labels, seconds)]);
-            let is_warning = |line: &String| line.starts_with("WARN") && line.contains("send_buffer_size");
-            assert!(log.lines().iter().any(is_warning), "{log:?}");
-
-            NoNeighbours::appear();
-            soon("all that waited are sent", || {
-                total(&metrics, "s_responses_sent_total") == WAITING + sent
-            })
-            .await;
-            // One outcome for each, by class.
-            for seen in [MAPPED, INET6] {
-                let labels = seven("udp", address, seen);
-                let value = |name: &str, labels: &Labels| -> u64 {
-                    let series = samples(&metrics.render());
-                    let start = sample(name, labels, 0);
-                    let start = start.strip_suffix('0').unwrap();
-                    series
-                        .iter()
-                        .find_map(|line| line.strip_prefix(start))
-                        .map_or(0, |value| value.parse().unwrap())
-                };
-                let failed = value(
-                    "s_requests_failed_total",
-                    &and(labels.clone(), "reason", "send_blocked"),
-                );
-                assert_eq!(value("s_responses_sent_total", &labels) + failed, ASKED / 2);
             }
         });
     });

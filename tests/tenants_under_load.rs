@@ -1,7 +1,5 @@
 //! A service with 200 tenants and a header of arbitrary values, under load: as many series as predicted, each count
-//! exact, and no memory for what clients make up.
-
-#![cfg(all(feature = "axum", feature = "prometheus"))]
+//! exact, and no memory for values that clients make up.
 
 use std::{
     collections::BTreeMap,
@@ -12,8 +10,7 @@ use std::{
 use axum::{Router, routing::get};
 use bytes::Bytes;
 use dualstack_metrics::{
-    CappedLabel, ClientLabelsLayer, ClientScopes, FixedLabel, LabelsLayer, SocketOptions,
-    prometheus::Install, scope,
+    CappedLabel, ClientLabelsLayer, ClientScopes, FixedLabel, LabelsLayer, prometheus::Install, scope,
 };
 use futures_util::future::join_all;
 use http::{HeaderValue, Request, header};
@@ -22,7 +19,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use test_support::{Labels, Random, assert_samples, loopbacks, sample, series};
+use test_support::{INET6, Labels, MAPPED, Metrics, Random, assert_samples, dual_stack, loopbacks, sample};
 use tokio::net::TcpStream;
 
 const TENANTS: usize = 200;
@@ -37,11 +34,7 @@ type Expected = BTreeMap<(&'static str, &'static str, String, String), u64>;
 static EXPECTED: Mutex<Expected> = Mutex::new(Expected::new());
 
 fn expect(client: IpAddr, tenant: usize, referer: &str) {
-    let (family, ip_type) = if client.is_ipv4() {
-        test_support::MAPPED
-    } else {
-        test_support::INET6
-    };
+    let (family, ip_type) = if client.is_ipv4() { MAPPED } else { INET6 };
     let tenant = if tenant < TENANTS {
         format!("tenant-{tenant}")
     } else {
@@ -111,7 +104,7 @@ async fn load(server: SocketAddr, seed: u64) {
 #[test]
 fn two_hundred_tenants_and_a_header_of_arbitrary_values() {
     let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
-    let handle = recorder.get_ref().handle();
+    let metrics = Metrics::from(&recorder);
     metrics::set_global_recorder(recorder).unwrap();
 
     let tenants = FixedLabel::new("tenant", (0..TENANTS).map(|n| format!("tenant-{n}"))).unwrap();
@@ -136,10 +129,7 @@ fn two_hundred_tenants_and_a_header_of_arbitrary_values() {
         }))
         .layer(ClientLabelsLayer::from_scopes(scopes));
     let serve = async || {
-        let listener = SocketOptions::dual_stack()
-            .bind_tcp("[::]:0".parse().unwrap())
-            .unwrap();
-        let address = listener.local_addr().unwrap();
+        let (listener, address, _) = dual_stack();
         let app = app.clone().into_make_service_with_connect_info::<SocketAddr>();
         (
             address,
@@ -160,7 +150,7 @@ fn two_hundred_tenants_and_a_header_of_arbitrary_values() {
     });
     drop(threads);
 
-    // What comes now is known, or new and not kept. This thread both serves and sends, so that it sees all allocations.
+    // From now on each value is known, or new and not kept. This thread both serves and sends, so that it sees all allocations.
     let thread = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -190,5 +180,5 @@ fn two_hundred_tenants_and_a_header_of_arbitrary_values() {
             ]);
             sample("requests_total", &labels, count)
         });
-    assert_samples(series(&handle.render(), "requests_total"), expected);
+    assert_samples(metrics.series("requests_total"), expected);
 }

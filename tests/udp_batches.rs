@@ -15,15 +15,14 @@ use std::{
 use bytes::Bytes;
 use dualstack_metrics::{
     ClientScopes, Datagram, DatagramSocket, Protocol, ServerBinding, SocketOptions, UdpServer,
-    prometheus::Install,
     udp_adapter::{Batch, Replies},
 };
 use metrics::counter;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use socket2::{Domain, Socket, Type};
 use test_support::{
-    INET, INET6, MAPPED, PATIENCE, Seen, and, assert_samples, block_on_local, eventually, in_namespace, ip,
-    ipv6_or_say, sample, samples, seven,
+    INET, INET6, Log, MAPPED, Metrics, PATIENCE, Seen, and, eventually, in_namespace, ip, ipv6_or_say,
+    of_server, raw, recorded, sample, seven, soon,
+    udp::{Running, bind, echo, gated, server},
 };
 use tokio::{net::UdpSocket, sync::oneshot, time::timeout};
 use tower::service_fn;
@@ -36,28 +35,19 @@ const SEND_BATCHES: [usize; 4] = [1, 3, 20, 32];
 /// Two addresses of this host in each family.
 const ASKED: [&str; 4] = ["127.0.0.1", "::1", "127.0.0.2", "2001:db8::2"];
 
-/// Runs a test on a host that has all of [`ASKED`].
-fn with_second_addresses(test: impl FnOnce() + Send) {
-    in_namespace("ip addr add 2001:db8::2/128 dev lo nodad", || {
-        // Until then, what is sent to it is lost.
-        eventually("the address is this host's", || {
-            ip("route get 2001:db8::2").starts_with("local ")
-        });
-        test();
+/// Returns when datagrams to an address that was added are received. Until then they may be lost.
+fn is_this_hosts(address: &str) {
+    eventually("the address is this host's", || {
+        ip(&format!("route get {address}")).starts_with("local ")
     });
 }
 
-fn run<F: Future<Output = ()>>(test: impl FnOnce(PrometheusHandle) -> F) {
-    let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
-    let handle = recorder.get_ref().handle();
-    let _recorder = metrics::set_default_local_recorder(&recorder);
-    block_on_local(test(handle));
-}
-
-fn bind(address: &str) -> UdpSocket {
-    SocketOptions::dual_stack()
-        .bind_udp(address.parse().unwrap())
-        .unwrap()
+/// Runs a test on a host that has all of [`ASKED`].
+fn with_second_addresses(test: impl FnOnce() + Send) {
+    in_namespace("ip addr add 2001:db8::2/128 dev lo nodad", || {
+        is_this_hosts("2001:db8::2");
+        test();
+    });
 }
 
 /// A client that receives answers only from the address that it asks.
@@ -109,9 +99,8 @@ fn each_answer_of_a_batch_leaves_from_the_address_that_was_asked_in_order() {
     }
     for send_batch in SEND_BATCHES {
         with_second_addresses(|| {
-            run(async |metrics| {
-                let server = UdpServer::new(bind("[::]:0")).unwrap();
-                let server = server.metrics_prefix("s").max_send_batch(send_batch);
+            recorded(async |metrics| {
+                let server = server("[::]:0").max_send_batch(send_batch);
                 let address = server.local_addr();
                 let clients = ASKED.map(|asked| client(asked, address.port()));
                 for at in 0..25 {
@@ -129,7 +118,7 @@ fn each_answer_of_a_batch_leaves_from_the_address_that_was_asked_in_order() {
                     ["s_requests_received_total", "s_responses_sent_total"]
                         .map(|name| sample(name, &labels, 50))
                 });
-                assert_samples(samples(&metrics.render()), expected.concat());
+                metrics.assert(expected.concat());
             });
         });
     }
@@ -148,9 +137,8 @@ fn an_answer_that_fails_takes_no_other_with_it() {
             continue;
         }
         for send_batch in SEND_BATCHES {
-            run(async |metrics| {
-                let server = UdpServer::new(bind(bound)).unwrap();
-                let server = server.metrics_prefix("s").max_send_batch(send_batch);
+            recorded(async |metrics| {
+                let server = server(bound).max_send_batch(send_batch);
                 let address = server.local_addr();
                 let client = client(asked, address.port());
                 for at in 0..40 {
@@ -173,19 +161,16 @@ fn an_answer_that_fails_takes_no_other_with_it() {
                     );
                 }
                 let labels = seven("udp", address, seen);
-                assert_samples(
-                    samples(&metrics.render()),
-                    [
-                        sample(
-                            "s_requests_failed_total",
-                            &and(labels.clone(), "reason", "send"),
-                            5,
-                        ),
-                        sample("s_requests_received_total", &labels, 40),
-                        sample("s_requests_unanswered_total", &labels, 1),
-                        sample("s_responses_sent_total", &labels, 34),
-                    ],
-                );
+                metrics.assert([
+                    sample(
+                        "s_requests_failed_total",
+                        &and(labels.clone(), "reason", "send"),
+                        5,
+                    ),
+                    sample("s_requests_received_total", &labels, 40),
+                    sample("s_requests_unanswered_total", &labels, 1),
+                    sample("s_responses_sent_total", &labels, 34),
+                ]);
             });
         }
     }
@@ -207,9 +192,8 @@ fn answers_of_one_size_arrive_whatever_the_mtu() {
                 if asked == "::1" && (mtu < 1_280 || !ipv6_or_say()) {
                     continue;
                 }
-                run(async |metrics| {
-                    let server = UdpServer::new(bind(if asked == "::1" { "[::]:0" } else { "0.0.0.0:0" }));
-                    let server = server.unwrap().metrics_prefix("s");
+                recorded(async |metrics| {
+                    let server = server(if asked == "::1" { "[::]:0" } else { "0.0.0.0:0" });
                     let address = server.local_addr();
                     let client = client(asked, address.port());
                     for at in 0..40 {
@@ -223,13 +207,10 @@ fn answers_of_one_size_arrive_whatever_the_mtu() {
                         assert_eq!(receive(&client), vec![at; size], "{mtu} {size} {asked}");
                     }
                     let labels = seven("udp", address, if asked == "::1" { INET6 } else { INET });
-                    assert_samples(
-                        samples(&metrics.render()),
-                        [
-                            sample("s_requests_received_total", &labels, 40),
-                            sample("s_responses_sent_total", &labels, 40),
-                        ],
-                    );
+                    metrics.assert([
+                        sample("s_requests_received_total", &labels, 40),
+                        sample("s_responses_sent_total", &labels, 40),
+                    ]);
                 });
             }
         });
@@ -239,9 +220,8 @@ fn answers_of_one_size_arrive_whatever_the_mtu() {
 #[test]
 fn a_handler_that_holds_the_thread_delays_fewer_answers_than_a_batch() {
     for send_batch in SEND_BATCHES {
-        run(async |_| {
-            let server = UdpServer::new(bind("127.0.0.1:0")).unwrap();
-            let server = server.max_send_batch(send_batch);
+        recorded(async |_| {
+            let server = server("127.0.0.1:0").max_send_batch(send_batch);
             let client = Rc::new(client("127.0.0.1", server.local_addr().port()));
             for at in 0..100 {
                 client.send(&[at]).unwrap();
@@ -295,7 +275,7 @@ fn a_loop_of_your_own_learns_the_outcome_of_each_answer() {
         return;
     }
     with_second_addresses(|| {
-        run(async |metrics| {
+        recorded(async |metrics| {
             let socket = DatagramSocket::new(bind("[::]:0")).unwrap();
             let address = socket.local_addr();
             let clients = ASKED.map(|asked| client(asked, address.port()));
@@ -304,12 +284,7 @@ fn a_loop_of_your_own_learns_the_outcome_of_each_answer() {
                     client.send(&[at]).unwrap();
                 }
             }
-            // A UDP header: source port 0, destination, length, no checksum.
-            let raw = Socket::new(Domain::IPV4, Type::RAW, Some(socket2::Protocol::UDP)).unwrap();
-            let mut packet = [0, 0, 0, 0, 0, 9, 0, 0, 7];
-            packet[2..4].copy_from_slice(&address.port().to_be_bytes());
-            let to = SocketAddr::from(([127, 0, 0, 1], 0));
-            raw.send_to(&packet, &to.into()).unwrap();
+            raw::send_from_port_0(address.port(), 7);
 
             let fails = |at| at == 3;
             let (mut replies, _) = collect(&socket, 41, |payload| {
@@ -358,54 +333,7 @@ fn a_loop_of_your_own_learns_the_outcome_of_each_answer() {
                     sample("failed_total", &labels, failed),
                 ]
             };
-            assert_samples(
-                samples(&metrics.render()),
-                [of(MAPPED, 18, 3), of(INET6, 18, 2)].concat(),
-            );
-        });
-    });
-}
-
-#[test]
-fn replies_that_the_socket_does_not_take_yet_are_kept() {
-    const ASKED: usize = 100;
-
-    // Nobody answers for the neighbour, so what is sent to it stays in the send buffer.
-    let setup = "ip link add server type veth peer name nobody\nip link set nobody up\n\
-                 ip addr add 192.0.2.1/24 dev server\nip link set server up\n\
-                 echo 1000 > /proc/sys/net/ipv4/neigh/server/mcast_solicit";
-    in_namespace(setup, || {
-        run(async |_| {
-            let socket = SocketOptions::dual_stack().send_buffer_size(1);
-            let socket = DatagramSocket::new(socket.bind_udp("0.0.0.0:0".parse().unwrap()).unwrap()).unwrap();
-            let asking = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-            asking.set_ip_transparent_v4(true).unwrap();
-            let own: SocketAddr = "192.0.2.50:0".parse().unwrap();
-            asking.bind(&own.into()).unwrap();
-            let asking = net::UdpSocket::from(asking);
-            for at in 0..ASKED {
-                let to = ("192.0.2.1", socket.local_addr().port());
-                asking.send_to(&[u8::try_from(at).unwrap()], to).unwrap();
-            }
-            // Empty, because several of one size take the place of one in the send buffer.
-            let (mut replies, _) = collect(&socket, ASKED, |_| Bytes::new()).await;
-
-            let mut outcomes = Vec::new();
-            let mut reply_all = async |replies: &mut Replies| {
-                let sent = socket.reply_all(replies, |datagram, result| {
-                    result.unwrap();
-                    outcomes.push(datagram.payload()[0]);
-                });
-                timeout(Duration::from_millis(50), sent).await
-            };
-            assert!(reply_all(&mut replies).await.is_err(), "the socket is blocked");
-            let waiting = replies.len();
-            assert!(waiting > 50, "{waiting}");
-            ip("neigh replace 192.0.2.50 dev server lladdr 02:00:00:00:00:01 nud permanent");
-            while reply_all(&mut replies).await.is_err() {}
-            assert!(replies.is_empty());
-            let all: Vec<_> = (0..ASKED).map(|at| u8::try_from(at).unwrap()).collect();
-            assert_eq!(outcomes, all);
+            metrics.assert([of(MAPPED, 18, 3), of(INET6, 18, 2)].concat());
         });
     });
 }
@@ -417,7 +345,7 @@ fn a_socket_with_one_address_knows_it_and_may_send_from_another() {
             continue;
         }
         with_second_addresses(|| {
-            run(async |_| {
+            recorded(async |_| {
                 let socket = DatagramSocket::new(bind(bound)).unwrap();
                 let address = socket.local_addr();
                 let asking = client(&address.ip().to_string(), address.port());
@@ -440,4 +368,205 @@ fn a_socket_with_one_address_knows_it_and_may_send_from_another() {
             });
         });
     }
+}
+
+/// A link whose neighbours do not exist: datagrams to them stay in the send buffer of the socket. The answers are
+/// empty, because several of one size take the place of one.
+struct NoNeighbours {
+    clients: [net::UdpSocket; 2],
+}
+
+impl NoNeighbours {
+    const INET: &str = "192.0.2.50";
+    const INET6: &str = "2001:db8::50";
+
+    fn new() -> Self {
+        ip("link add server type veth peer name nobody");
+        ip("link set nobody up");
+        ip("link set server up");
+        ip("addr add 192.0.2.1/24 dev server");
+        ip("addr add 2001:db8::1/64 dev server nodad");
+        eventually("the link is up", || {
+            ip("-oneline link show dev server").contains("state UP")
+        });
+        is_this_hosts("2001:db8::1");
+        for family in ["ipv4", "ipv6"] {
+            // A solicitation each second, for longer than the test takes.
+            let solicitations = format!("/proc/sys/net/{family}/neigh/server/mcast_solicit");
+            std::fs::write(solicitations, "1000").unwrap();
+        }
+        let socket = |domain, address: &str| {
+            let socket = Socket::new(domain, Type::DGRAM, None).unwrap();
+            // Addresses that are not this host's.
+            if domain == Domain::IPV4 {
+                socket.set_ip_transparent_v4(true).unwrap();
+            } else {
+                socket.set_freebind_v6(true).unwrap();
+            }
+            let address = SocketAddr::new(address.parse().unwrap(), 0);
+            socket.bind(&address.into()).unwrap();
+            net::UdpSocket::from(socket)
+        };
+        Self {
+            clients: [
+                socket(Domain::IPV4, Self::INET),
+                socket(Domain::IPV6, Self::INET6),
+            ],
+        }
+    }
+
+    /// Asks over both families in turn.
+    fn ask(&self, port: u16, at: usize, payload: &[u8]) {
+        let server = [at_port("192.0.2.1", port), at_port("2001:db8::1", port)][at % 2];
+        self.clients[at % 2].send_to(payload, server).unwrap();
+    }
+
+    /// From now on they exist.
+    fn appear() {
+        for address in [Self::INET, Self::INET6] {
+            ip(&format!(
+                "neigh replace {address} dev server lladdr 02:00:00:00:00:01 nud permanent"
+            ));
+        }
+    }
+
+    /// A socket with the smallest send buffer.
+    fn bind() -> UdpSocket {
+        let options = SocketOptions::dual_stack().send_buffer_size(1);
+        options.bind_udp("[::]:0".parse().unwrap()).unwrap()
+    }
+
+    fn server(send_batch: usize) -> UdpServer {
+        let server = UdpServer::new(Self::bind()).unwrap();
+        server.metrics_prefix("s").max_send_batch(send_batch)
+    }
+}
+
+/// Runs a test on a host with such a link, for a server with each size of batches.
+fn with_no_neighbours(test: impl AsyncFn(Metrics, NoNeighbours, UdpServer) + Sync) {
+    for send_batch in SEND_BATCHES {
+        in_namespace("", || {
+            recorded(async |metrics| {
+                let hosts = NoNeighbours::new();
+                test(metrics, hosts, NoNeighbours::server(send_batch)).await;
+            });
+        });
+    }
+}
+
+fn at_port(ip: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.parse().unwrap(), port)
+}
+
+#[test]
+fn answers_that_cannot_be_sent_hold_up_neither_handlers_nor_datagrams() {
+    with_no_neighbours(async |metrics, hosts, server| {
+        let (gate, service) = gated();
+        let running = Running::start(server.shutdown_timeout(Duration::from_millis(50)), service);
+        let port = running.address.port();
+        hosts.ask(port, 0, b"slow");
+        for at in 0..100 {
+            hosts.ask(port, at, b"");
+        }
+        soon("all are received", || {
+            metrics.total("s_requests_received_total") == 101
+        })
+        .await;
+        let sent = metrics.total("s_responses_sent_total");
+        assert!(sent < 50, "{sent}: the socket is blocked");
+        gate.notify_waiters();
+        soon("a handler goes on", || metrics.total("slow_total") == 1).await;
+
+        // An answer that the socket has not taken by the end of a shutdown has failed.
+        running.stop().await;
+        assert_eq!(metrics.total("s_responses_sent_total"), sent);
+        assert_eq!(metrics.total("s_requests_failed_total"), 101 - sent);
+        let failed = metrics.series("s_requests_failed_total");
+        assert!(
+            failed.iter().all(|line| line.contains("reason=\"send_blocked\"")),
+            "{failed:?}"
+        );
+    });
+}
+
+#[test]
+fn a_socket_that_takes_nothing_for_a_second_is_reported_and_datagrams_are_received() {
+    const ASKED: u64 = 1_300;
+    /// As documented.
+    const WAITING: u64 = 1_024;
+
+    with_no_neighbours(async |metrics, hosts, server| {
+        let log = Log::of_thread();
+        let running = Running::start(server, service_fn(echo));
+        let address = running.address;
+        for at in 0..ASKED {
+            hosts.ask(address.port(), usize::try_from(at).unwrap(), b"");
+            // At most 50 are in the receive buffer.
+            let asked = || metrics.total("s_requests_received_total") + 50 > at;
+            soon("datagrams are received", asked).await;
+        }
+        soon("all are received", || {
+            metrics.total("s_requests_received_total") == ASKED
+        })
+        .await;
+
+        let sent = metrics.total("s_responses_sent_total");
+        let failed = metrics.total("s_requests_failed_total");
+        assert_eq!((sent < 50, failed), (true, ASKED - WAITING - sent));
+        let seconds = metrics.total("s_socket_errors_total");
+        assert!(seconds > 0);
+        let labels = and(of_server("udp", address), "operation", "send");
+        let stalls = metrics.series("s_socket_errors_total");
+        assert_eq!(stalls, [sample("s_socket_errors_total", &labels, seconds)]);
+        let is_warning = |line: &String| line.starts_with("WARN") && line.contains("send_buffer_size");
+        assert!(log.lines().iter().any(is_warning), "{log:?}");
+
+        NoNeighbours::appear();
+        soon("all that waited are sent", || {
+            metrics.total("s_responses_sent_total") == WAITING + sent
+        })
+        .await;
+        // One outcome for each, by class.
+        for family in ["inet", "inet6"] {
+            let family = format!("client_address_ip_family={family:?}");
+            let outcomes = metrics.values().into_iter().filter(|(series, _)| {
+                series.contains(&family) && !series.starts_with("s_requests_received_total")
+            });
+            assert_eq!(outcomes.map(|(_, value)| value).sum::<u64>(), ASKED / 2);
+        }
+    });
+}
+
+#[test]
+fn replies_that_the_socket_does_not_take_yet_are_kept() {
+    const ASKED: usize = 100;
+
+    in_namespace("", || {
+        recorded(async |_| {
+            let hosts = NoNeighbours::new();
+            let socket = DatagramSocket::new(NoNeighbours::bind()).unwrap();
+            let port = socket.local_addr().port();
+            for at in 0..ASKED {
+                hosts.ask(port, 0, &[u8::try_from(at).unwrap()]);
+            }
+            let (mut replies, _) = collect(&socket, ASKED, |_| Bytes::new()).await;
+
+            let mut outcomes = Vec::new();
+            let mut reply_all = async |replies: &mut Replies| {
+                let sent = socket.reply_all(replies, |datagram, result| {
+                    result.unwrap();
+                    outcomes.push(datagram.payload()[0]);
+                });
+                timeout(Duration::from_millis(50), sent).await
+            };
+            assert!(reply_all(&mut replies).await.is_err(), "the socket is blocked");
+            let waiting = replies.len();
+            assert!(waiting > 50, "{waiting}");
+            NoNeighbours::appear();
+            while reply_all(&mut replies).await.is_err() {}
+            assert!(replies.is_empty());
+            let all: Vec<_> = (0..ASKED).map(|at| u8::try_from(at).unwrap()).collect();
+            assert_eq!(outcomes, all);
+        });
+    });
 }

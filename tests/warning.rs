@@ -1,18 +1,16 @@
 //! A server that does not learn the addresses of its clients logs one warning with the fix.
 
-#![cfg(all(feature = "axum", feature = "prometheus"))]
-
 use std::{
     convert::Infallible,
     fmt::Debug,
     future::{Ready, ready},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
 };
 
 use axum::{Router, routing::get};
 use bytes::Bytes;
 use dualstack_metrics::{
-    BoundedLabel, ClientLabels, ClientLabelsLayer, Protocol, Scope, ServerBinding, SocketOptions,
+    BoundedLabel, ClientLabels, ClientLabelsLayer, Protocol, Scope, ServerBinding,
     client::{FromRequest, connect_info},
     prometheus::Install,
 };
@@ -23,17 +21,9 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use test_support::{Log, UNKNOWN, and, assert_samples, ipv6_or_say, sample, samples, seven};
+use test_support::{Log, Metrics, UNKNOWN, and, assert_samples, dual_stack, loopbacks, sample, seven};
 use tokio::net::TcpStream;
 use tower::{Layer, Service, service_fn};
-
-fn bind() -> (tokio::net::TcpListener, ServerBinding) {
-    let listener = SocketOptions::dual_stack()
-        .bind_tcp("[::]:0".parse().unwrap())
-        .unwrap();
-    let binding = ServerBinding::new(Protocol::Http, listener.local_addr().unwrap());
-    (listener, binding)
-}
 
 fn app(binding: ServerBinding, listener: &'static str) -> Router {
     Router::new()
@@ -58,31 +48,19 @@ async fn sixty_requests(server: SocketAddr, hosts: &[IpAddr]) {
         if n % 4 < 2 {
             let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
             tokio::spawn(connection);
-            join_all((0..3).map(async |_| {
-                assert!(
-                    sender
-                        .clone()
-                        .send_request(request())
-                        .await
-                        .unwrap()
-                        .status()
-                        .is_success()
-                );
-            }))
-            .await;
+            let answers = join_all((0..3).map(|_| sender.clone().send_request(request()))).await;
+            assert!(
+                answers
+                    .into_iter()
+                    .all(|answer| answer.unwrap().status().is_success())
+            );
         } else {
             let (mut sender, connection) = http1::handshake(stream).await.unwrap();
             tokio::spawn(connection);
             for _ in 0..3 {
                 sender.ready().await.unwrap();
-                assert!(
-                    sender
-                        .send_request(request())
-                        .await
-                        .unwrap()
-                        .status()
-                        .is_success()
-                );
+                let answer = sender.send_request(request()).await.unwrap();
+                assert!(answer.status().is_success());
             }
         }
     }))
@@ -92,77 +70,52 @@ async fn sixty_requests(server: SocketAddr, hosts: &[IpAddr]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_router_without_connect_info() {
     let log = Log::of_process();
-    let metrics = Install::new(PrometheusBuilder::new()).install().unwrap();
-    let mut hosts = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
-    if ipv6_or_say() {
-        hosts.push(Ipv6Addr::LOCALHOST.into());
-    }
+    let metrics = Metrics::from(Install::new(PrometheusBuilder::new()).install().unwrap());
+    let hosts = loopbacks();
 
     // Binding logs a line of its own on a host without IPv6.
-    let (first, first_binding) = bind();
-    let (second, second_binding) = bind();
-    let (third, third_binding) = bind();
+    let [first, second, third] = [(); 3].map(|()| dual_stack());
     let before = log.lines().len();
-    let new_lines = || log.lines().split_off(before);
-
-    let server = first_binding.address().unwrap();
-    // The mistake.
-    tokio::spawn(async move { axum::serve(first, app(first_binding, "first")).await });
-    sixty_requests(server, &hosts).await;
-    sixty_requests(server, &hosts).await;
-
-    let lines = new_lines();
-    let [line] = &lines[..] else {
-        panic!("one warning, not {lines:#?}")
+    let assert_warned = |servers: &[SocketAddr]| {
+        let lines = log.lines().split_off(before);
+        assert_eq!(lines.len(), servers.len(), "{lines:#?}");
+        for (line, server) in lines.iter().zip(servers) {
+            assert!(line.starts_with("WARN "), "{line}");
+            assert!(line.contains(&server.port().to_string()), "{line}");
+            let fix = "into_make_service_with_connect_info::<SocketAddr>()";
+            assert!(line.contains(fix), "{line}");
+        }
     };
-    assert!(line.starts_with("WARN "), "{line}");
-    assert!(
-        line.contains("into_make_service_with_connect_info::<SocketAddr>()"),
-        "{line}"
-    );
-    assert!(line.contains(&server.port().to_string()), "{line}");
-    let first_sample = sample(
-        "requests_total",
-        &and(seven("http", server, UNKNOWN), "listener", "first"),
-        120,
-    );
-    assert_samples(samples(&metrics.render()), [first_sample.clone()]);
+    let unknown = |server, listener, requests| {
+        let labels = and(seven("http", server, UNKNOWN), "listener", listener);
+        sample("requests_total", &labels, requests)
+    };
+
+    let (listener, server, binding) = first;
+    // The mistake.
+    tokio::spawn(async move { axum::serve(listener, app(binding, "first")).await });
+    sixty_requests(server, &hosts).await;
+    sixty_requests(server, &hosts).await;
+    assert_warned(&[server]);
+    metrics.assert([unknown(server, "first", 120)]);
 
     // There is one warning for each binding, and none for a binding that is served correctly.
-    let other = second_binding.address().unwrap();
-    tokio::spawn(async move { axum::serve(second, app(second_binding, "second")).await });
-    let right = third_binding.address().unwrap();
-    let app = app(third_binding, "third").into_make_service_with_connect_info::<SocketAddr>();
-    tokio::spawn(async move { axum::serve(third, app).await });
+    let (listener, other, binding) = second;
+    tokio::spawn(async move { axum::serve(listener, app(binding, "second")).await });
+    let (listener, right, binding) = third;
+    let app = app(binding, "third").into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async move { axum::serve(listener, app).await });
     sixty_requests(right, &hosts).await;
-    assert_eq!(new_lines().len(), 1);
+    assert_warned(&[server]);
     sixty_requests(other, &hosts).await;
     sixty_requests(server, &hosts).await;
-    let lines = new_lines();
-    let [_, line] = &lines[..] else {
-        panic!("one warning for each of two bindings, not {lines:#?}")
-    };
-    assert!(line.starts_with("WARN "), "{line}");
-    assert!(line.contains(&other.port().to_string()), "{line}");
+    assert_warned(&[server, other]);
 
-    let unknown: Vec<_> = samples(&metrics.render())
-        .into_iter()
-        .filter(|line| line.contains("unknown"))
-        .collect();
+    let mut lines = metrics.samples();
+    lines.retain(|line| line.contains("unknown"));
     assert_samples(
-        unknown,
-        [
-            sample(
-                "requests_total",
-                &and(seven("http", server, UNKNOWN), "listener", "first"),
-                180,
-            ),
-            sample(
-                "requests_total",
-                &and(seven("http", other, UNKNOWN), "listener", "second"),
-                60,
-            ),
-        ],
+        lines,
+        [unknown(server, "first", 180), unknown(other, "second", 60)],
     );
 }
 
@@ -276,11 +229,5 @@ fn an_index_outside_of_the_values_is_logged_once_with_the_name_of_the_label() {
     for _ in 0..3 {
         assert_eq!(Scope::new(&Outside(7)).pairs(), [("outside", "other")]);
     }
-    let [line] = &log.lines()[..] else {
-        panic!("one warning, not {:#?}", log.lines())
-    };
-    assert!(
-        line.starts_with("WARN ") && line.contains(r#"label="outside" index=7 values=1"#),
-        "{line}"
-    );
+    log.assert_warning(&[r#"label="outside" index=7 values=1"#]);
 }

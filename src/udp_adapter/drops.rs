@@ -138,54 +138,26 @@ fn read(_: &UdpSocket) -> io::Result<Option<u32>> {
 mod tests {
     use std::cell::Cell;
 
-    use metrics::{Gauge, Histogram, Key, KeyName, Metadata, NoopRecorder, Recorder, SharedString, Unit};
-
+    use test_support::CountersOf;
     use tokio::net::UdpSocket;
 
     use super::*;
     use crate::udp_adapter::DatagramSocket;
-
-    /// Asks for the drops again while it describes their counter.
-    struct Asks {
-        drops: SocketDrops,
-        times: Cell<u32>,
-    }
-
-    impl Recorder for Asks {
-        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {
-            self.times.set(self.times.get() + 1);
-            if self.times.get() == 1 {
-                self.drops.update().unwrap();
-            }
-        }
-
-        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-        fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
-            NoopRecorder.register_counter(key, metadata)
-        }
-
-        fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
-            NoopRecorder.register_gauge(key, metadata)
-        }
-
-        fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
-            NoopRecorder.register_histogram(key, metadata)
-        }
-    }
 
     #[tokio::test]
     async fn nothing_is_locked_while_drops_are_counted() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let socket = DatagramSocket::new(socket).unwrap();
         let drops = socket.socket_drops("s", Scope::none());
-        let recorder = Asks {
-            drops: drops.clone(),
-            times: Cell::new(0),
-        };
+        let (again, times) = (drops.clone(), Cell::new(0));
+        let recorder = CountersOf::new(|_, _| {
+            times.set(times.get() + 1);
+            if times.get() == 1 {
+                again.update().unwrap();
+            }
+            Counter::noop()
+        });
         metrics::with_local_recorder(&recorder, || drops.update().unwrap());
-        assert_eq!(recorder.times.get(), 2);
+        assert_eq!(times.get(), 2);
     }
 }

@@ -1,7 +1,5 @@
 //! The layer under real servers: axum and hyper, HTTP/1.1 and HTTP/2, clients of both families on one socket.
 
-#![cfg(all(feature = "axum", feature = "prometheus"))]
-
 mod many_requests_on_one_connection;
 mod response_bodies;
 mod sources;
@@ -11,16 +9,11 @@ mod unfinished_requests;
 mod who_the_client_is;
 mod wrapped_values;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::net::{IpAddr, SocketAddr};
 
-use axum::{Router, body::Body, extract::ConnectInfo};
+use axum::{Router, body::Body, extract::ConnectInfo, routing::get};
 use bytes::Bytes;
-use dualstack_metrics::{
-    ClientLabelsLayer, ClientScopes, Protocol, Scope, ServerBinding, SocketOptions, prometheus::Install,
-};
+use dualstack_metrics::{ClientLabelsLayer, ClientScopes, Protocol, ServerBinding, SocketOptions};
 use http::{Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -29,24 +22,11 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use metrics::counter;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use test_support::{
-    INET, INET6, Labels, MAPPED, Seen, assert_samples, block_on, loopbacks, sample, samples, seven,
-};
+use test_support::{Labels, Metrics, Seen, loopbacks, sample, seen, seven};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
 };
-
-/// Runs a test on one thread, with a recorder of its own.
-fn local(test: impl AsyncFnOnce(PrometheusHandle)) {
-    let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
-    let handle = recorder.get_ref().handle();
-    let _guard = metrics::set_default_local_recorder(&recorder);
-    block_on(async { tokio::time::timeout(Duration::from_secs(60), test(handle)).await })
-        .expect("the test does not hang");
-    assert_eq!(Scope::current(), Scope::none(), "a scope leaked");
-}
 
 /// A listener for both families, and the addresses of its clients.
 fn dual_stack() -> (TcpListener, Vec<IpAddr>) {
@@ -58,17 +38,13 @@ fn binding(listener: &TcpListener) -> ServerBinding {
     ServerBinding::new(Protocol::Http, listener.local_addr().unwrap())
 }
 
-/// How this listener sees a client.
-fn seen(client: IpAddr, server: SocketAddr) -> Seen {
-    match (client, server) {
-        (IpAddr::V4(_), SocketAddr::V4(_)) => INET,
-        (IpAddr::V4(_), SocketAddr::V6(_)) => MAPPED,
-        (IpAddr::V6(_), _) => INET6,
-    }
-}
-
 fn labels_of(client: IpAddr, server: SocketAddr) -> Labels {
     seven("http", server, seen(client, server))
+}
+
+/// A router that counts `requests_total`.
+fn counting() -> Router {
+    Router::new().route("/", get(async || counter!("requests_total").increment(1)))
 }
 
 /// Serves a router with connect info, in the background, until the runtime is dropped.
@@ -160,16 +136,11 @@ impl Drop for CountDrop {
     }
 }
 
-#[track_caller]
-fn assert_counts(metrics: &PrometheusHandle, expected: impl IntoIterator<Item = String>) {
-    assert_samples(samples(&metrics.render()), expected);
-}
-
 /// Asserts that nothing but `name` was counted, `value` times for each client.
 #[track_caller]
-fn assert_each(metrics: &PrometheusHandle, clients: &[IpAddr], server: SocketAddr, name: &str, value: u64) {
+fn assert_each(metrics: &Metrics, clients: &[IpAddr], server: SocketAddr, name: &str, value: u64) {
     let of = |&client: &IpAddr| sample(name, &labels_of(client, server), value);
-    assert_counts(metrics, clients.iter().map(of));
+    metrics.assert(clients.iter().map(of));
 }
 
 /// A sample without labels.

@@ -7,22 +7,18 @@ use dualstack_metrics::Scope;
 use futures_util::future::join_all;
 use http::Version;
 use metrics::counter;
-use test_support::{and, loopbacks, sample};
+use test_support::{and, loopbacks, recorded, sample, seen};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::Barrier,
 };
 
-use crate::{
-    ask, assert_counts, assert_each, http1, http2, labels_of, local, request_to, seen, serve_layered, tcp,
-    text,
-};
+use crate::{ask, assert_each, counting, http1, http2, labels_of, request_to, serve_layered, tcp, text};
 
 #[test]
 fn keep_alive() {
-    local(async |metrics| {
-        let (server, clients) =
-            serve_layered(Router::new().route("/", get(async || counter!("requests_total").increment(1))));
+    recorded(async |metrics| {
+        let (server, clients) = serve_layered(counting());
         let mut connections = Vec::new();
         for &client in &clients {
             connections.push(http1(client, server).await);
@@ -38,7 +34,7 @@ fn keep_alive() {
 
 #[test]
 fn pipelining() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let (server, clients) = serve_layered(Router::new().route(
             "/{kind}",
             get(async |axum::extract::Path(kind): axum::extract::Path<String>| {
@@ -70,7 +66,7 @@ fn pipelining() {
                 sample("requests_total", &and(labels, "request_kind", "b"), 2),
             ]
         });
-        assert_counts(&metrics, expected);
+        metrics.assert(expected);
     });
 }
 
@@ -97,7 +93,7 @@ fn interleaving(all: usize) -> Router {
 fn http2_streams_of_both_families_at_once() {
     const STREAMS: usize = 16;
 
-    local(async |metrics| {
+    recorded(async |metrics| {
         let (server, clients) = serve_layered(interleaving(STREAMS * loopbacks().len()));
 
         let mut answers = Vec::new();
@@ -120,7 +116,7 @@ fn http2_streams_of_both_families_at_once() {
 
 #[test]
 fn http1_connections_of_both_families_at_once() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let (server, clients) = serve_layered(interleaving(loopbacks().len()));
         join_all(clients.iter().map(async |&client| {
             let answer = ask(&mut http1(client, server).await, "/").await;

@@ -16,12 +16,12 @@ use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use metrics::counter;
-use test_support::{Labels, V4, assert_samples, sample, samples, series, soon};
+use test_support::{Labels, V4, assert_samples, recorded, sample, soon};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::{
-    CountDrop, ask, assert_counts, binding, dual_stack, http1, labels_of, local, mock_layer, request_from,
-    request_to, send, serve, serve_layered, stacks::two_chunks, text,
+    CountDrop, ask, binding, dual_stack, http1, labels_of, mock_layer, request_from, request_to, send, serve,
+    serve_layered, stacks::two_chunks, text,
 };
 
 /// Three counted chunks, with a yield in each. Afterwards the body ends, or stays pending if not `ends`.
@@ -53,7 +53,7 @@ fn body_samples(labels: &Labels) -> Vec<String> {
 
 #[test]
 fn a_body_that_streams_after_the_handler_has_returned() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let (server, clients) = serve_layered(Router::new().route("/", get(async || counted_body(true))));
         // Both at once, so that the bodies take turns.
         join_all(clients.iter().map(async |&client| {
@@ -62,13 +62,13 @@ fn a_body_that_streams_after_the_handler_has_returned() {
         }))
         .await;
         soon("the bodies are dropped", || {
-            series(&metrics.render(), "body_dropped_total").len() == clients.len()
+            metrics.series("body_dropped_total").len() == clients.len()
         })
         .await;
         let expected = clients
             .iter()
             .flat_map(|&client| body_samples(&labels_of(client, server)));
-        assert_counts(&metrics, expected);
+        metrics.assert(expected);
     });
 }
 
@@ -82,22 +82,22 @@ async fn leave_midway(client: IpAddr, server: SocketAddr, version: Version) {
 #[test]
 fn a_body_that_is_dropped_midway() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
-        local(async |metrics| {
+        recorded(async |metrics| {
             let (server, clients) =
                 serve_layered(Router::new().route("/", get(async || counted_body(false))));
             for &client in &clients {
                 leave_midway(client, server, version).await;
             }
             soon("the bodies are dropped", || {
-                series(&metrics.render(), "body_dropped_total").len() == clients.len()
+                metrics.series("body_dropped_total").len() == clients.len()
             })
             .await;
             let expected = clients
                 .iter()
                 .map(|&client| sample("body_dropped_total", &labels_of(client, server), 1));
-            assert_samples(series(&metrics.render(), "body_dropped_total"), expected);
+            assert_samples(metrics.series("body_dropped_total"), expected);
             // The server decides how many chunks are made before, but each has the labels of a client.
-            for line in samples(&metrics.render()) {
+            for line in metrics.samples() {
                 let known = clients.iter().any(|&client| {
                     let labels = sample("", &labels_of(client, server), 0);
                     line.contains(labels.trim_end_matches(" 0"))
@@ -110,7 +110,7 @@ fn a_body_that_is_dropped_midway() {
 
 #[test]
 fn without_body_leaves_the_body_outside() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let (listener, clients) = dual_stack();
         let app = Router::new()
             .route(
@@ -124,12 +124,12 @@ fn without_body_leaves_the_body_outside() {
         let server = serve(listener, app);
         ask(&mut http1(clients[0], server).await, "/").await;
         soon("the body is dropped", || {
-            !series(&metrics.render(), "body_dropped_total").is_empty()
+            !metrics.series("body_dropped_total").is_empty()
         })
         .await;
         let mut expected = body_samples(&Labels::new());
         expected.push(sample("requests_total", &labels_of(clients[0], server), 1));
-        assert_counts(&metrics, expected);
+        metrics.assert(expected);
     });
 }
 
@@ -165,7 +165,7 @@ fn without_body_the_response_type_stays() {
 
 #[test]
 fn content_length_is_kept() {
-    local(async |_| {
+    recorded(async |_| {
         let (listener, clients) = dual_stack();
         let app = Router::new()
             .route("/", get(async || "hello"))
@@ -277,7 +277,7 @@ fn size_hint_and_end_of_stream_are_passed_on() {
 fn trailers_arrive() {
     const CHECKSUM: HeaderName = HeaderName::from_static("checksum");
 
-    local(async |_| {
+    recorded(async |_| {
         let (server, clients) = serve_layered(Router::new().route(
             "/",
             get(async || {

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, net::SocketAddr};
 
-use axum::{Router, body::Body, routing::get};
+use axum::body::Body;
 use bytes::Bytes;
 use dualstack_metrics::{ClientLabels, ClientLabelsLayer, Protocol, ServerBinding};
 use http::{Request, Response, Version, header};
@@ -14,17 +14,17 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use metrics::counter;
-use test_support::{Log, MAPPED, UNKNOWN, sample, seven};
+use test_support::{Log, MAPPED, UNKNOWN, recorded, sample, seven};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use crate::{
-    ask, assert_counts, assert_each, binding, dual_stack, handshake1, http1, local, mock, mock_layer,
-    request_to, send, text,
+    ask, assert_each, binding, counting, dual_stack, handshake1, http1, mock, mock_layer, request_to, send,
+    text,
 };
 
 #[test]
 fn sources_of_every_kind() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let address: SocketAddr = "[::ffff:192.0.2.7]:1".parse().unwrap();
         let class = ClientLabels::from(address);
         let layer = mock_layer;
@@ -50,7 +50,7 @@ fn sources_of_every_kind() {
         ] {
             answer.unwrap();
         }
-        assert_counts(&metrics, [mock("calls_total", MAPPED, 6)]);
+        metrics.assert([mock("calls_total", MAPPED, 6)]);
     });
 }
 
@@ -70,7 +70,7 @@ async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible
 
 #[test]
 fn hyper_with_a_fixed_source_for_each_connection() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let (listener, clients) = dual_stack();
         let server = listener.local_addr().unwrap();
         let layer = ClientLabelsLayer::new(binding(&listener));
@@ -103,7 +103,7 @@ struct Peer(Option<SocketAddr>);
 
 #[test]
 fn hyper_with_a_closure_for_a_source() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let (listener, clients) = dual_stack();
         let server = listener.local_addr().unwrap();
         let layer = ClientLabelsLayer::new(binding(&listener))
@@ -137,7 +137,7 @@ fn hyper_with_a_closure_for_a_source() {
 #[test]
 #[cfg(unix)]
 fn a_unix_socket_is_unknown_without_a_warning() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let path = std::env::temp_dir().join(format!("dualstack-metrics-{}.sock", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
@@ -157,30 +157,28 @@ fn a_unix_socket_is_unknown_without_a_warning() {
         }
         std::fs::remove_file(&path).unwrap();
         assert_eq!(log.lines(), [""; 0]);
-        assert_counts(&metrics, [mock("requests_total", UNKNOWN, 6)]);
+        metrics.assert([mock("requests_total", UNKNOWN, 6)]);
     });
 }
 
 #[test]
 fn an_unknown_class_in_the_extensions_is_not_warned_about() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let server = "[::]:7071".parse().unwrap();
-        let app = Router::new()
-            .route("/", get(async || counter!("requests_total").increment(1)))
-            .layer(ClientLabelsLayer::new(ServerBinding::new(Protocol::Http, server)));
+        let app = counting().layer(ClientLabelsLayer::new(ServerBinding::new(Protocol::Http, server)));
         let log = Log::of_thread();
         let mut request = Request::new(Body::empty());
         request.extensions_mut().insert(ClientLabels::UNKNOWN);
         app.oneshot(request).await.unwrap();
         assert_eq!(log.lines(), [""; 0]);
         let expected = sample("requests_total", &seven("http", server, UNKNOWN), 1);
-        assert_counts(&metrics, [expected]);
+        metrics.assert([expected]);
     });
 }
 
 #[test]
 fn a_closure_that_finds_no_address_is_warned_about_once() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let server = "[::]:7072".parse().unwrap();
         let layer = ClientLabelsLayer::new(ServerBinding::new(Protocol::Https, server))
             .source(|(): &()| None::<SocketAddr>);
@@ -188,12 +186,8 @@ fn a_closure_that_finds_no_address_is_warned_about_once() {
         for _ in 0..3 {
             layer.layer(counted()).oneshot(()).await.unwrap();
         }
-        let lines = log.lines();
-        let [line] = &lines[..] else {
-            panic!("one warning, not {lines:#?}")
-        };
-        assert!(line.starts_with("WARN ") && line.contains("7072"), "{line}");
+        log.assert_warning(&["7072"]);
         let expected = sample("calls_total", &seven("https", server, UNKNOWN), 3);
-        assert_counts(&metrics, [expected]);
+        metrics.assert([expected]);
     });
 }

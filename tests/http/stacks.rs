@@ -17,12 +17,12 @@ use dualstack_metrics::Scope;
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, Method, Request, Response};
 use metrics::counter;
-use test_support::{INET, Labels, MAPPED, and, sample};
+use test_support::{INET, Labels, MAPPED, and, recorded, sample};
 use tower::{Layer as _, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_http::trace::{OnBodyChunk, OnEos, OnRequest, OnResponse, TraceLayer};
 use tracing::Span;
 
-use crate::{CountDrop, assert_counts, local, mock, mock_labels, mock_layer, plain, request_from, text};
+use crate::{CountDrop, mock, mock_labels, mock_layer, plain, request_from, text};
 
 /// Counts the events of `TraceLayer`.
 #[derive(Clone, Copy)]
@@ -85,7 +85,7 @@ pub(crate) fn two_chunks() -> Body {
 
 #[test]
 fn a_service_builder_stack_with_tracing_inside_and_outside() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let service = ServiceBuilder::new()
             .layer(trace!(Count("outside_total")))
             .layer(mock_layer())
@@ -98,13 +98,13 @@ fn a_service_builder_stack_with_tracing_inside_and_outside() {
             .await
             .unwrap();
         assert_eq!(text(response).await, "onetwo");
-        assert_counts(&metrics, traced(1));
+        metrics.assert(traced(1));
     });
 }
 
 #[test]
 fn a_router_with_tracing_inside_and_outside() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let app = Router::new()
             .route("/", get(async || two_chunks()))
             .layer(trace!(Count("inside_total")))
@@ -118,13 +118,13 @@ fn a_router_with_tracing_inside_and_outside() {
                 .unwrap();
             assert_eq!(text(response).await, "onetwo");
         }
-        assert_counts(&metrics, traced(3));
+        metrics.assert(traced(3));
     });
 }
 
 #[test]
 fn poll_ready_and_call_reach_the_same_service() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let mut service = ServiceBuilder::new()
             .layer(mock_layer())
             .concurrency_limit(1)
@@ -136,7 +136,7 @@ fn poll_ready_and_call_reach_the_same_service() {
             let ready = service.ready().await.unwrap();
             ready.call(request_from("192.0.2.7:1")).await.unwrap();
         }
-        assert_counts(&metrics, [mock("requests_total", INET, 3)]);
+        metrics.assert([mock("requests_total", INET, 3)]);
     });
 }
 
@@ -161,20 +161,20 @@ impl Service<Request<Body>> for Counting {
 
 #[test]
 fn call_is_inside_and_poll_ready_is_not() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let mut service = mock_layer().layer(Counting);
         let future = service.ready().await.unwrap().call(request_from("192.0.2.7:1"));
         let expected = || [plain("ready_total", 1), mock("called_total", INET, 1)];
-        assert_counts(&metrics, expected());
+        metrics.assert(expected());
         assert_eq!(Scope::current(), Scope::none());
         future.await.unwrap();
-        assert_counts(&metrics, expected());
+        metrics.assert(expected());
     });
 }
 
 #[test]
 fn a_request_body_is_read_in_the_scope() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let app = Router::new()
             .route("/", post(async |body: Bytes| body))
             .layer(mock_layer());
@@ -188,12 +188,9 @@ fn a_request_body_is_read_in_the_scope() {
         *request.method_mut() = Method::POST;
         let response = app.oneshot(request).await.unwrap();
         assert_eq!(text(response).await, "xxx");
-        assert_counts(
-            &metrics,
-            [
-                mock("read_total", INET, 3),
-                mock("read_to_the_end_total", INET, 1),
-            ],
-        );
+        metrics.assert([
+            mock("read_total", INET, 3),
+            mock("read_to_the_end_total", INET, 1),
+        ]);
     });
 }

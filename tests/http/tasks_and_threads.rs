@@ -7,17 +7,14 @@ use dualstack_metrics::{Scope, WithScope, prometheus::Install};
 use futures_util::future::join_all;
 use metrics::{Counter, counter};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use test_support::{INET, Labels, and, assert_samples, sample, series, soon};
+use test_support::{INET, Labels, Metrics, and, assert_samples, recorded, sample, soon};
 use tower::ServiceExt;
 
-use crate::{
-    CountDrop, ask, assert_counts, http1, labels_of, local, mock, mock_layer, plain, request_from,
-    serve_layered,
-};
+use crate::{CountDrop, ask, http1, labels_of, mock, mock_layer, plain, request_from, serve_layered};
 
 #[test]
 fn spawned_tasks() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         async fn child(kind: &'static str, kept: Counter) {
             let _dropped = CountDrop("child_dropped_total");
             for _ in 0..3 {
@@ -54,7 +51,7 @@ fn spawned_tasks() {
         }))
         .await;
         soon("the late children are done", || {
-            series(&metrics.render(), "late_total").len() == clients.len()
+            metrics.series("late_total").len() == clients.len()
         })
         .await;
         let count = clients.len() as u64;
@@ -72,13 +69,13 @@ fn spawned_tasks() {
             expected.push(sample("kept_total", &labels, 6));
             expected.push(sample("late_total", &labels, 1));
         }
-        assert_counts(&metrics, expected);
+        metrics.assert(expected);
     });
 }
 
 #[test]
 fn an_aborted_child_is_dropped_in_its_scope() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let app = Router::new()
             .route(
                 "/",
@@ -95,13 +92,13 @@ fn an_aborted_child_is_dropped_in_its_scope() {
             )
             .layer(mock_layer());
         app.oneshot(request_from("192.0.2.7:1")).await.unwrap();
-        assert_counts(&metrics, [mock("aborted_total", INET, 1)]);
+        metrics.assert([mock("aborted_total", INET, 1)]);
     });
 }
 
 #[test]
 fn threads() {
-    let metrics = Install::new(PrometheusBuilder::new()).install().unwrap();
+    let metrics = Metrics::from(Install::new(PrometheusBuilder::new()).install().unwrap());
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -142,7 +139,7 @@ fn threads() {
             let name = "threads_total";
             let count = 5 * clients.len() as u64;
             assert_samples(
-                series(&metrics.render(), name),
+                metrics.series(name),
                 clients
                     .iter()
                     .flat_map(|&client| {
@@ -153,7 +150,7 @@ fn threads() {
                     .chain([sample(name, &and(Labels::new(), "thread", "unbound"), count)]),
             );
             assert_samples(
-                series(&metrics.render(), "threads_kept_total"),
+                metrics.series("threads_kept_total"),
                 clients
                     .iter()
                     .map(|&client| sample("threads_kept_total", &labels_of(client, server), 15))

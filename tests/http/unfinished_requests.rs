@@ -20,13 +20,13 @@ use futures_util::{FutureExt, StreamExt as _, stream};
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use metrics::counter;
-use test_support::{INET, INET6, Labels, sample, series, soon};
+use test_support::{INET, INET6, of_server, recorded, sample, soon};
 use tokio::sync::Notify;
 use tower::{Layer, Service as _, ServiceBuilder, ServiceExt, service_fn};
 
 use crate::{
-    CountDrop, ask, assert_counts, binding, dual_stack, http1, labels_of, local, mock, mock_layer, plain,
-    request_from, request_to, send, serve, serve_layered,
+    CountDrop, ask, binding, dual_stack, http1, labels_of, mock, mock_layer, plain, request_from, request_to,
+    send, serve, serve_layered,
 };
 
 /// A handler that notifies when it has begun, and never ends.
@@ -46,7 +46,7 @@ fn never(begun: Arc<Notify>) -> Router {
 #[test]
 fn a_client_that_goes_away_while_the_handler_waits() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
-        local(async |metrics| {
+        recorded(async |metrics| {
             let begun = Arc::new(Notify::new());
             let (server, clients) = serve_layered(never(Arc::clone(&begun)));
             for &client in &clients {
@@ -56,21 +56,21 @@ fn a_client_that_goes_away_while_the_handler_waits() {
                 }
             }
             soon("the handlers are aborted", || {
-                series(&metrics.render(), "aborted_total").len() == clients.len()
+                metrics.series("aborted_total").len() == clients.len()
             })
             .await;
             let expected = clients.iter().flat_map(|&client| {
                 let labels = labels_of(client, server);
                 ["aborted_total", "begun_total"].map(|name| sample(name, &labels, 1))
             });
-            assert_counts(&metrics, expected);
+            metrics.assert(expected);
         });
     }
 }
 
 #[test]
 fn a_timeout_outside() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         tokio::time::pause();
         let app = never(Arc::new(Notify::new())).layer(mock_layer());
         let service = ServiceBuilder::new().timeout(Duration::from_secs(1)).service(app);
@@ -79,16 +79,13 @@ fn a_timeout_outside() {
             .await
             .unwrap_err();
         assert!(error.is::<tower::timeout::error::Elapsed>(), "{error}");
-        assert_counts(
-            &metrics,
-            ["aborted_total", "begun_total"].map(|name| mock(name, INET6, 1)),
-        );
+        metrics.assert(["aborted_total", "begun_total"].map(|name| mock(name, INET6, 1)));
     });
 }
 
 #[test]
 fn a_request_that_is_never_polled() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let mut service = mock_layer().layer(service_fn(|_: Request<Body>| {
             let never_polled = CountDrop("aborted_total");
             async move {
@@ -97,7 +94,7 @@ fn a_request_that_is_never_polled() {
             }
         }));
         drop(service.call(request_from("192.0.2.7:1")));
-        assert_counts(&metrics, [mock("aborted_total", INET, 1)]);
+        metrics.assert([mock("aborted_total", INET, 1)]);
     });
 }
 
@@ -138,7 +135,7 @@ const PANICS: [&str; 3] = ["/at-once", "/later", "/in-body"];
 #[test]
 fn a_panic_ends_the_connection_and_the_scope() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
-        local(async |metrics| {
+        recorded(async |metrics| {
             let (server, clients) = serve_layered(panicking());
             for path in PANICS {
                 for &client in &clients {
@@ -157,7 +154,7 @@ fn a_panic_ends_the_connection_and_the_scope() {
                 expected.push(sample("good_total", &labels, 3));
                 expected.push(sample("unwound_total", &labels, 3));
             }
-            assert_counts(&metrics, expected);
+            metrics.assert(expected);
         });
     }
 }
@@ -171,7 +168,7 @@ async fn catch_panic(request: axum::extract::Request, next: Next) -> axum::respo
 
 #[test]
 fn a_panic_that_is_caught_inside_or_outside() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let (listener, clients) = dual_stack();
         let layer = ClientLabelsLayer::new(binding(&listener));
         let inside = panicking().layer(from_fn(catch_panic)).layer(layer);
@@ -203,7 +200,7 @@ fn a_panic_that_is_caught_inside_or_outside() {
             expected.push(sample("good_total", &labels, 4));
             expected.push(sample("unwound_total", &labels, 4));
         }
-        assert_counts(&metrics, expected);
+        metrics.assert(expected);
     });
 }
 
@@ -218,19 +215,9 @@ impl Drop for PanicInDrop {
 
 #[test]
 fn a_panic_in_call_or_in_a_drop_restores_the_scope() {
-    local(async |metrics| {
-        let outer =
-            ClientScopes::new(ServerBinding::new(Protocol::Tcp, "192.0.2.1:1".parse().unwrap())).server();
-        let server = Labels::from(
-            [
-                ("server_binding_address_ip_family", "inet"),
-                ("server_binding_address_ip_type", "plain"),
-                ("server_binding_ip", "192.0.2.1"),
-                ("server_binding_port", "1"),
-                ("server_binding_protocol", "tcp"),
-            ]
-            .map(|(name, value)| (name, value.to_owned())),
-        );
+    recorded(async |metrics| {
+        let address = "192.0.2.1:1".parse().unwrap();
+        let outer = ClientScopes::new(ServerBinding::new(Protocol::Tcp, address)).server();
         outer.run(|| {
             let mut in_call = mock_layer().layer(service_fn(|_: Request<Body>| {
                 let _unwound = CountDrop("unwound_total");
@@ -257,9 +244,9 @@ fn a_panic_in_call_or_in_a_drop_restores_the_scope() {
             assert_eq!(Scope::current(), outer);
             counter!("after_total").increment(1);
         });
-        assert_counts(
-            &metrics,
-            [sample("after_total", &server, 2), mock("unwound_total", INET, 2)],
-        );
+        metrics.assert([
+            sample("after_total", &of_server("tcp", address), 2),
+            mock("unwound_total", INET, 2),
+        ]);
     });
 }

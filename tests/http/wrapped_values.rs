@@ -10,13 +10,13 @@ use std::{
 use dualstack_metrics::{ClientLabels, Scope, WithScope};
 use futures_util::{FutureExt, Stream as _, StreamExt as _, future::join, stream};
 use metrics::counter;
-use test_support::{INET, INET6, MAPPED, UNKNOWN, V4, V6};
+use test_support::{INET, INET6, MAPPED, UNKNOWN, V4, V6, recorded};
 
-use crate::{CountDrop, assert_counts, local, mock, mock_scopes, plain};
+use crate::{CountDrop, mock, mock_scopes, plain};
 
 #[test]
 fn futures_that_take_turns_on_one_thread_never_see_each_other() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let scopes = mock_scopes();
         let work = async |steps: usize| {
             let own = Scope::current();
@@ -40,22 +40,19 @@ fn futures_that_take_turns_on_one_thread_never_see_each_other() {
         for task in tasks.into_iter().chain([bare]) {
             task.await.unwrap();
         }
-        assert_counts(
-            &metrics,
-            [
-                mock("steps_total", INET, 13),
-                mock("steps_total", MAPPED, 10),
-                mock("steps_total", INET6, 14),
-                mock("steps_total", UNKNOWN, 10),
-                plain("steps_total", 12),
-            ],
-        );
+        metrics.assert([
+            mock("steps_total", INET, 13),
+            mock("steps_total", MAPPED, 10),
+            mock("steps_total", INET6, 14),
+            mock("steps_total", UNKNOWN, 10),
+            plain("steps_total", 12),
+        ]);
     });
 }
 
 #[test]
 fn a_future_in_a_scope_inside_another() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let scopes = mock_scopes();
         let count = || counter!("steps_total").increment(1);
         async {
@@ -78,20 +75,17 @@ fn a_future_in_a_scope_inside_another() {
         }
         .with_scope(scopes.for_client(V4))
         .await;
-        assert_counts(
-            &metrics,
-            [
-                mock("steps_total", INET, 2),
-                mock("steps_total", INET6, 2),
-                plain("steps_total", 2),
-            ],
-        );
+        metrics.assert([
+            mock("steps_total", INET, 2),
+            mock("steps_total", INET6, 2),
+            plain("steps_total", 2),
+        ]);
     });
 }
 
 #[test]
 fn streams() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let scopes = mock_scopes();
         let counting = |items: usize| {
             let dropped = CountDrop("dropped_total");
@@ -115,15 +109,12 @@ fn streams() {
             cut.next().await;
         }
         drop(cut);
-        assert_counts(
-            &metrics,
-            [
-                plain("between_total", 4),
-                mock("polls_total", INET, 4),
-                mock("polls_total", INET6, 4),
-                mock("dropped_total", INET6, 1),
-            ],
-        );
+        metrics.assert([
+            plain("between_total", 4),
+            mock("polls_total", INET, 4),
+            mock("polls_total", INET6, 4),
+            mock("dropped_total", INET6, 1),
+        ]);
         let sized = stream::iter(0..5).with_scope(scopes.for_client(V4));
         assert_eq!(sized.size_hint(), (5, Some(5)));
         assert_eq!(sized.collect::<Vec<_>>().await, [0, 1, 2, 3, 4]);
@@ -132,7 +123,7 @@ fn streams() {
 
 #[test]
 fn a_value_that_is_taken_out_of_the_wrapper_is_outside_the_scope() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let scope = mock_scopes().for_client(V4);
         drop(scope.wrap(CountDrop("inside_total")));
         drop(scope.wrap(CountDrop("outside_total")).into_inner());
@@ -150,14 +141,11 @@ fn a_value_that_is_taken_out_of_the_wrapper_is_outside_the_scope() {
         assert!((&mut scoped).now_or_never().is_none());
         assert!(scoped.get_mut().now_or_never().is_none());
         assert!(scoped.into_inner().now_or_never().is_some());
-        assert_counts(
-            &metrics,
-            [
-                mock("inside_total", INET, 1),
-                plain("outside_total", 1),
-                mock("polls_total", INET, 1),
-                plain("polls_total", 2),
-            ],
-        );
+        metrics.assert([
+            mock("inside_total", INET, 1),
+            plain("outside_total", 1),
+            mock("polls_total", INET, 1),
+            plain("polls_total", 2),
+        ]);
     });
 }

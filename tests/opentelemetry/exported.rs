@@ -1,4 +1,4 @@
-//! An SDK with an exporter in memory, and what was exported.
+//! An SDK with an exporter in memory.
 
 use std::{collections::BTreeMap, fmt::Debug, net::SocketAddr};
 
@@ -13,13 +13,13 @@ use opentelemetry_sdk::metrics::{
     data::{AggregatedMetrics, Metric, MetricData},
 };
 
-/// An SDK, and what it has exported since the last look.
+/// An SDK, and its exports since the last look.
 pub(crate) struct Sdk {
     pub(crate) provider: SdkMeterProvider,
     exporter: Exporter,
 }
 
-/// What is left of an SDK that was dropped.
+/// The exporter of an SDK, which may have been dropped.
 pub(crate) struct Exporter(InMemoryMetricExporter);
 
 impl Sdk {
@@ -33,6 +33,12 @@ impl Sdk {
 
     pub(crate) fn with_view(view: impl Fn(&Instrument) -> Option<Stream> + Send + Sync + 'static) -> Self {
         Self::with(Temporality::Cumulative, |builder| builder.with_view(view))
+    }
+
+    /// An SDK that exports so many series of each instrument, and one for the rest.
+    pub(crate) fn limited(temporality: Temporality, limit: usize) -> Self {
+        let view = move |_: &Instrument| Stream::builder().with_cardinality_limit(limit).build().ok();
+        Self::with(temporality, |builder| builder.with_view(view))
     }
 
     pub(crate) fn with(
@@ -97,6 +103,15 @@ impl Exported {
         self.0.get(name).cloned().unwrap_or_default()
     }
 
+    /// The sum of the series of `requests`.
+    pub(crate) fn total(&self) -> u64 {
+        let points = self.points("requests");
+        points
+            .iter()
+            .map(|(_, value)| value.parse::<u64>().expect(value))
+            .sum()
+    }
+
     pub(crate) fn names(&self) -> Vec<&str> {
         self.0.keys().map(String::as_str).collect()
     }
@@ -128,16 +143,12 @@ fn points<T: Copy + Debug>(data: &MetricData<T>) -> Vec<Point> {
                 .collect()
         }
         MetricData::Histogram(histogram) => {
-            let points = histogram.data_points();
             let value = |sum, buckets: Vec<u64>| format!("{sum:?} in {buckets:?}");
-            points
-                .map(|point| {
-                    (
-                        written(point.attributes()),
-                        value(point.sum(), point.bucket_counts().collect()),
-                    )
-                })
-                .collect()
+            let points = histogram.data_points().map(|point| {
+                let value = value(point.sum(), point.bucket_counts().collect());
+                (written(point.attributes()), value)
+            });
+            points.collect()
         }
         MetricData::ExponentialHistogram(_) => panic!("no test has one"),
     }
@@ -190,16 +201,13 @@ pub(crate) fn each_path_with(
     configure: impl Fn(ScopedMeterProvider<SdkMeterProvider>) -> ScopedMeterProvider<SdkMeterProvider>,
     test: impl Fn(&Sdk, &Meter),
 ) {
-    let first = sdk();
-    test(&first, &configure(first.scoped()).meter("test"));
+    let run = |bound: fn(ScopedMeterProvider<SdkMeterProvider>) -> ScopedMeterProvider<SdkMeterProvider>| {
+        let sdk = sdk();
+        test(&sdk, &bound(configure(sdk.scoped())).meter("test"));
+    };
+    run(|provider| provider);
     #[cfg(feature = "opentelemetry-bound")]
-    {
-        let second = sdk();
-        test(
-            &second,
-            &configure(second.scoped()).without_binding().meter("test"),
-        );
-    }
+    run(ScopedMeterProvider::without_binding);
 }
 
 pub(crate) fn scopes() -> ClientScopes {

@@ -31,34 +31,21 @@ fn use_each(meter: &Meter) {
         .with_boundaries(bounds())
         .build()
         .record(0.5, &[]);
-    meter
-        .u64_observable_counter("observable.u64")
-        .with_callback(|seen| seen.observe(6, &[]))
-        .build();
-    meter
-        .f64_observable_counter("observable.f64")
-        .with_callback(|seen| seen.observe(6.5, &[]))
-        .build();
-    meter
-        .i64_observable_up_down_counter("observable.up_down.i64")
-        .with_callback(|seen| seen.observe(-6, &[]))
-        .build();
-    meter
-        .f64_observable_up_down_counter("observable.up_down.f64")
-        .with_callback(|seen| seen.observe(-6.5, &[]))
-        .build();
-    meter
-        .u64_observable_gauge("observable.gauge.u64")
-        .with_callback(|seen| seen.observe(7, &[]))
-        .build();
-    meter
-        .i64_observable_gauge("observable.gauge.i64")
-        .with_callback(|seen| seen.observe(-7, &[]))
-        .build();
-    meter
-        .f64_observable_gauge("observable.gauge.f64")
-        .with_callback(|seen| seen.observe(7.5, &[]))
-        .build();
+
+    macro_rules! observe {
+        ($($instrument:ident $name:literal $value:literal)+) => {
+            $(meter.$instrument($name).with_callback(|seen| seen.observe($value, &[])).build();)+
+        };
+    }
+    observe! {
+        u64_observable_counter "observable.u64" 6
+        f64_observable_counter "observable.f64" 6.5
+        i64_observable_up_down_counter "observable.up_down.i64" -6
+        f64_observable_up_down_counter "observable.up_down.f64" -6.5
+        u64_observable_gauge "observable.gauge.u64" 7
+        i64_observable_gauge "observable.gauge.i64" -7
+        f64_observable_gauge "observable.gauge.f64" 7.5
+    }
 }
 
 const VALUES: [(&str, &str); 16] = [
@@ -166,7 +153,7 @@ fn each_kind_chooses_its_scope_when_it_measures() {
     });
 }
 
-/// What the documentation says to do, and what happens otherwise.
+/// As the documentation advises, and otherwise.
 #[test]
 fn an_up_down_counter_is_lowered_in_the_scope_that_it_was_raised_in() {
     each_path_with(Sdk::new, ScopedMeterProvider::up_down_counters, |sdk, meter| {
@@ -226,34 +213,19 @@ fn units_descriptions_and_the_identity_of_meters_stay() {
             .with_attributes([KeyValue::new("shard", 7)])
             .build();
         for meter in [provider.meter_with_scope(scope), provider.meter("plain")] {
-            meter
-                .u64_counter("counter")
-                .with_unit("{request}")
-                .with_description("Requests")
-                .build()
-                .add(1, &[]);
-            meter
-                .f64_histogram("histogram")
-                .with_unit("s")
-                .with_description("Seconds")
-                .build()
-                .record(1.0, &[]);
-            meter
-                .i64_up_down_counter("up_down")
-                .with_unit("1")
-                .with_description("Open")
-                .build()
-                .add(1, &[]);
-            meter
-                .f64_gauge("gauge")
-                .with_unit("Cel")
-                .with_description("Heat")
-                .build()
-                .record(1.0, &[]);
-            let observable = meter
-                .u64_observable_counter("observable")
-                .with_unit("By")
-                .with_description("Bytes");
+            macro_rules! described {
+                ($instrument:ident $unit:literal $description:literal) => {
+                    meter
+                        .$instrument(stringify!($instrument))
+                        .with_unit($unit)
+                        .with_description($description)
+                };
+            }
+            described!(u64_counter "{request}" "Requests").build().add(1, &[]);
+            described!(f64_histogram "s" "Seconds").build().record(1.0, &[]);
+            described!(i64_up_down_counter "1" "Open").build().add(1, &[]);
+            described!(f64_gauge "Cel" "Heat").build().record(1.0, &[]);
+            let observable = described!(u64_observable_counter "By" "Bytes");
             observable.with_callback(|seen| seen.observe(1, &[])).build();
         }
         described(&sdk, &exporter)
@@ -288,7 +260,7 @@ fn an_instrument_that_is_made_twice_is_one() {
 }
 
 #[test]
-fn what_the_sdk_rejects_stays_rejected() {
+fn names_and_values_that_the_sdk_rejects_stay_rejected() {
     each_path(Sdk::new, |sdk, meter| {
         let invalid = meter.u64_counter("1 is not a name").build();
         inet().run(|| invalid.add(1, &[]));

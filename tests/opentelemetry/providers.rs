@@ -9,9 +9,7 @@ use std::{
     thread,
 };
 
-use dualstack_metrics::{Scope, ScopedMeterProvider, ScopedRecorderLayer};
-use metrics_exporter_prometheus::PrometheusBuilder;
-use metrics_util::layers::Layer as _;
+use dualstack_metrics::{Scope, ScopedMeterProvider};
 use opentelemetry::{
     InstrumentationScope, KeyValue, global,
     metrics::{
@@ -20,9 +18,9 @@ use opentelemetry::{
     },
 };
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use test_support::{assert_samples, eventually, sample, series};
+use test_support::{eventually, recorded, sample};
 
-use crate::exported::{Sdk, each_path, inet, inet6, point, scopes, sorted, written};
+use crate::exported::{Sdk, each_path, inet, inet6, point, sorted, written};
 
 #[test]
 fn several_providers_do_not_see_each_other() {
@@ -130,6 +128,12 @@ type Measured = (u64, Vec<String>);
 /// A provider of somebody else, whose instruments cannot be bound. It counts again while it counts.
 #[derive(Clone, Default)]
 struct Own {
+    provider: Arc<()>,
+    instrument: OwnInstrument,
+}
+
+#[derive(Clone, Default)]
+struct OwnInstrument {
     measured: Arc<Mutex<Vec<Measured>>>,
     again: Arc<Mutex<Option<Counter<u64>>>>,
     depth: Arc<AtomicU64>,
@@ -137,17 +141,17 @@ struct Own {
 
 impl MeterProvider for Own {
     fn meter_with_scope(&self, _: InstrumentationScope) -> Meter {
-        Meter::new(Arc::new(self.clone()))
+        Meter::new(Arc::new(self.instrument.clone()))
     }
 }
 
-impl InstrumentProvider for Own {
+impl InstrumentProvider for OwnInstrument {
     fn u64_counter(&self, _: InstrumentBuilder<'_, Counter<u64>>) -> Counter<u64> {
         Counter::new(Arc::new(self.clone()))
     }
 }
 
-impl SyncInstrument<u64> for Own {
+impl SyncInstrument<u64> for OwnInstrument {
     fn measure(&self, value: u64, attributes: &[KeyValue]) {
         self.measured.lock().unwrap().push((value, written(attributes)));
         if self.depth.fetch_add(1, Ordering::Relaxed) < 3 {
@@ -182,7 +186,7 @@ fn instruments_that_cannot_be_bound_lose_nothing() {
         (3, vec![]),
     ];
     assert_eq!(
-        *own.measured.lock().unwrap(),
+        *own.instrument.measured.lock().unwrap(),
         [round.clone(), round.clone(), round.clone(), round].concat()
     );
 }
@@ -194,9 +198,9 @@ fn an_instrument_may_be_used_while_it_measures() {
         .meter("test")
         .u64_counter("requests")
         .build();
-    *own.again.lock().unwrap() = Some(counter.clone());
+    *own.instrument.again.lock().unwrap() = Some(counter.clone());
     inet().run(|| counter.add(1, &[KeyValue::new("kind", "announce")]));
-    let measured = own.measured.lock().unwrap();
+    let measured = own.instrument.measured.lock().unwrap();
     // Three levels with two calls each.
     assert_eq!(measured.len(), 1 + 2 + 4 + 8);
     let of_scope = point(inet(), &[], 0).0;
@@ -208,7 +212,7 @@ fn an_instrument_may_be_used_while_it_measures() {
     );
     // Breaks the circle.
     drop(measured);
-    *own.again.lock().unwrap() = None;
+    *own.instrument.again.lock().unwrap() = None;
 }
 
 #[test]
@@ -228,7 +232,7 @@ fn a_provider_that_is_dropped_is_shut_down_although_instruments_are_kept() {
         count();
         let exporter = sdk.into_exporter();
         assert_eq!(exporter.already_exported().names(), [""; 0]);
-        // The last provider is gone, which exports what there is.
+        // The last provider is gone, which exports the rest.
         drop(provider);
         let expected = [(inet(), 2), (inet6(), 1)]
             .into_iter()
@@ -242,35 +246,11 @@ fn a_provider_that_is_dropped_is_shut_down_although_instruments_are_kept() {
     drop_first(ScopedMeterProvider::without_binding);
 }
 
-/// Counts the providers and instruments that there are.
-#[derive(Clone, Default)]
-struct Alive {
-    provider: Arc<()>,
-    instruments: Arc<()>,
-}
-
-impl MeterProvider for Alive {
-    fn meter_with_scope(&self, _: InstrumentationScope) -> Meter {
-        Meter::new(Arc::new(AliveInstrument(Arc::clone(&self.instruments))))
-    }
-}
-
-struct AliveInstrument(Arc<()>);
-
-impl InstrumentProvider for AliveInstrument {
-    fn u64_counter(&self, _: InstrumentBuilder<'_, Counter<u64>>) -> Counter<u64> {
-        Counter::new(Arc::new(Self(Arc::clone(&self.0))))
-    }
-}
-
-impl SyncInstrument<u64> for AliveInstrument {
-    fn measure(&self, _: u64, _: &[KeyValue]) {}
-}
-
 #[test]
-fn what_is_remembered_keeps_nothing_alive() {
-    let alive = Alive::default();
-    let provider = ScopedMeterProvider::new(alive.clone());
+fn the_cache_keeps_nothing_alive() {
+    let own = Own::default();
+    let (providers, instruments) = (Arc::clone(&own.provider), Arc::clone(&own.instrument.measured));
+    let provider = ScopedMeterProvider::new(own);
     let counter = provider.meter("test").u64_counter("requests").build();
     for _ in 0..3 {
         inet().run(|| {
@@ -279,14 +259,14 @@ fn what_is_remembered_keeps_nothing_alive() {
         });
     }
     drop(provider);
-    assert_eq!(Arc::strong_count(&alive.provider), 1);
-    assert!(Arc::strong_count(&alive.instruments) > 1);
+    assert_eq!(Arc::strong_count(&providers), 1);
+    assert!(Arc::strong_count(&instruments) > 1);
     drop(counter);
-    assert_eq!(Arc::strong_count(&alive.instruments), 1);
+    assert_eq!(Arc::strong_count(&instruments), 1);
 }
 
 #[test]
-fn instruments_outlive_a_shutdown_and_what_is_measured_then_is_lost() {
+fn instruments_outlive_a_shutdown_and_later_measurements_are_lost() {
     each_path(Sdk::new, |sdk, meter| {
         let counter = meter.u64_counter("requests").build();
         inet().run(|| counter.add(1, &[]));
@@ -308,11 +288,9 @@ fn instruments_outlive_a_shutdown_and_what_is_measured_then_is_lost() {
 fn both_worlds_see_the_same_scope() {
     let sdk = Sdk::new();
     let requests = sdk.scoped().meter("test").u64_counter("requests").build();
-    let prometheus = PrometheusBuilder::new().build_recorder();
-    let handle = prometheus.handle();
-    let recorder = ScopedRecorderLayer::new().layer(prometheus);
-    metrics::with_local_recorder(&recorder, || {
-        for (scope, times) in [(inet(), 1), (inet6(), 2), (Scope::none(), 4)] {
+    let all = [(inet(), 1), (inet6(), 2), (Scope::none(), 4)];
+    recorded(async |metrics| {
+        for (scope, times) in all {
             for _ in 0..times {
                 scope.run(|| {
                     metrics::counter!("requests_total").increment(1);
@@ -320,19 +298,14 @@ fn both_worlds_see_the_same_scope() {
                 });
             }
         }
-    });
-    let all = [(inet(), 1), (inet6(), 2), (Scope::none(), 4)];
-    let expected = all.map(|(scope, value)| point(scope, &[], value));
-    assert_eq!(sdk.exported().points("requests"), sorted(expected));
-    assert_samples(
-        series(&handle.render(), "requests_total"),
-        all.map(|(scope, value)| {
+        let expected = all.map(|(scope, value)| point(scope, &[], value));
+        assert_eq!(sdk.exported().points("requests"), sorted(expected));
+        metrics.assert(all.map(|(scope, value)| {
             let labels = scope.pairs().iter();
             let labels = labels.map(|&(name, value)| (name, value.to_owned())).collect();
             sample("requests_total", &labels, value)
-        }),
-    );
-    assert_eq!(scopes().expected().count(), 2);
+        }));
+    });
 }
 
 #[cfg(feature = "opentelemetry-bound")]
@@ -392,7 +365,7 @@ fn an_instrument_may_be_used_while_the_locals_of_a_thread_are_dropped() {
             for _ in 0..4 {
                 let kept = CountsLast(counter.clone());
                 threads.spawn(move || {
-                    // Before and after the first use of what this thread has of others.
+                    // Before and after the thread first uses the locals of the crate and of the SDK.
                     LAST.with_borrow_mut(|last| last.push(CountsLast(kept.0.clone())));
                     drop(kept);
                 });

@@ -1,16 +1,13 @@
-//! What the SDK does below: views, temporality, the limit of cardinality.
+//! The SDK below: views, temporality, the limit of cardinality.
 
 use std::{collections::BTreeMap, thread};
 
-use dualstack_metrics::{BoundedLabel, Scope, ScopedMeterProvider};
+use dualstack_metrics::{Scope, ScopedMeterProvider};
 use opentelemetry::{Key, KeyValue, metrics::MeterProvider as _};
 use opentelemetry_sdk::metrics::{Instrument, Stream, Temporality};
+use test_support::Digit;
 
-use crate::exported::{Exported, Sdk, each_path, each_path_with, inet, inet6, point, scopes, sorted};
-
-fn limited(limit: usize) -> impl Fn(&Instrument) -> Option<Stream> + Send + Sync + 'static {
-    move |_| Stream::builder().with_cardinality_limit(limit).build().ok()
-}
+use crate::exported::{Sdk, each_path, each_path_with, inet, inet6, of, point, scopes, sorted};
 
 #[test]
 fn a_view_that_drops_attributes_adds_their_series_up() {
@@ -106,7 +103,7 @@ fn cumulative_temporality_exports_totals() {
 }
 
 #[test]
-fn delta_temporality_exports_what_came_since_and_idle_series_come_back() {
+fn delta_temporality_exports_increments_since_the_last_export_and_idle_series_come_back() {
     each_path(Sdk::delta, |sdk, meter| {
         let counter = meter.u64_counter("requests").build();
         let kind = [KeyValue::new("kind", "announce")];
@@ -122,7 +119,7 @@ fn delta_temporality_exports_what_came_since_and_idle_series_come_back() {
             count(inet(), value);
             assert_eq!(sdk.exported().points("requests"), expected(inet(), value));
         }
-        // Idle for several collections, in which the SDK forgets what is not bound.
+        // Idle for several collections, in which the SDK forgets series that are not bound.
         for value in 1..=3 {
             count(inet6(), value);
             assert_eq!(sdk.exported().points("requests"), expected(inet6(), value));
@@ -133,33 +130,21 @@ fn delta_temporality_exports_what_came_since_and_idle_series_come_back() {
     });
 }
 
-#[derive(Clone, Copy)]
-struct Tenant(usize);
-
-impl BoundedLabel for Tenant {
-    const NAME: &'static str = "tenant";
-    const VALUES: &'static [&'static str] = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-
-    fn index(self) -> usize {
-        self.0
-    }
-}
-
 const OVERFLOW: &str = "otel.metric.overflow=Bool(true)";
 
 #[test]
 fn the_limit_of_cardinality_holds_and_no_increment_is_lost() {
     for temporality in [Temporality::Cumulative, Temporality::Delta] {
         each_path(
-            || Sdk::with(temporality, |builder| builder.with_view(limited(6))),
+            || Sdk::limited(temporality, 6),
             |sdk, meter| {
                 let counter = meter.u64_counter("requests").build();
                 for _ in 0..3 {
                     for tenant in 0..10 {
-                        Scope::new(&Tenant(tenant)).run(|| counter.add(1, &[]));
+                        Scope::new(&Digit::<0>(tenant)).run(|| counter.add(1, &[]));
                     }
                 }
-                let known = (0..6).map(|tenant| point(Scope::new(&Tenant(tenant)), &[], 3));
+                let known = (0..6).map(|tenant| point(Scope::new(&Digit::<0>(tenant)), &[], 3));
                 let expected = sorted(known.chain([point(Scope::none(), &[OVERFLOW], 12)]));
                 assert_eq!(sdk.exported().points("requests"), expected);
             },
@@ -170,10 +155,10 @@ fn the_limit_of_cardinality_holds_and_no_increment_is_lost() {
 /// With delta temporality, the SDK forgets series that are idle and has room again. A bound series is never forgotten.
 #[test]
 fn without_binding_there_is_room_again_after_an_overflow() {
-    let delta = || Sdk::with(Temporality::Delta, |builder| builder.with_view(limited(2)));
+    let delta = || Sdk::limited(Temporality::Delta, 2);
     let counted = |provider: ScopedMeterProvider<_>, sdk: &Sdk| {
         let counter = provider.meter("test").u64_counter("requests").build();
-        let count = |tenant| Scope::new(&Tenant(tenant)).run(|| counter.add(1, &[]));
+        let count = |tenant| Scope::new(&Digit::<0>(tenant)).run(|| counter.add(1, &[]));
         (0..4).for_each(count);
         sdk.exported();
         // Now the first two are idle.
@@ -185,7 +170,7 @@ fn without_binding_there_is_room_again_after_an_overflow() {
         count(2);
         sdk.exported().points("requests")
     };
-    let room = [point(Scope::new(&Tenant(2)), &[], 1)];
+    let room = [point(Scope::new(&Digit::<0>(2)), &[], 1)];
     #[cfg(feature = "opentelemetry-bound")]
     {
         let (bound, plain) = (delta(), delta());
@@ -203,20 +188,16 @@ fn without_binding_there_is_room_again_after_an_overflow() {
 #[test]
 fn the_documented_number_of_series_fits_the_limit() {
     let kinds = ["announce", "scrape"].map(|kind| [KeyValue::new("kind", kind)]);
-    // Each scope with each value at the call, and what is counted outside every scope.
-    let needed = (scopes().max_label_sets(&Tenant(0)) + 1) * kinds.len();
+    // Each scope with each value at the call, and once outside every scope.
+    let needed = (scopes().max_label_sets(&Digit::<0>(0)) + 1) * kinds.len();
     each_path(
-        || {
-            Sdk::with(Temporality::Cumulative, |builder| {
-                builder.with_view(limited(needed))
-            })
-        },
+        || Sdk::limited(Temporality::Cumulative, needed),
         |sdk, meter| {
             let counter = meter.u64_counter("requests").build();
             let mut all = vec![Scope::none()];
             for class in dualstack_metrics::ClientLabels::ALL {
                 let scope = scopes().for_client(*class);
-                all.extend((0..10).map(|tenant| scope.with(&Tenant(tenant))));
+                all.extend((0..10).map(|tenant| scope.with(&Digit::<0>(tenant))));
             }
             for scope in all {
                 scope.run(|| kinds.iter().for_each(|kind| counter.add(1, kind)));
@@ -232,12 +213,37 @@ fn the_documented_number_of_series_fits_the_limit() {
     );
 }
 
-fn total(exported: &Exported) -> u64 {
-    let points = exported.points("requests");
-    points
-        .iter()
-        .map(|(_, value)| value.parse::<u64>().unwrap())
-        .sum()
+/// Runs `work` in eight threads, and collects meanwhile. Returns each series with its count, of `at_most` at a time.
+fn count_in_threads(
+    sdk: &Sdk,
+    temporality: Temporality,
+    at_most: usize,
+    work: impl Fn(usize) + Sync,
+) -> BTreeMap<Vec<String>, u64> {
+    let mut counts = BTreeMap::new();
+    let mut collect = || {
+        let points = sdk.exported().points("requests");
+        assert!(points.len() <= at_most, "{}", points.len());
+        for (attributes, value) in points {
+            let count: &mut u64 = counts.entry(attributes).or_default();
+            let before = if temporality == Temporality::Delta {
+                *count
+            } else {
+                0
+            };
+            *count = before + value.parse::<u64>().unwrap();
+        }
+    };
+    let work = &work;
+    thread::scope(|threads| {
+        let workers = (0..8).map(|worker| threads.spawn(move || work(worker)));
+        let workers: Vec<_> = workers.collect();
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            collect();
+        }
+    });
+    collect();
+    counts
 }
 
 #[test]
@@ -245,58 +251,27 @@ fn a_million_increments_from_eight_threads_are_a_million() {
     const EACH: u64 = 125_000;
 
     for temporality in [Temporality::Cumulative, Temporality::Delta] {
-        each_path(
-            || Sdk::with(temporality, |builder| builder),
-            |sdk, meter| {
-                let counter = meter.u64_counter("requests").build();
-                let kinds = [0, 1, 2].map(|kind| [KeyValue::new("kind", kind)]);
-                let (mut totals, mut collected) = (BTreeMap::new(), 0);
-                let mut gather = |exported: Exported| {
-                    collected = if temporality == Temporality::Delta {
-                        collected
-                    } else {
-                        0
-                    } + total(&exported);
-                    for (attributes, value) in exported.points("requests") {
-                        let sum: &mut u64 = totals.entry(attributes).or_default();
-                        *sum = if temporality == Temporality::Delta {
-                            *sum
-                        } else {
-                            0
-                        } + value.parse::<u64>().unwrap();
-                    }
-                    collected
-                };
-                thread::scope(|threads| {
-                    let workers: Vec<_> = (0..8)
-                        .map(|worker| {
-                            let (counter, kinds) = (&counter, &kinds);
-                            threads.spawn(move || {
-                                let scope = [inet(), inet6(), Scope::none(), inet()][worker % 4];
-                                for at in 0..EACH {
-                                    scope.run(|| match at % 4 {
-                                        3 => counter.add(1, &[]),
-                                        kind => counter.add(1, &kinds[usize::try_from(kind).unwrap()]),
-                                    });
-                                }
-                            })
-                        })
-                        .collect();
-                    // Collects meanwhile.
-                    while workers.iter().any(|worker| !worker.is_finished()) {
-                        gather(sdk.exported());
-                    }
-                });
-                assert_eq!(gather(sdk.exported()), 8 * EACH);
-                let expected = [(inet(), 4), (inet6(), 2), (Scope::none(), 2)];
-                let expected = expected.into_iter().flat_map(|(scope, workers)| {
-                    let more = ["kind=I64(0)", "kind=I64(1)", "kind=I64(2)"].map(|kind| vec![kind]);
-                    let each = more.into_iter().chain([vec![]]);
-                    each.map(move |more| (point(scope, &more, 0).0, workers * EACH / 4))
-                });
-                assert_eq!(totals, expected.collect());
-            },
-        );
+        let sdk = || Sdk::with(temporality, |builder| builder);
+        each_path(sdk, |sdk, meter| {
+            let counter = meter.u64_counter("requests").build();
+            let kinds = [0, 1, 2].map(|kind| [KeyValue::new("kind", kind)]);
+            let counts = count_in_threads(sdk, temporality, 12, |worker| {
+                let scope = [inet(), inet6(), Scope::none(), inet()][worker % 4];
+                for at in 0..EACH {
+                    scope.run(|| match at % 4 {
+                        3 => counter.add(1, &[]),
+                        kind => counter.add(1, &kinds[usize::try_from(kind).unwrap()]),
+                    });
+                }
+            });
+            let expected = [(inet(), 4), (inet6(), 2), (Scope::none(), 2)];
+            let expected = expected.into_iter().flat_map(|(scope, workers)| {
+                let more = ["kind=I64(0)", "kind=I64(1)", "kind=I64(2)"].map(|kind| vec![kind]);
+                let each = more.into_iter().chain([vec![]]);
+                each.map(move |more| (of(scope, &more), workers * EACH / 4))
+            });
+            assert_eq!(counts, expected.collect());
+        });
     }
 }
 
@@ -306,41 +281,20 @@ fn eight_threads_with_many_values_lose_nothing() {
     const EACH: i64 = 4_000;
 
     for temporality in [Temporality::Cumulative, Temporality::Delta] {
-        each_path(
-            || Sdk::with(temporality, |builder| builder.with_view(limited(50))),
-            |sdk, meter| {
-                let counter = meter.u64_counter("requests").build();
-                let mut deltas = 0;
-                thread::scope(|threads| {
-                    let workers: Vec<_> = (0..8)
-                        .map(|worker| {
-                            let counter = &counter;
-                            threads.spawn(move || {
-                                let scope = [inet(), inet6()][worker % 2];
-                                for at in 0..EACH {
-                                    scope.run(|| {
-                                        // Each value is used by four threads at about the same time.
-                                        counter.add(1, &[KeyValue::new("peer", at)]);
-                                        counter.add(1, &[KeyValue::new("kind", at % 4)]);
-                                    });
-                                }
-                            })
-                        })
-                        .collect();
-                    while workers.iter().any(|worker| !worker.is_finished()) {
-                        deltas += total(&sdk.exported());
-                    }
-                });
-                let exported = sdk.exported();
-                assert!(exported.points("requests").len() <= 51);
-                let last = total(&exported);
-                let all = if temporality == Temporality::Delta {
-                    deltas + last
-                } else {
-                    last
-                };
-                assert_eq!(all, 8 * 2 * EACH.unsigned_abs());
-            },
-        );
+        let limited = || Sdk::limited(temporality, 50);
+        each_path(limited, |sdk, meter| {
+            let counter = meter.u64_counter("requests").build();
+            let counts = count_in_threads(sdk, temporality, 51, |worker| {
+                let scope = [inet(), inet6()][worker % 2];
+                for at in 0..EACH {
+                    scope.run(|| {
+                        // Each value is used by four threads at about the same time.
+                        counter.add(1, &[KeyValue::new("peer", at)]);
+                        counter.add(1, &[KeyValue::new("kind", at % 4)]);
+                    });
+                }
+            });
+            assert_eq!(counts.values().sum::<u64>(), 8 * 2 * EACH.unsigned_abs());
+        });
     }
 }

@@ -1,19 +1,17 @@
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::convert::Infallible;
 
 use axum::{Router, body::Body, routing::get};
 use bytes::Bytes;
-use dualstack_metrics::{ClientLabels, Datagram, Scope, SocketOptions, UdpServer, WithScope};
+use dualstack_metrics::{ClientLabels, Datagram, Scope, WithScope};
 use futures_util::{FutureExt, StreamExt as _, future, stream};
 use metrics::counter;
 use test_support::{
-    INET6, Log, MAPPED, and, assert_samples, block_on, loopbacks, sample, samples, series, seven,
+    Log, MAPPED, and, each, loopbacks, recorded, sample, seven,
+    udp::{self, Running},
 };
-use tokio::{net::UdpSocket, sync::oneshot, time::timeout};
 use tower::{ServiceExt, service_fn};
 
-use super::{MAPPED_CLIENT, Plan, client_layer, from, send, server, with_recorder};
-
-const PATIENCE: Duration = Duration::from_secs(10);
+use super::{MAPPED_CLIENT, Plan, client_layer, from, send, server};
 
 /// Counts when it is dropped.
 struct CountDrop;
@@ -45,29 +43,23 @@ fn a_label_that_is_added_late_holds_for_the_rest_of_the_request() {
         .route("/", get(buy))
         .route("/hello", get(async || counter!("hellos_total").increment(1)))
         .layer(client_layer());
-    with_recorder(|handle| {
-        block_on(async {
-            assert_eq!(send(app.clone(), from(MAPPED_CLIENT)).await, "xx");
-            let mut hello = from(MAPPED_CLIENT);
-            *hello.uri_mut() = "/hello".parse().unwrap();
-            // At the same time as a request that adds a label.
-            let (one, other) =
-                future::join(send(app.clone(), from(MAPPED_CLIENT)), send(app.clone(), hello)).await;
-            assert_eq!((&*one, &*other), ("xx", ""));
-        });
+    recorded(async |metrics| {
+        assert_eq!(send(app.clone(), from(MAPPED_CLIENT)).await, "xx");
+        let mut hello = from(MAPPED_CLIENT);
+        *hello.uri_mut() = "/hello".parse().unwrap();
+        // At the same time as a request that adds a label.
+        let (one, other) = future::join(send(app.clone(), from(MAPPED_CLIENT)), send(app, hello)).await;
+        assert_eq!((&*one, &*other), ("xx", ""));
         let before = seven("http", server(), MAPPED);
         let after = and(before.clone(), "plan", "paid");
-        assert_samples(
-            samples(&handle.render()),
-            [
-                sample("begun_total", &before, 2),
-                sample("hellos_total", &before, 1),
-                sample("authenticated_total", &after, 2),
-                sample("bought_total", &after, 2),
-                sample("chunks_total", &after, 6),
-                sample("dropped_total", &after, 2),
-            ],
-        );
+        metrics.assert([
+            sample("begun_total", &before, 2),
+            sample("hellos_total", &before, 1),
+            sample("authenticated_total", &after, 2),
+            sample("bought_total", &after, 2),
+            sample("chunks_total", &after, 6),
+            sample("dropped_total", &after, 2),
+        ]);
     });
 }
 
@@ -83,10 +75,10 @@ fn a_request_that_is_cancelled_after_a_label_was_added_counts_with_it() {
             }),
         )
         .layer(client_layer());
-    with_recorder(|handle| {
+    recorded(async |metrics| {
         assert!(app.oneshot(from(MAPPED_CLIENT)).now_or_never().is_none());
         let labels = and(seven("http", server(), MAPPED), "plan", "paid");
-        assert_samples(samples(&handle.render()), [sample("dropped_total", &labels, 1)]);
+        metrics.assert([sample("dropped_total", &labels, 1)]);
     });
 }
 
@@ -165,61 +157,23 @@ fn paid(datagram: Datagram) -> impl Future<Output = Result<Option<Bytes>, Infall
 
 #[test]
 fn a_label_that_is_added_late_holds_for_the_rest_of_a_datagram() {
-    let addresses = loopbacks();
-    let socket = SocketOptions::dual_stack();
-    with_recorder(|handle| {
-        let server = block_on(async {
-            let server = UdpServer::new(socket.bind_udp("[::]:0".parse().unwrap()).unwrap()).unwrap();
-            let address = server.local_addr();
-            let (stop, stopped) = oneshot::channel::<()>();
-            let serve = server
-                .metrics_prefix("s")
-                .serve(service_fn(paid))
-                .with_graceful_shutdown(async { _ = stopped.await });
-            let ask = async {
-                for ip in &addresses {
-                    let client = UdpSocket::bind(SocketAddr::new(*ip, 0)).await.unwrap();
-                    for text in ["late", "early"] {
-                        let to = SocketAddr::new(*ip, address.port());
-                        client.send_to(text.as_bytes(), to).await.unwrap();
-                        let mut answer = [0; 9];
-                        let (length, _) = timeout(PATIENCE, client.recv_from(&mut answer))
-                            .await
-                            .expect("an answer")
-                            .unwrap();
-                        assert_eq!(&answer[..length], text.as_bytes());
-                    }
-                }
-                drop(stop);
-            };
-            future::join(serve.into_future(), ask).await.0.unwrap();
-            address
-        });
-
-        let classes = addresses
-            .iter()
-            .map(|ip| if ip.is_ipv4() { MAPPED } else { INET6 });
-        let expected = classes.flat_map(|seen| {
-            let client = seven("udp", server, seen);
+    recorded(async |metrics| {
+        let running = Running::start(udp::server("[::]:0"), service_fn(paid));
+        let mut expected = Vec::new();
+        for ip in loopbacks() {
+            let asking = running.client(ip).await;
+            for text in ["late", "early"] {
+                assert_eq!(asking.ask(text.as_bytes()).await, text.as_bytes());
+            }
+            let client = running.labels(ip);
             let paid = and(client.clone(), "plan", "paid");
-            [
-                sample("begun_total", &paid, 1),
-                sample("bought_total", &paid, 2),
-                sample("dropped_total", &paid, 2),
-                // What the server itself counts has the labels of the client, so that all of a datagram's outcomes do.
-                sample("s_requests_received_total", &client, 2),
-                sample("s_responses_sent_total", &client, 2),
-            ]
-        });
-        let names = [
-            "begun_total",
-            "bought_total",
-            "dropped_total",
-            "s_requests_received_total",
-            "s_responses_sent_total",
-        ];
-        let output = handle.render();
-        let lines = names.iter().flat_map(|name| series(&output, name)).collect();
-        assert_samples(lines, expected);
+            let counts = [("begun_total", 1), ("bought_total", 2), ("dropped_total", 2)];
+            expected.extend(each(&paid, counts));
+            // The server's own counters have the labels of the client, so that all of a datagram's outcomes do.
+            let counts = [("s_requests_received_total", 2), ("s_responses_sent_total", 2)];
+            expected.extend(each(&client, counts));
+        }
+        running.stop().await;
+        metrics.assert(expected);
     });
 }

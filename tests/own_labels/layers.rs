@@ -12,10 +12,10 @@ use bytes::Bytes;
 use dualstack_metrics::{CappedLabel, ClientLabelsLayer, Datagram, FixedLabel, LabelsLayer, Protocol};
 use futures_util::{FutureExt, StreamExt as _, future, stream};
 use metrics::counter;
-use test_support::{INET, INET6, Labels, MAPPED, and, assert_samples, block_on, sample, samples, seven};
+use test_support::{INET, INET6, Labels, MAPPED, and, assert_samples, recorded, sample, seven};
 use tower::{Layer as _, Service as _, ServiceBuilder, service_fn};
 
-use super::{MAPPED_CLIENT, Plan, binding, client_layer, from, send, server, with_recorder};
+use super::{MAPPED_CLIENT, Plan, binding, client_layer, from, send, server};
 
 #[test]
 fn both_layers_make_one_scope_in_either_order() {
@@ -41,7 +41,7 @@ fn both_layers_make_one_scope_in_either_order() {
         };
         Router::new().route("/", get(hello))
     };
-    with_recorder(|handle| {
+    recorded(async |metrics| {
         for app in [
             app().layer(own).layer(client_layer()),
             app().layer(client_layer()).layer(own),
@@ -49,8 +49,8 @@ fn both_layers_make_one_scope_in_either_order() {
             let mut request = from(MAPPED_CLIENT);
             request.headers_mut().insert("x-paid", "1".parse().unwrap());
             request.headers_mut().insert("host", "acme".parse().unwrap());
-            assert_eq!(block_on(send(app.clone(), request)), "xx");
-            block_on(send(app, from("[2001:db8::7]:1")));
+            assert_eq!(send(app.clone(), request).await, "xx");
+            send(app, from("[2001:db8::7]:1")).await;
         }
         let labels =
             |seen, plan, tenant| and(and(seven("http", server(), seen), "plan", plan), "tenant", tenant);
@@ -61,7 +61,7 @@ fn both_layers_make_one_scope_in_either_order() {
                 sample("chunks_total", &labels, 4),
             ]
         });
-        let lines = samples(&handle.render());
+        let lines = metrics.samples();
         let (overflow, lines): (Vec<_>, Vec<_>) = lines
             .into_iter()
             .partition(|line| line.starts_with("label_values"));
@@ -87,7 +87,7 @@ fn labels_of_datagrams_and_without_the_body() {
         counter!("answers_total").increment(1);
         future::ready(Ok::<_, Infallible>(Some(Bytes::new())))
     };
-    with_recorder(|handle| {
+    recorded(async |metrics| {
         let mut service = ClientLabelsLayer::new(binding(Protocol::Udp)).layer(own.layer(service_fn(answer)));
         for payload in ["", "x", "y"] {
             let peer: SocketAddr = MAPPED_CLIENT.parse().unwrap();
@@ -99,14 +99,11 @@ fn labels_of_datagrams_and_without_the_body() {
         assert!(without_body.call(datagram).now_or_never().unwrap().is_ok());
 
         let labels = |plan| and(seven("udp", server(), MAPPED), "plan", plan);
-        assert_samples(
-            samples(&handle.render()),
-            [
-                sample("answers_total", &labels("free"), 1),
-                sample("answers_total", &labels("paid"), 2),
-                sample("answers_total", &and(Labels::new(), "plan", "free"), 1),
-            ],
-        );
+        metrics.assert([
+            sample("answers_total", &labels("free"), 1),
+            sample("answers_total", &labels("paid"), 2),
+            sample("answers_total", &and(Labels::new(), "plan", "free"), 1),
+        ]);
     });
 }
 
@@ -123,7 +120,7 @@ fn the_inner_of_two_layers_has_the_last_word() {
         let labels = and(seven(protocol, server(), seen), "plan", "paid");
         and(and(labels, "tenant", "acme"), "referer", "a.example")
     };
-    with_recorder(|handle| {
+    recorded(async |metrics| {
         let chunks = || {
             counter!("hellos_total").increment(1);
             let chunk = stream::once(async {
@@ -137,7 +134,7 @@ fn the_inner_of_two_layers_has_the_last_word() {
             .layer(LabelsLayer::new(|_: &Request| Plan::Paid))
             .layer(LabelsLayer::new(move |_: &Request| outer))
             .layer(client_layer());
-        assert_eq!(block_on(send(app, from(MAPPED_CLIENT))), "x");
+        assert_eq!(send(app, from(MAPPED_CLIENT)).await, "x");
 
         let answer = |_: Datagram| {
             counter!("answers_total").increment(1);
@@ -152,14 +149,11 @@ fn the_inner_of_two_layers_has_the_last_word() {
         let datagram = Datagram::new("", client, server());
         assert!(service.call(datagram).now_or_never().unwrap().is_ok());
 
-        assert_samples(
-            samples(&handle.render()),
-            [
-                sample("hellos_total", &labels("http", MAPPED), 1),
-                sample("chunks_total", &labels("http", MAPPED), 1),
-                sample("answers_total", &labels("udp", INET6), 1),
-            ],
-        );
+        metrics.assert([
+            sample("hellos_total", &labels("http", MAPPED), 1),
+            sample("chunks_total", &labels("http", MAPPED), 1),
+            sample("answers_total", &labels("udp", INET6), 1),
+        ]);
     });
 }
 
@@ -181,15 +175,12 @@ fn a_layer_inside_the_authentication_knows_who_it_is() {
         }))
         .layer(middleware::from_fn(authenticate))
         .layer(client_layer());
-    with_recorder(|handle| {
-        block_on(send(app, from("192.0.2.7:1")));
+    recorded(async |metrics| {
+        send(app, from("192.0.2.7:1")).await;
         let labels = seven("http", server(), INET);
-        assert_samples(
-            samples(&handle.render()),
-            [
-                sample("begun_total", &labels, 1),
-                sample("hellos_total", &and(labels, "plan", "paid"), 1),
-            ],
-        );
+        metrics.assert([
+            sample("begun_total", &labels, 1),
+            sample("hellos_total", &and(labels, "plan", "paid"), 1),
+        ]);
     });
 }

@@ -1,7 +1,5 @@
 //! Your own labels: in requests over HTTP and UDP, added late, and written as `other`.
 
-#![cfg(all(feature = "axum", feature = "udp", feature = "prometheus"))]
-
 mod late;
 mod layers;
 mod values;
@@ -15,11 +13,8 @@ use axum::{
     body::Body,
     extract::{ConnectInfo, Request},
 };
-use dualstack_metrics::{
-    BoundedLabel, ClientLabelsLayer, Protocol, Scope, ServerBinding, prometheus::Install,
-};
+use dualstack_metrics::{BoundedLabel, ClientLabelsLayer, Protocol, ServerBinding};
 use http_body_util::BodyExt;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tower::ServiceExt;
 
 #[derive(Clone, Copy)]
@@ -49,14 +44,6 @@ fn binding(protocol: Protocol) -> ServerBinding {
 
 fn client_layer() -> ClientLabelsLayer {
     ClientLabelsLayer::new(binding(Protocol::Http))
-}
-
-/// Runs a test with a recorder of its own.
-fn with_recorder(test: impl FnOnce(&PrometheusHandle)) {
-    let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
-    let handle = recorder.get_ref().handle();
-    metrics::with_local_recorder(&recorder, || test(&handle));
-    assert_eq!(Scope::current(), Scope::none(), "a scope leaked");
 }
 
 fn from(client: &str) -> Request {

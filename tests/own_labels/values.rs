@@ -1,16 +1,16 @@
 use dualstack_metrics::{CappedLabel, ClientLabels, ClientScopes, FixedLabel, Protocol, Scope};
 use metrics::counter;
-use test_support::{Labels, Log, UNKNOWN, and, assert_samples, sample, samples};
+use test_support::{Labels, Log, UNKNOWN, and, recorded, sample};
 
-use super::{Plan, binding, with_recorder};
+use super::{Plan, binding};
 
 #[test]
-fn what_is_written_as_other_is_counted_by_its_reason() {
+fn a_value_that_is_written_as_other_is_counted_by_its_reason() {
     static REFERER: CappedLabel = CappedLabel::new("referer", 2).max_len(9);
 
     let log = Log::of_thread();
     let tenants = FixedLabel::new("tenant", ["acme"]).unwrap();
-    with_recorder(|handle| {
+    recorded(async |metrics| {
         for text in ["a", "b", "c", "a", "d", "", "0123456789", "\\"] {
             Scope::new(&REFERER.value(text)).run(|| counter!("requests_total").increment(1));
         }
@@ -47,7 +47,7 @@ fn what_is_written_as_other_is_counted_by_its_reason() {
         ] {
             expected.push(sample("requests_total", &and(Labels::new(), label, value), count));
         }
-        assert_samples(samples(&handle.render()), expected);
+        metrics.assert(expected);
     });
     assert_eq!(
         log.lines(),

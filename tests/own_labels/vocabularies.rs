@@ -7,11 +7,11 @@ use dualstack_metrics::{
     },
 };
 use metrics::counter;
-use test_support::{INET6, Labels, assert_samples, block_on, sample, samples, seven};
+use test_support::{INET6, Labels, recorded, sample, seven};
 
-use super::{MAPPED_CLIENT, binding, from, send, server, with_recorder};
+use super::{MAPPED_CLIENT, binding, from, send, server};
 
-/// What a mapped client of the tenant `acme` is counted with.
+/// Asserts the labels of a mapped client of the tenant `acme`.
 #[track_caller]
 fn assert_labels(builder: ClientScopesBuilder, expected: impl IntoIterator<Item = (&'static str, String)>) {
     let scopes = builder.build().unwrap();
@@ -24,9 +24,9 @@ fn assert_labels(builder: ClientScopesBuilder, expected: impl IntoIterator<Item 
         }));
     let mut labels = Labels::from_iter(expected);
     labels.insert("tenant", "acme".into());
-    with_recorder(|handle| {
-        block_on(send(app, from(MAPPED_CLIENT)));
-        assert_samples(samples(&handle.render()), [sample("hellos_total", &labels, 1)]);
+    recorded(async |metrics| {
+        send(app, from(MAPPED_CLIENT)).await;
+        metrics.assert([sample("hellos_total", &labels, 1)]);
     });
 }
 

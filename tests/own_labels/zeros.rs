@@ -4,7 +4,9 @@ use dualstack_metrics::{ClientScopes, FixedLabel, Protocol, Scope, prometheus::I
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use metrics_util::MetricKindMask;
-use test_support::{INET6, MAPPED, and, assert_samples, eventually, sample, samples, series, seven};
+use test_support::{
+    INET6, MAPPED, and, assert_samples, eventually, recorded_by, sample, samples, series, seven,
+};
 
 use super::{binding, server};
 
@@ -18,11 +20,9 @@ fn start_at_zero(scopes: &ClientScopes, tenants: FixedLabel) {
 fn zeros_stay_under_an_idle_timeout_if_each_scrape_counts_them_again() {
     let tenants = FixedLabel::new("tenant", ["acme"]).unwrap();
     let scopes = ClientScopes::new(binding(Protocol::Udp));
-    let recorder = Install::new(PrometheusBuilder::new())
-        .idle_timeout(MetricKindMask::ALL, Some(Duration::from_millis(100)))
-        .build_recorder();
-    let handle = recorder.get_ref().handle();
-    metrics::with_local_recorder(&recorder, || {
+    let install = Install::new(PrometheusBuilder::new())
+        .idle_timeout(MetricKindMask::ALL, Some(Duration::from_millis(100)));
+    recorded_by(install, async |metrics| {
         counter!("forgotten_total").increment(1);
         let client: IpAddr = "::ffff:192.0.2.7".parse().unwrap();
         let scope = Scope::new(&(scopes.for_client(client), tenants.value("acme")));
@@ -30,7 +30,7 @@ fn zeros_stay_under_an_idle_timeout_if_each_scrape_counts_them_again() {
 
         let scrape = || {
             start_at_zero(&scopes, tenants);
-            handle.render()
+            metrics.render()
         };
         eventually("the timeout is over", || {
             series(&scrape(), "forgotten_total").is_empty()
@@ -46,6 +46,6 @@ fn zeros_stay_under_an_idle_timeout_if_each_scrape_counts_them_again() {
             sample("requests_total", &labels, count)
         });
         assert_samples(samples(&scrape()), expected);
-        eventually("the zeros are forgotten", || samples(&handle.render()).is_empty());
+        eventually("the zeros are forgotten", || metrics.samples().is_empty());
     });
 }

@@ -8,13 +8,13 @@ use futures_util::future::join_all;
 use http::Request;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use test_support::{INET, INET6, MAPPED, UNKNOWN, assert_samples, samples};
+use test_support::{INET, INET6, MAPPED, UNKNOWN, dual_stack, recorded, rejected, requests, serve};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
-use super::{dual_stack, local, rejected, requests, serve, trusting};
+use super::trusting;
 
 const HOPS: [Option<&str>; 4] = [
     Some("192.0.2.7"),
@@ -41,7 +41,7 @@ fn expected(server: SocketAddr) -> Vec<String> {
 
 #[test]
 fn with_keep_alive_all_sent_at_once() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let server = server();
         let mut stream = TcpStream::connect(server).await.unwrap();
         for _ in 0..ROUNDS {
@@ -56,13 +56,13 @@ fn with_keep_alive_all_sent_at_once() {
         stream.read_to_string(&mut answers).await.unwrap();
         let count = answers.matches("HTTP/1.1 200").count();
         assert_eq!(u64::try_from(count).unwrap(), ROUNDS * HOPS.len() as u64);
-        assert_samples(samples(&metrics.render()), expected(server));
+        metrics.assert(expected(server));
     });
 }
 
 #[test]
 fn with_http2_all_at_the_same_time() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let server = server();
         let stream = TokioIo::new(TcpStream::connect(server).await.unwrap());
         let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
@@ -77,6 +77,6 @@ fn with_http2_all_at_the_same_time() {
         for answer in join_all(answers).await {
             assert_eq!(answer.unwrap().status(), 200);
         }
-        assert_samples(samples(&metrics.render()), expected(server));
+        metrics.assert(expected(server));
     });
 }

@@ -2,25 +2,25 @@
 
 use std::{
     convert::Infallible,
+    future::ready,
     net::{IpAddr, SocketAddr},
 };
 
 use bytes::Bytes;
 use dualstack_metrics::{
-    ClientScopes, Datagram, Nat64Prefix, Overload, Protocol, ServerBinding, SocketOptions, UdpServer,
+    ClientScopes, Datagram, Nat64Prefix, Overload, Protocol, ServerBinding, UdpServer,
     proxy::{Fallback, ProxyProtocolDatagrams},
 };
-use metrics_exporter_prometheus::PrometheusHandle;
 use test_support::{
-    INET, INET6, Log, MAPPED, Seen, UNKNOWN, V4, V6, assert_samples, ipv6_or_say, sample, samples, seven,
+    INET, INET6, Log, MAPPED, Metrics, Seen, UNKNOWN, V4, V6, ipv6_or_say, recorded, rejected, sample, seven,
+    udp::{Client, Running, bind},
 };
-use tokio::net::UdpSocket;
 use tower::service_fn;
 
-use super::{local, rejected, trusting};
+use super::trusting;
 
-/// A header of version 2, and a payload: command, family and protocol, the client's address, and what comes behind it.
-pub(super) fn v2(command: u8, family: u8, client: &str, rest: &[u8], payload: &[u8]) -> Vec<u8> {
+/// A header of version 2, and a payload: command, family and protocol, the client's address, and the bytes behind it.
+fn v2(command: u8, family: u8, client: &str, rest: &[u8], payload: &[u8]) -> Vec<u8> {
     let addresses = match client.parse() {
         Ok(IpAddr::V4(ip)) => [&ip.octets()[..], &[192, 0, 2, 1, 0xc3, 0x50, 0, 53]].concat(),
         Ok(IpAddr::V6(ip)) => [&ip.octets()[..], &[0; 16], &[0xc3, 0x50, 0, 53]].concat(),
@@ -39,9 +39,9 @@ fn inet6(client: &str) -> Vec<u8> {
     v2(0x21, 0x22, client, b"", b"ask")
 }
 
-fn with_both_families(test: impl AsyncFnOnce(PrometheusHandle)) {
+fn with_both_families(test: impl AsyncFnOnce(Metrics)) {
     if ipv6_or_say() {
-        local(test);
+        recorded(test);
     }
 }
 
@@ -51,62 +51,43 @@ async fn ask(
     server: impl FnOnce(UdpServer) -> UdpServer,
     datagrams: &[(IpAddr, Vec<u8>, Option<&str>)],
 ) -> SocketAddr {
-    let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap());
-    let server = server(UdpServer::new(socket.unwrap()).unwrap());
-    let address = server.local_addr();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serve = server
-        .serve(service_fn(|datagram: Datagram| async move {
-            let answer = format!("{} {}", datagram.payload().escape_ascii(), datagram.peer().ip());
-            Ok::<_, Infallible>(Some(Bytes::from(answer)))
-        }))
-        .with_graceful_shutdown(async { drop(stopped.await) });
-    let ask = async {
-        for (peer, datagram, expected) in datagrams {
-            let socket = UdpSocket::bind((*peer, 0)).await.unwrap();
-            socket.connect((*peer, address.port())).await.unwrap();
-            socket.send(datagram).await.unwrap();
-            if let Some(expected) = expected {
-                let mut answer = [0; 2_000];
-                let length = socket.recv(&mut answer).await.unwrap();
-                assert_eq!(str::from_utf8(&answer[..length]), Ok(*expected), "{datagram:?}");
-            }
+    let service = service_fn(|datagram: Datagram| {
+        let answer = format!("{} {}", datagram.payload().escape_ascii(), datagram.peer().ip());
+        ready(Ok::<_, Infallible>(Some(Bytes::from(answer))))
+    });
+    let running = Running::start(server(new_server()), service);
+    let address = running.address;
+    for (peer, datagram, expected) in datagrams {
+        let client = running.client(*peer).await;
+        client.send(datagram).await;
+        if let Some(expected) = expected {
+            let answer = client.receive().await;
+            assert_eq!(str::from_utf8(&answer), Ok(*expected), "{datagram:?}");
         }
-        stop.send(()).unwrap();
-    };
-    let ((), end) = tokio::join!(ask, serve);
-    end.unwrap();
+    }
+    running.stop().await;
     address
 }
 
-/// What the server has counted: received, answered and unanswered, by class, and nothing else but rejections.
-fn check(
-    metrics: &PrometheusHandle,
-    server: SocketAddr,
-    seen: &[(Seen, u64, u64)],
-    rejections: &[(&str, u64)],
-) {
-    let mut expected = Vec::new();
-    for &(class, answered, unanswered) in seen {
-        let mut count = |name: &str, value| {
-            if value > 0 {
-                expected.push(sample(
-                    &format!("udp_server_{name}_total"),
-                    &seven("udp", server, class),
-                    value,
-                ));
-            }
-        };
-        count("requests_received", answered + unanswered);
-        count("responses_sent", answered);
-        count("requests_unanswered", unanswered);
-    }
-    expected.extend(
-        rejections
-            .iter()
-            .map(|&(reason, value)| rejected("proxy-protocol", reason, value)),
-    );
-    assert_samples(samples(&metrics.render()), expected);
+fn new_server() -> UdpServer {
+    UdpServer::new(bind("[::]:0")).unwrap()
+}
+
+/// Asserts the counts of the server: received, answered and unanswered, by class, and rejections.
+fn check(metrics: &Metrics, server: SocketAddr, seen: &[(Seen, u64, u64)], rejections: &[(&str, u64)]) {
+    let seen = seen.iter().flat_map(|&(class, answered, unanswered)| {
+        let counts = [
+            ("udp_server_requests_received_total", answered + unanswered),
+            ("udp_server_responses_sent_total", answered),
+            ("udp_server_requests_unanswered_total", unanswered),
+        ];
+        let counts = counts.into_iter().filter(|(_, value)| *value > 0);
+        counts.map(move |(name, value)| sample(name, &seven("udp", server, class), value))
+    });
+    let rejections = rejections
+        .iter()
+        .map(|&(reason, value)| rejected("proxy-protocol", reason, value));
+    metrics.assert(seen.chain(rejections));
 }
 
 fn source(networks: &[&str]) -> ProxyProtocolDatagrams {
@@ -131,7 +112,7 @@ fn the_client_in_the_header_is_counted_and_the_proxy_gets_the_answer() {
                     v2(0x21, 0x12, "192.0.2.9", &long, b"ask"),
                     Some("ask 192.0.2.9"),
                 ),
-                // The service gets what the client wrote behind the header.
+                // The service gets the client's bytes behind the header.
                 (
                     V4,
                     v2(0x21, 0x12, "192.0.2.7", b"", b"PROXY UNKNOWN\r\n"),
@@ -191,14 +172,9 @@ fn a_peer_that_is_not_trusted_is_its_own_client_and_keeps_its_bytes() {
             &[(MAPPED, 1, 0), (INET6, 3, 0)],
             &[("untrusted", 2)],
         );
-        let lines = log.lines();
         let advice = "if it is your proxy, add its address to `TrustedProxies` source=proxy-protocol reason=untrusted \
                       peer=127.0.0.1 unlogged=0";
-        assert_eq!(
-            lines.iter().filter(|line| line.contains(advice)).count(),
-            1,
-            "{lines:?}"
-        );
+        assert_eq!(log.count(advice), 1, "{log:?}");
     });
 }
 
@@ -211,9 +187,9 @@ fn without_a_source_a_header_is_payload() {
     });
 }
 
-/// What is refused gets no answer. The last datagram shows that the server goes on.
+/// A refused datagram gets no answer. The last datagram shows that the server goes on.
 #[test]
-fn what_cannot_be_used_is_counted_once_and_is_not_served() {
+fn an_unusable_header_is_counted_once_and_its_datagram_is_not_served() {
     let unusable = [
         (b"".to_vec(), "missing"),
         (b"ask".to_vec(), "missing"),
@@ -322,17 +298,14 @@ fn a_translated_client_is_an_ipv4_client_also_in_a_header() {
 #[test]
 fn an_aborted_datagram_has_the_class_of_its_client() {
     with_both_families(async |metrics| {
-        let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap());
-        let server = UdpServer::new(socket.unwrap())
-            .unwrap()
+        let server = new_server()
             .max_in_flight(1)
             .on_overload(Overload::RefuseNewest)
             .source(source(&["::1"]));
         let address = server.local_addr();
-        let proxy = UdpSocket::bind((V6, 0)).await.unwrap();
-        proxy.connect((V6, address.port())).await.unwrap();
+        let proxy = Client::new(V6, address.port()).await;
         for datagram in [inet("192.0.2.7"), inet6("2001:db8::7"), inet6("2001:db8::8")] {
-            proxy.send(&datagram).await.unwrap();
+            proxy.send(&datagram).await;
         }
         let serve = server.serve(service_fn(|_| std::future::pending::<Result<_, Infallible>>()));
         let count = |name: &str, seen, value| {
@@ -340,22 +313,17 @@ fn an_aborted_datagram_has_the_class_of_its_client() {
             sample(&name, &seven("udp", address, seen), value)
         };
         let refused = count("aborted", INET6, 2);
-        let aborted = test_support::soon("two are refused", || {
-            samples(&metrics.render()).contains(&refused)
-        });
+        let aborted = metrics.wait_for(&refused);
         tokio::select! {
             ended = serve => panic!("{ended:?}"),
             () = aborted => {}
         }
-        assert_samples(
-            samples(&metrics.render()),
-            [
-                count("received", INET, 1),
-                // When the server was dropped.
-                count("aborted", INET, 1),
-                count("received", INET6, 2),
-                refused,
-            ],
-        );
+        metrics.assert([
+            count("received", INET, 1),
+            // When the server was dropped.
+            count("aborted", INET, 1),
+            count("received", INET6, 2),
+            refused,
+        ]);
     });
 }

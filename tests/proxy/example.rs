@@ -5,10 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use test_support::{
     INET, INET6, Program, assert_samples,
     http::{get, raw},
-    sample, samples, seven, skip_or_fail,
+    on_unix, rejected, requests, sample, samples, seven, skip_or_fail,
 };
-
-use super::{on_unix, rejected, requests};
 
 /// Where Cargo puts examples. It builds them for `cargo test`, but not for `cargo test --test proxy`.
 fn program() -> PathBuf {
@@ -126,7 +124,7 @@ fn both_wildcard_addresses_can_have_one_port() {
 }
 
 #[test]
-fn an_error_says_what_to_write_instead() {
+fn an_error_names_the_right_arguments() {
     let Some(program) = program_or_skip() else { return };
     for (args, expected) in [
         (

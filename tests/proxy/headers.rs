@@ -10,10 +10,10 @@ use dualstack_metrics::{
 use futures_util::FutureExt as _;
 use http::{HeaderName, Request};
 use std::net::SocketAddr;
-use test_support::{INET, INET6, Log, MAPPED, Seen, UNKNOWN, assert_samples, samples};
+use test_support::{INET, INET6, Log, MAPPED, Seen, UNKNOWN, recorded, rejected};
 use tower::ServiceExt as _;
 
-use super::{local, rejected, trusting};
+use super::trusting;
 
 const PROXY: &str = "[::ffff:10.0.0.1]:50000";
 
@@ -22,7 +22,7 @@ fn layer(source: HeaderSource) -> ClientLabelsLayer<HeaderSource> {
     ClientLabelsLayer::new(binding).source(source)
 }
 
-/// What the client of a request is labelled with.
+/// The labels of the client of a request.
 fn ask<Src>(layer: ClientLabelsLayer<Src>, request: Request<Body>) -> Seen
 where
     Src: dualstack_metrics::client::ClientSource<Request<Body>> + Clone + Send + Sync + 'static,
@@ -59,7 +59,7 @@ fn proxies() -> TrustedProxies {
 
 #[test]
 fn the_client_is_the_first_hop_from_the_right_that_is_not_trusted() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         for (lines, expected) in [
             (&["192.0.2.7"][..], INET),
             (&["2001:db8::7"], INET6),
@@ -68,7 +68,7 @@ fn the_client_is_the_first_hop_from_the_right_that_is_not_trusted() {
             (&["\"192.0.2.7:50000\""], INET),
             (&["2001:db8::1, 192.0.2.7"], INET),
             (&["192.0.2.1, 2001:db8::7"], INET6),
-            // What is left of the client is not read.
+            // Elements to the left of the client are not read.
             (&["nonsense, 192.0.2.7"], INET),
             (&["2001:db8::1,, \", 192.0.2.7 ,"], INET),
             // Proxies in a row, in each form of their addresses.
@@ -98,13 +98,13 @@ fn the_client_is_the_first_hop_from_the_right_that_is_not_trusted() {
                 expected
             );
         }
-        assert_samples(samples(&metrics.render()), []);
+        metrics.assert([""; 0]);
     });
 }
 
 #[test]
 fn forwarded_is_read_in_the_same_way() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         for (lines, expected) in [
             (&["for=192.0.2.7"][..], INET),
             (&["for=\"[2001:db8::7]:50000\";proto=https;by=_x"], INET6),
@@ -129,13 +129,13 @@ fn forwarded_is_read_in_the_same_way() {
             );
             assert_eq!(seen(proxies().header("forwarded"), PROXY, &headers), expected);
         }
-        assert_samples(samples(&metrics.render()), []);
+        metrics.assert([""; 0]);
     });
 }
 
 #[test]
 fn one_address_is_read_from_each_header_that_has_one() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         for name in [
             "x-real-ip",
             "cf-connecting-ip",
@@ -161,7 +161,7 @@ fn one_address_is_read_from_each_header_that_has_one() {
         ] {
             assert_eq!(seen(proxies().header(name), PROXY, &[(name, value)]), expected);
         }
-        assert_samples(samples(&metrics.render()), []);
+        metrics.assert([""; 0]);
     });
 }
 
@@ -173,7 +173,7 @@ fn a_peer_that_is_not_trusted_is_itself_the_client() {
         ("x-real-ip", "127.0.0.1"),
         ("cf-connecting-ip", "127.0.0.1"),
     ];
-    local(async |metrics| {
+    recorded(async |metrics| {
         let mut expected = Vec::new();
         for (source, name) in [
             (proxies().x_forwarded_for(), "x-forwarded-for"),
@@ -198,12 +198,12 @@ fn a_peer_that_is_not_trusted_is_itself_the_client() {
             // Without the header there is nothing to reject.
             expected.push(rejected(name, "untrusted", 8));
         }
-        assert_samples(samples(&metrics.render()), expected);
+        metrics.assert(expected);
     });
 }
 
 #[test]
-fn what_cannot_be_used_is_counted_and_answered_by_the_fallback() {
+fn an_unusable_header_is_counted_and_answered_by_the_fallback() {
     let long = ",".repeat(20_000);
     let long_hop = "x".repeat(5_000);
     let long_node = format!("for=\"_{long_hop}\"");
@@ -251,19 +251,19 @@ fn what_cannot_be_used_is_counted_and_answered_by_the_fallback() {
         ("x-real-ip", x_real_ip),
     ] {
         for &(lines, reason) in cases {
-            local(async |metrics| {
+            recorded(async |metrics| {
                 let headers: Vec<_> = lines.iter().map(|&line| (name, line)).collect();
                 let source = proxies().header(name);
                 let (unknown, peer) = (source.clone(), source.fallback(Fallback::Peer));
                 assert_eq!(seen(unknown, PROXY, &headers), UNKNOWN, "{name} {reason}");
                 assert_eq!(seen(peer, PROXY, &headers), MAPPED, "{name} {reason}");
-                assert_samples(samples(&metrics.render()), [rejected(name, reason, 2)]);
+                metrics.assert([rejected(name, reason, 2)]);
             });
         }
     }
 }
 
-/// The warnings about rejected addresses, without what they all begin with.
+/// The warnings about rejected addresses, without their common start.
 fn warnings(log: &Log) -> Vec<String> {
     const START: &str = "WARN dualstack_metrics::proxy::rejection: the address of a client was not used: ";
 
@@ -275,7 +275,7 @@ fn warnings(log: &Log) -> Vec<String> {
 #[test]
 fn the_warning_is_not_repeated() {
     let log = Log::of_thread();
-    local(async |_| {
+    recorded(async |_| {
         let source = proxies().header("x-real-ip");
         for _ in 0..100 {
             seen(source.clone(), PROXY, &[]);
@@ -294,7 +294,7 @@ fn the_warning_is_not_repeated() {
 }
 
 #[test]
-fn the_warning_fits_what_is_configured() {
+fn the_warning_fits_the_configuration() {
     let overlong = "x".repeat(100);
     for (name, value, expected) in [
         (
@@ -344,7 +344,7 @@ fn the_warning_fits_what_is_configured() {
         ),
     ] {
         let log = Log::of_thread();
-        local(async |_| assert_eq!(seen(proxies().header(name), PROXY, &[(name, value)]), UNKNOWN));
+        recorded(async |_| assert_eq!(seen(proxies().header(name), PROXY, &[(name, value)]), UNKNOWN));
         let warnings = warnings(&log);
         let (advice, _) = warnings[0].split_once(" source=").unwrap();
         assert_eq!(advice, format!("the trusted proxy sent {expected}"));
@@ -355,17 +355,14 @@ fn the_warning_fits_what_is_configured() {
 #[test]
 fn a_peer_of_whom_only_the_class_is_known_is_not_trusted() {
     let log = Log::of_thread();
-    local(async |metrics| {
+    recorded(async |metrics| {
         let mut request = request(PROXY, &[("x-forwarded-for", "2001:db8::7")]);
         request
             .extensions_mut()
             .insert(ClientLabels::from_ip("192.0.2.7".parse().unwrap()));
         let everybody = trusting(&["0.0.0.0/0", "::/0", "unix:"]);
         assert_eq!(ask(layer(everybody.x_forwarded_for()), request), INET);
-        assert_samples(
-            samples(&metrics.render()),
-            [rejected("x-forwarded-for", "untrusted", 1)],
-        );
+        metrics.assert([rejected("x-forwarded-for", "untrusted", 1)]);
     });
     assert_eq!(
         warnings(&log),
@@ -387,7 +384,7 @@ fn a_peer_on_a_unix_socket_is_trusted_if_the_list_says_so() {
     };
     let headers = [("x-forwarded-for", "2001:db8::7")];
     let log = Log::of_thread();
-    local(async |metrics| {
+    recorded(async |metrics| {
         let trusted = trusting(&["unix:"]).x_forwarded_for();
         assert_eq!(ask(layer(trusted.clone()), request(&headers)), INET6);
         assert_eq!(ask(layer(trusted.clone()), request(&[])), UNKNOWN);
@@ -409,22 +406,14 @@ fn a_peer_on_a_unix_socket_is_trusted_if_the_list_says_so() {
         let binding = ServerBinding::unix(Protocol::Https);
         let untrusted = ClientLabelsLayer::new(binding).source(untrusted);
         assert_eq!(ask(untrusted, request(&headers)), UNKNOWN);
-        assert_samples(
-            samples(&metrics.render()),
-            [
-                rejected("x-forwarded-for", "missing", 1),
-                rejected("x-forwarded-for", "untrusted", 1),
-            ],
-        );
+        metrics.assert([
+            rejected("x-forwarded-for", "missing", 1),
+            rejected("x-forwarded-for", "untrusted", 1),
+        ]);
     });
     let advice = "the peer is on a Unix socket, which is not trusted: add \"unix:\" to `TrustedProxies` if only your \
                   proxy can connect to it";
-    let lines = log.lines();
-    assert_eq!(
-        lines.iter().filter(|line| line.contains(advice)).count(),
-        1,
-        "{lines:?}"
-    );
+    assert_eq!(log.count(advice), 1, "{log:?}");
     assert_eq!(
         warnings(&log).pop().unwrap(),
         "the peer on a Unix socket sent `x-forwarded-for`, but is not trusted; if only your proxy can connect to the \
@@ -435,25 +424,20 @@ fn a_peer_on_a_unix_socket_is_trusted_if_the_list_says_so() {
 #[test]
 fn without_connect_info_the_warning_says_which_line_is_missing() {
     let log = Log::of_thread();
-    local(async |_| {
+    recorded(async |_| {
         let binding = ServerBinding::new(Protocol::Https, "[::]:7071".parse().unwrap());
         let layer = ClientLabelsLayer::new(binding).source(proxies().forwarded());
         let request = Request::get("/").header("forwarded", "for=192.0.2.7");
         assert_eq!(ask(layer, request.body(Body::empty()).unwrap()), UNKNOWN);
     });
-    let lines = log.lines();
     let advice = "`forwarded` is only read if the peer is known: serve an axum router with \
                   `into_make_service_with_connect_info::<SocketAddr>()`; if";
-    assert_eq!(
-        lines.iter().filter(|line| line.contains(advice)).count(),
-        1,
-        "{lines:?}"
-    );
+    assert_eq!(log.count(advice), 1, "{log:?}");
 }
 
 #[test]
 fn another_version_of_axum_names_the_peer() {
-    local(async |_| {
+    recorded(async |_| {
         #[derive(Clone)]
         struct Other(SocketAddr);
 
@@ -469,7 +453,7 @@ fn another_version_of_axum_names_the_peer() {
 
 #[test]
 fn a_translated_client_is_an_ipv4_client_also_in_a_header() {
-    local(async |_| {
+    recorded(async |_| {
         let scopes = ClientScopes::builder()
             .nat64(Nat64Prefix::WELL_KNOWN)
             .build()

@@ -7,14 +7,16 @@ use dualstack_metrics::{
     client::ClientConnectInfo,
     proxy::{Fallback, ProxyProtocolListener},
 };
-use metrics_exporter_prometheus::PrometheusHandle;
-use test_support::{INET, INET6, Log, MAPPED, Seen, UNKNOWN, assert_samples, sample, samples, seven};
+use test_support::{
+    INET, INET6, Log, MAPPED, Metrics, Seen, UNKNOWN, dual_stack, on_unix, recorded, rejected, requests,
+    sample, serve, seven,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
 
-use super::{dual_stack, local, rejected, requests, serve, trusting};
+use super::trusting;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 const V1: &[u8] = b"PROXY TCP6 2001:db8::7 2001:db8::1 50000 80\r\n";
@@ -50,17 +52,17 @@ fn served(networks: &[&str], with: impl FnOnce(Listener) -> Listener) -> SocketA
     address
 }
 
-fn check(metrics: &PrometheusHandle, server: SocketAddr, seen: &[(Seen, u64)], rejections: &[(&str, u64)]) {
+fn check(metrics: &Metrics, server: SocketAddr, seen: &[(Seen, u64)], rejections: &[(&str, u64)]) {
     let seen = seen.iter().map(|&(seen, value)| requests(server, seen, value));
     let rejections = rejections
         .iter()
         .map(|&(reason, value)| rejected("proxy-protocol", reason, value));
-    assert_samples(samples(&metrics.render()), seen.chain(rejections));
+    metrics.assert(seen.chain(rejections));
 }
 
 #[test]
 fn both_versions_name_the_client() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let server = served(&["127.0.0.0/8"], |listener| listener);
         assert!(ask(server, &[V1, GET]).await);
         assert!(ask(server, &[&[V1, GET].concat()]).await);
@@ -75,7 +77,7 @@ fn both_versions_name_the_client() {
 
 #[test]
 fn a_local_connection_is_the_proxys_own() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let server = served(&["127.0.0.1"], |listener| listener);
         assert!(ask(server, &[V2_LOCAL, GET]).await);
         check(&metrics, server, &[(MAPPED, 1)], &[]);
@@ -85,7 +87,7 @@ fn a_local_connection_is_the_proxys_own() {
 #[test]
 fn a_client_without_an_address_is_unknown_or_the_peer() {
     for (fallback, seen) in [(Fallback::Unknown, UNKNOWN), (Fallback::Peer, MAPPED)] {
-        local(async |metrics| {
+        recorded(async |metrics| {
             let server = served(&["127.0.0.1"], |listener| listener.fallback(fallback));
             assert!(ask(server, &[b"PROXY UNKNOWN\r\n", GET]).await);
             assert!(ask(server, &[V2_UNSPEC, GET]).await);
@@ -96,7 +98,7 @@ fn a_client_without_an_address_is_unknown_or_the_peer() {
 
 #[test]
 fn a_peer_that_is_not_trusted_is_not_listened_to() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let server = served(&["192.0.2.0/24", "::1"], |listener| listener);
         assert!(ask(server, &[GET]).await);
         // To HTTP, a header is a bad request.
@@ -106,11 +108,11 @@ fn a_peer_that_is_not_trusted_is_not_listened_to() {
     });
 }
 
-/// All bytes of it are passed on. What looks like a header is counted once for each connection, also in pieces.
+/// All of its bytes are passed on. A header is counted once for each connection, also in pieces.
 #[test]
 fn a_peer_that_is_not_trusted_is_its_own_client_and_a_header_of_it_is_noticed() {
     let log = Log::of_thread();
-    local(async |metrics| {
+    recorded(async |metrics| {
         let (listener, address, _) = dual_stack();
         let mut listener = trusting(&["192.0.2.0/24"]).proxy_protocol(listener);
         let nearly = [&V2[..11], b"x"].concat();
@@ -143,7 +145,7 @@ fn a_peer_that_is_not_trusted_is_its_own_client_and_a_header_of_it_is_noticed() 
             }
             assert_eq!(received, bytes);
             let expected = (counted > 0).then(|| rejected("proxy-protocol", "untrusted", counted));
-            assert_samples(samples(&metrics.render()), expected);
+            metrics.assert(expected);
         }
     });
     let lines = log.lines();
@@ -160,8 +162,8 @@ fn a_peer_that_is_not_trusted_is_its_own_client_and_a_header_of_it_is_noticed() 
 
 /// A loop that reads in the scope of the client counts with the same labels.
 #[test]
-fn what_is_counted_has_no_labels_of_a_scope() {
-    local(async |metrics| {
+fn a_rejection_is_counted_outside_every_scope() {
+    recorded(async |metrics| {
         let (listener, address, binding) = dual_stack();
         let scopes = ClientScopes::new(binding);
         let mut listener = TrustedProxies::default().proxy_protocol(listener);
@@ -177,20 +179,17 @@ fn what_is_counted_has_no_labels_of_a_scope() {
         let start = read.with_scope(scopes.for_client(info.client_addr())).await;
         assert_eq!(&start, b"PROXY ");
         let labels = seven("http", address, MAPPED);
-        assert_samples(
-            samples(&metrics.render()),
-            [
-                rejected("proxy-protocol", "untrusted", 1),
-                sample("reads_total", &labels, 1),
-            ],
-        );
+        metrics.assert([
+            rejected("proxy-protocol", "untrusted", 1),
+            sample("reads_total", &labels, 1),
+        ]);
     });
 }
 
 #[test]
 fn a_trusted_peer_must_send_a_header() {
     let long = [b"PROXY ", &[b'x'; 200][..]].concat();
-    local(async |metrics| {
+    recorded(async |metrics| {
         let server = served(&["127.0.0.1"], |listener| listener);
         assert!(!ask(server, &[GET]).await);
         assert!(!ask(server, &[b"PROXY TCP4 a b c d\r\n", GET]).await);
@@ -211,7 +210,7 @@ fn a_trusted_peer_must_send_a_header() {
 #[test]
 fn a_header_can_be_optional() {
     for (fallback, seen) in [(Fallback::Unknown, UNKNOWN), (Fallback::Peer, MAPPED)] {
-        local(async |metrics| {
+        recorded(async |metrics| {
             let server = served(&["127.0.0.1"], |listener| listener.fallback(fallback).optional());
             assert!(ask(server, &[GET]).await);
             assert!(ask(server, &[&GET[..2], &GET[2..]]).await);
@@ -229,7 +228,7 @@ fn a_header_can_be_optional() {
 
 #[test]
 fn a_slow_header_delays_nobody_and_times_out() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let server = served(&["127.0.0.1"], |listener| {
             listener.header_timeout(Duration::from_millis(500)).max_pending(3)
         });
@@ -247,7 +246,7 @@ fn a_slow_header_delays_nobody_and_times_out() {
 
 #[test]
 fn when_too_many_headers_are_awaited_the_next_connection_waits() {
-    local(async |metrics| {
+    recorded(async |metrics| {
         let server = served(&["127.0.0.1"], |listener| {
             listener.header_timeout(Duration::from_millis(500)).max_pending(0)
         });
@@ -260,7 +259,7 @@ fn when_too_many_headers_are_awaited_the_next_connection_waits() {
 
 #[test]
 fn a_plain_loop_gets_the_addresses_and_all_bytes() {
-    local(async |_| {
+    recorded(async |_| {
         let (listener, address, _) = dual_stack();
         let mut listener = trusting(&["127.0.0.1"]).proxy_protocol(listener);
         let mut client = connect(address).await;
@@ -304,7 +303,7 @@ fn a_plain_loop_gets_the_addresses_and_all_bytes() {
 #[test]
 fn a_header_can_be_read_from_the_client_of_the_proxy_protocol() {
     for (fallback, unknown) in [(Fallback::Unknown, UNKNOWN), (Fallback::Peer, MAPPED)] {
-        local(async |metrics| {
+        recorded(async |metrics| {
             let (listener, server, binding) = dual_stack();
             let proxies = trusting(&["127.0.0.1", "10.0.0.0/8", "unix:"]);
             let layer = ClientLabelsLayer::new(binding).source(proxies.x_forwarded_for());
@@ -325,7 +324,7 @@ fn a_header_can_be_read_from_the_client_of_the_proxy_protocol() {
                 rejected("proxy-protocol", "unknown", 1),
                 rejected("x-forwarded-for", "untrusted", 2),
             ]);
-            assert_samples(samples(&metrics.render()), expected);
+            metrics.assert(expected);
         });
     }
 }
@@ -336,7 +335,7 @@ fn a_unix_socket_is_trusted_if_the_list_says_so() {
     use tokio::net::{UnixListener, UnixStream};
 
     for (networks, seen, reads) in [(&["unix:"][..], INET6, true), (&["::/0"], UNKNOWN, false)] {
-        local(async |metrics| {
+        recorded(async |metrics| {
             let path = format!("dualstack-proxy-{}-{reads}", std::process::id());
             let path = std::env::temp_dir().join(path);
             let listener = trusting(networks).proxy_protocol(UnixListener::bind(&path).unwrap());
@@ -351,8 +350,8 @@ fn a_unix_socket_is_trusted_if_the_list_says_so() {
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
             assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-            let expected = test_support::sample("requests_total", &super::on_unix(seen), 1);
-            assert_samples(samples(&metrics.render()), [expected]);
+            let expected = sample("requests_total", &on_unix(seen), 1);
+            metrics.assert([expected]);
         });
     }
 }

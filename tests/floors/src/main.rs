@@ -1,5 +1,5 @@
 //! A program whose lock file holds the oldest version of each of the library's dependencies. It serves one HTTP
-//! request and one datagram, and checks what was counted.
+//! request and one datagram, and checks the counts.
 
 use std::{
     convert::Infallible,

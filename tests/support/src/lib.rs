@@ -1,4 +1,4 @@
-//! What the tests of the workspace share.
+//! Shared by the tests of the workspace.
 //!
 //! A test that needs something of the host, such as IPv6, root or an installed program, says in one line that it was
 //! skipped where that is missing. `REQUIRE_EXTERNAL=1` turns all of these but the lack of IPv6 into failures.
@@ -14,14 +14,18 @@
 )]
 
 pub mod http;
+mod labels;
 mod log;
 #[cfg(unix)]
 mod program;
 #[cfg(target_os = "linux")]
 pub mod raw;
+mod recorded;
 mod samples;
 #[cfg(target_os = "linux")]
 mod sandbox;
+mod server;
+pub mod udp;
 
 use std::{
     error::Error,
@@ -36,17 +40,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use labels::{Digit, numbered};
 pub use log::Log;
 #[cfg(unix)]
 pub use nix::sys::signal::Signal;
 #[cfg(unix)]
 pub use program::Program;
+pub use recorded::{CountersOf, Metrics, recorded, recorded_by};
 pub use samples::{
-    INET, INET6, Labels, MAPPED, Seen, UNKNOWN, and, assert_samples, assert_soon, sample, samples, series,
-    seven,
+    INET, INET6, Labels, MAPPED, Seen, UNKNOWN, and, assert_samples, assert_soon, each, of_server, on_unix,
+    rejected, requests, sample, samples, seen, series, seven,
 };
 #[cfg(target_os = "linux")]
-pub use sandbox::{Denied, Errno, WITHOUT_IPV6_ADDRESSES, denying, in_namespace, ip, link_number};
+pub use sandbox::{Denied, Errno, WITHOUT_IPV6_ADDRESSES, denying, in_namespace, ip, link_number, snmp};
+pub use server::{dual_stack, serve};
 
 pub const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -103,7 +110,7 @@ pub fn spawning<T>(start: impl FnOnce() -> T) -> T {
     start()
 }
 
-/// What a report of an error prints: its message and those of its sources.
+/// The message of an error, and the messages of its sources.
 pub fn report(error: &dyn Error) -> Vec<String> {
     iter::successors(Some(error), |&error| error.source())
         .map(ToString::to_string)
@@ -163,7 +170,7 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// [`eventually`], for what happens on the runtime of this thread.
+/// [`eventually`], for changes on the runtime of this thread.
 pub async fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {

@@ -1,4 +1,4 @@
-//! What is logged with `tracing`.
+//! The log of `tracing`.
 
 use std::{
     fmt, io,
@@ -11,7 +11,7 @@ use tracing::{
 };
 use tracing_subscriber::{FmtSubscriber, fmt::MakeWriter};
 
-/// Captures what is logged at INFO or above.
+/// Captures lines at INFO or above.
 pub struct Log {
     lines: Lines,
     _guard: Option<DefaultGuard>,
@@ -45,6 +45,23 @@ impl Log {
         let bytes = self.lines.0.lock().unwrap_or_else(PoisonError::into_inner);
         let text = str::from_utf8(&bytes).unwrap();
         text.lines().map(|line| line.trim().to_owned()).collect()
+    }
+
+    /// The number of lines that contain a text.
+    pub fn count(&self, text: &str) -> usize {
+        self.lines().iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Fails unless there is one line, a warning with all of these words.
+    #[track_caller]
+    pub fn assert_warning(&self, words: &[&str]) {
+        let lines = self.lines();
+        let is_warning =
+            |line: &str| line.starts_with("WARN ") && words.iter().all(|words| line.contains(words));
+        assert!(
+            lines.len() == 1 && is_warning(&lines[0]),
+            "{words:?}, not {lines:#?}"
+        );
     }
 }
 

@@ -65,7 +65,7 @@ impl Program {
         })
     }
 
-    /// Starts one of our servers. Returns with the URLs where it listens, of which that of its metrics is the last.
+    /// Starts one of our servers. Returns with the URLs where it listens, the one of its metrics last.
     #[track_caller]
     pub fn listening(path: &str, args: &str) -> (Self, Vec<String>) {
         spawning(|| {
@@ -105,7 +105,7 @@ impl Program {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
 
-    /// Ends a program, which must still run, with a signal that it handles. Returns what it has written to stderr.
+    /// Ends a program, which must still run, with a signal that it handles. Returns its stderr.
     #[track_caller]
     pub fn stop(mut self, signal: Signal) -> String {
         assert_eq!(self.child.try_wait().unwrap(), None, "it still runs");

@@ -1,6 +1,6 @@
-//! Malformed IPv6 packets.
+//! Packets that no ordinary socket sends.
 
-use std::net::{Ipv6Addr, SocketAddrV6};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -40,4 +40,14 @@ fn send_headers(count: usize, version: u8, via: SocketAddrV6, source: Ipv6Addr, 
     for _ in 0..count {
         assert_eq!(socket.send_to(&header, &via.into()).unwrap(), header.len());
     }
+}
+
+/// Sends one byte from port 0 to a port of `127.0.0.1`.
+pub fn send_from_port_0(port: u16, byte: u8) {
+    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)).unwrap();
+    // A UDP header: source, destination, length, no checksum.
+    let mut packet = [0, 0, 0, 0, 0, 9, 0, 0, byte];
+    packet[2..4].copy_from_slice(&port.to_be_bytes());
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    assert_eq!(socket.send_to(&packet, &loopback.into()).unwrap(), packet.len());
 }

@@ -1,14 +1,14 @@
-//! What an exporter wrote, and what it should have written.
+//! The samples of an exporter, and the expected ones.
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use crate::PATIENCE;
 
-/// The labels of a series, in an order of their own: that of the exporter does not matter.
+/// The labels of a series. The exporter's order does not matter.
 pub type Labels = BTreeMap<&'static str, String>;
 
 /// A client's family and type, as they are in its labels.
@@ -18,6 +18,15 @@ pub const INET: Seen = ("inet", "plain");
 pub const MAPPED: Seen = ("inet", "v4_mapped_v6");
 pub const INET6: Seen = ("inet6", "plain");
 pub const UNKNOWN: Seen = ("unknown", "unknown");
+
+/// How a socket sees a client of this host.
+pub fn seen(client: IpAddr, server: SocketAddr) -> Seen {
+    match (client, server) {
+        (IpAddr::V4(_), SocketAddr::V4(_)) => INET,
+        (IpAddr::V4(_), SocketAddr::V6(_)) => MAPPED,
+        (IpAddr::V6(_), _) => INET6,
+    }
+}
 
 /// The seven labels of the contract, spelled out a second time on purpose.
 pub fn seven(protocol: &str, server: SocketAddr, (family, ip_type): Seen) -> Labels {
@@ -31,6 +40,13 @@ pub fn seven(protocol: &str, server: SocketAddr, (family, ip_type): Seen) -> Lab
         ("server_binding_port", server.port().to_string()),
         ("server_binding_protocol", protocol.into()),
     ])
+}
+
+/// The five of them that a server has without a client.
+pub fn of_server(protocol: &str, server: SocketAddr) -> Labels {
+    let mut labels = seven(protocol, server, UNKNOWN);
+    labels.retain(|name, _| name.starts_with("server"));
+    labels
 }
 
 /// `labels` and one more.
@@ -51,6 +67,34 @@ fn series_of(name: &str, labels: &[String]) -> String {
     } else {
         format!("{name}{{{}}}", labels.join(","))
     }
+}
+
+/// A sample of each of several metrics.
+pub fn each<const N: usize>(labels: &Labels, values: [(&str, u64); N]) -> [String; N] {
+    values.map(|(name, value)| sample(name, labels, value))
+}
+
+/// The labels of a server on a Unix socket.
+pub fn on_unix((family, ip_type): Seen) -> Labels {
+    let mut labels = seven("http", "[::]:1".parse().unwrap(), (family, ip_type));
+    for name in ["address_ip_family", "address_ip_type", "ip", "port"] {
+        let label = labels
+            .iter_mut()
+            .find(|(label, _)| **label == format!("server_binding_{name}"));
+        "unknown".clone_into(label.unwrap().1);
+    }
+    labels
+}
+
+/// A sample of `requests_total`.
+pub fn requests(server: SocketAddr, seen: Seen, value: u64) -> String {
+    sample("requests_total", &seven("http", server, seen), value)
+}
+
+/// A sample of `client_address_rejected_total`.
+pub fn rejected(source: &str, reason: &str, value: u64) -> String {
+    let labels = Labels::from([("source", source.into()), ("reason", reason.into())]);
+    sample("client_address_rejected_total", &labels, value)
 }
 
 /// The samples of a Prometheus exposition, sorted: its lines without comments, each with its labels ordered by name.
@@ -93,8 +137,8 @@ pub fn series(output: &str, name: &str) -> Vec<String> {
 
 /// Fails unless `lines` are the `expected` samples, all of them and no others.
 #[track_caller]
-pub fn assert_samples(mut lines: Vec<String>, expected: impl IntoIterator<Item = String>) {
-    let mut expected: Vec<_> = expected.into_iter().collect();
+pub fn assert_samples(mut lines: Vec<String>, expected: impl IntoIterator<Item: Into<String>>) {
+    let mut expected: Vec<String> = expected.into_iter().map(Into::into).collect();
     expected.sort();
     lines.sort();
     assert!(
@@ -107,8 +151,8 @@ pub fn assert_samples(mut lines: Vec<String>, expected: impl IntoIterator<Item =
 
 /// [`assert_samples`], of lines that may take some time to become the expected ones.
 #[track_caller]
-pub fn assert_soon(lines: impl Fn() -> Vec<String>, expected: impl IntoIterator<Item = String>) {
-    let mut expected: Vec<_> = expected.into_iter().collect();
+pub fn assert_soon(lines: impl Fn() -> Vec<String>, expected: impl IntoIterator<Item: Into<String>>) {
+    let mut expected: Vec<String> = expected.into_iter().map(Into::into).collect();
     expected.sort();
     let sorted = || {
         let mut lines = lines();

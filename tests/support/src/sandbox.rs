@@ -1,7 +1,7 @@
 //! Hosts with other interfaces, sysctls or kernels than this one: a thread that has a network namespace or a filter of
 //! system calls. Threads and processes that it starts inherit both.
 
-use std::{panic, process::Command, thread};
+use std::{fs, panic, process::Command, thread};
 
 use libc::c_long;
 pub use nix::errno::Errno;
@@ -20,7 +20,7 @@ pub const WITHOUT_IPV6_ADDRESSES: &str =
 /// Runs `test` in a network namespace of its own, where loopback is up and the shell script `setup` has been run. Skips
 /// it where that needs more rights.
 ///
-/// The namespace is that of the thread: read `/proc/thread-self/net`, not `/proc/net`, which is the main thread's.
+/// Only this thread has the namespace: read `/proc/thread-self/net`, not `/proc/net`, which is the main thread's.
 #[track_caller]
 pub fn in_namespace(setup: &str, test: impl FnOnce() + Send) {
     let prepare = || {
@@ -38,7 +38,7 @@ pub fn in_namespace(setup: &str, test: impl FnOnce() + Send) {
     in_thread(prepare, test);
 }
 
-/// What `ip` prints in this thread's namespace.
+/// The output of `ip` in this thread's namespace.
 pub fn ip(arguments: &str) -> String {
     let mut command = Command::new("ip");
     command.args(arguments.split_whitespace());
@@ -51,6 +51,17 @@ pub fn ip(arguments: &str) -> String {
 pub fn link_number(link: &str) -> u32 {
     let shown = ip(&format!("-oneline link show dev {link}"));
     shown.split_once(':').unwrap().0.parse().unwrap()
+}
+
+/// An IPv4 counter of this thread's namespace.
+pub fn snmp(protocol: &str, name: &str) -> u64 {
+    let table = fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let start = format!("{protocol}: ");
+    let mut lines = table.lines().filter_map(|line| line.strip_prefix(&start));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let mut pairs = names.split(' ').zip(values.split(' '));
+    let (_, value) = pairs.find(|pair| pair.0 == name).expect(name);
+    value.parse().unwrap()
 }
 
 /// The system calls that [`denying`] makes fail: a number, and values of some of the arguments.
@@ -104,7 +115,7 @@ pub fn denying(error: Errno, denied: Denied, test: impl FnOnce() + Send) {
     in_thread(prepare, test);
 }
 
-/// Runs `test` in a thread with the name of this one, so that what it prints is this test's.
+/// Runs `test` in a thread with the name of this one, so that libtest knows whose output it is.
 #[track_caller]
 fn in_thread(prepare: impl FnOnce() -> Result<(), String> + Send, test: impl FnOnce() + Send) {
     let name = thread::current().name().unwrap_or("a test").to_owned();

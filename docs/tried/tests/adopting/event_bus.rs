@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{clients, recorder};
 
-/// What each event says about its connection.
+/// The connection of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ConnectionContext {
     client: SocketAddr,

@@ -28,10 +28,10 @@ mod zeros;
 use std::net::SocketAddr;
 
 use dualstack_metrics::{
-    ScopedRecorder, SocketOptions,
+    ScopedRecorder,
     prometheus::{Install, PrometheusBuilder, PrometheusRecorder},
 };
-use test_support::{INET, INET6, MAPPED, Seen, assert_samples, http, loopbacks, sample, series, seven};
+use test_support::{Seen, assert_samples, dual_stack, http, loopbacks, sample, seen, series, seven};
 use tokio::net::TcpListener;
 
 fn recorder() -> ScopedRecorder<PrometheusRecorder> {
@@ -39,22 +39,14 @@ fn recorder() -> ScopedRecorder<PrometheusRecorder> {
 }
 
 fn listener() -> (TcpListener, SocketAddr) {
-    let listener = SocketOptions::dual_stack().bind_tcp("[::]:0".parse().expect("an address"));
-    let listener = listener.expect("a port");
-    let address = listener.local_addr().expect("an address");
+    let (listener, address, _) = dual_stack();
     (listener, address)
 }
 
 /// Loopback clients of each family that this host has, and how a server sees them.
 fn clients(server: SocketAddr) -> impl Iterator<Item = (SocketAddr, Seen)> {
-    loopbacks().into_iter().map(move |ip| {
-        let seen = match (ip.is_ipv4(), server.is_ipv4()) {
-            (true, true) => INET,
-            (true, false) => MAPPED,
-            (false, _) => INET6,
-        };
-        (SocketAddr::new(ip, server.port()), seen)
-    })
+    let ips = loopbacks().into_iter();
+    ips.map(move |ip| (SocketAddr::new(ip, server.port()), seen(ip, server)))
 }
 
 /// Sends a request over each family that this host has.

@@ -18,7 +18,7 @@ fn heavy() -> Scope {
 }
 
 #[tokio::test]
-async fn what_a_task_inherits() {
+async fn a_task_inherits_no_scope() {
     let scope = Scope::new(&ClientLabels::UNKNOWN);
     let request = async {
         tokio::spawn(work().with_current_scope());

@@ -38,7 +38,7 @@ async fn a_mapped_client_is_counted_as_inet() {
 const INET: (&str, &str) = ("client_address_ip_family", "inet");
 const INET6: (&str, &str) = ("client_address_ip_family", "inet6");
 
-/// What `sum(name{labels})` is in Prometheus.
+/// `sum(name{labels})` in Prometheus.
 fn sum(output: &str, name: &str, labels: &[(&str, &str)]) -> u64 {
     let samples = output
         .lines()

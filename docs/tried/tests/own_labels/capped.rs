@@ -6,7 +6,7 @@ use test_support::skip_or_fail;
 static REFERER: CappedLabel = CappedLabel::new("referer", 3);
 
 #[test]
-fn what_comes_before_the_first_client_has_its_place() {
+fn values_before_the_first_client_have_their_place() {
     let known = ["https://a.example/", "https://b.example/"];
 
     for referer in known {
@@ -24,7 +24,7 @@ fn what_comes_before_the_first_client_has_its_place() {
 
 /// The queries of the page, on two instances of which one has no place for a value.
 #[test]
-fn the_queries_of_the_page_give_what_it_says() {
+fn the_queries_of_the_page_give_its_results() {
     let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/own_labels.yml");
     match Command::new("promtool").args(["test", "rules", tests]).output() {
         Ok(output) => assert!(output.status.success(), "{output:?}"),

@@ -11,7 +11,7 @@ use opentelemetry::{
     },
 };
 
-/// Keeps what is measured, and the attributes.
+/// Keeps the measurements.
 #[derive(Clone, Default)]
 struct Kept(Arc<Mutex<Vec<(u64, Vec<KeyValue>)>>>);
 

@@ -1,6 +1,6 @@
 //! Two proxies in a row.
 
-use super::{
+use crate::{
     caddy::{caddy, site},
     haproxy::{haproxy, listen},
     nginx::{ADD_X_FORWARDED_FOR, dual, nginx, pass},
@@ -14,7 +14,7 @@ fn in_a_row(
     server: impl FnOnce() -> SocketAddr + Send,
 ) {
     with_clients(async move |metrics| {
-        let [front_port, back_port] = [(); 2].map(|()| test_support::free_port());
+        let [front_port, back_port] = [(); 2].map(|()| free_port());
         let server = server();
         let Some(_back) = back(back_port, server) else {
             return;
@@ -23,7 +23,7 @@ fn in_a_row(
             return;
         };
         ask_all(front_port).await;
-        assert_samples(samples(&metrics.render()), twice(server, [MAPPED, INET6]));
+        metrics.assert(twice(server, [MAPPED, INET6]));
     });
 }
 

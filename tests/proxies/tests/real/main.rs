@@ -1,8 +1,9 @@
-//! nginx, HAProxy, Caddy and dnsdist as Debian packages them, Envoy and Traefik, in a network namespace with
-//! an IPv4 and an IPv6 client.
+//! Caddy, dnsdist, HAProxy and nginx as Debian packages them, Envoy and Traefik, in a network namespace with an IPv4 and
+//! an IPv6 client.
+
+#![cfg(target_os = "linux")]
 
 mod caddy;
-#[cfg(feature = "udp")]
 mod dnsdist;
 mod envoy;
 mod haproxy;
@@ -19,19 +20,19 @@ use std::{
 };
 
 use dualstack_metrics::{ClientLabelsLayer, Protocol, ServerBinding, TrustedProxies};
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
-use test_support::{INET, INET6, MAPPED, Program, Seen, assert_samples, in_namespace, sample, samples};
+use test_support::{
+    INET, INET6, MAPPED, Metrics, Program, Seen, dual_stack, free_port, in_namespace, on_unix, recorded,
+    rejected, requests, sample, serve, soon,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpSocket, UnixListener},
 };
 
-use super::{dual_stack, local, on_unix, rejected, requests, serve, trusting};
-
 const CLIENTS: [&str; 2] = ["192.0.2.7", "2001:db8::7"];
 
-/// What each client writes: the address of the other, in every header that is read anywhere.
+/// The headers of each client: the address of the other, in every header that is read anywhere.
 const FORGED: &str = "X-Forwarded-For: {other}, 127.0.0.1\r\n\
                       X-Forwarded-For: {other}\r\n\
                       Forwarded: for=\"{other}\", for=127.0.0.1\r\n\
@@ -41,9 +42,13 @@ const FORGED: &str = "X-Forwarded-For: {other}, 127.0.0.1\r\n\
                       X-Envoy-External-Address: {other}\r\n";
 
 /// Runs a test in a namespace that has the addresses of [`CLIENTS`].
-fn with_clients(test: impl AsyncFnOnce(PrometheusHandle) + Send) {
+fn with_clients(test: impl AsyncFnOnce(Metrics) + Send) {
     let setup = "ip addr add 192.0.2.7/32 dev lo\nip addr add 2001:db8::7/128 dev lo nodad";
-    in_namespace(setup, || local(test));
+    in_namespace(setup, || recorded(test));
+}
+
+fn trusting(networks: &[&str]) -> TrustedProxies {
+    TrustedProxies::new(networks).unwrap()
 }
 
 /// The proxies of all tests are on this host.
@@ -177,10 +182,4 @@ async fn ask_all(port: u16) {
 /// Both clients were seen like this, with both requests.
 fn twice(server: SocketAddr, seen: [Seen; 2]) -> [String; 2] {
     seen.map(|seen| requests(server, seen, 2))
-}
-
-/// What [`ask_all`] is counted as if it goes to a server that reads a header, past the proxy.
-async fn ask_directly(server: SocketAddr) -> [String; 2] {
-    ask_all(server.port()).await;
-    twice(server, [MAPPED, INET6])
 }

@@ -1,9 +1,9 @@
 use test_support::UNKNOWN;
 use tokio::net::UnixStream;
 
-use super::*;
+use crate::*;
 
-pub(super) fn haproxy(config: &str, ports: &[u16]) -> Option<Proxy> {
+pub(crate) fn haproxy(config: &str, ports: &[u16]) -> Option<Proxy> {
     let folder = Folder::new();
     let config = folder.write(
         "haproxy.cfg",
@@ -19,7 +19,7 @@ pub(super) fn haproxy(config: &str, ports: &[u16]) -> Option<Proxy> {
     start(&mut command, folder, ports)
 }
 
-pub(super) fn listen(name: &str, port: u16, rest: &str, server: SocketAddr, options: &str) -> String {
+pub(crate) fn listen(name: &str, port: u16, rest: &str, server: SocketAddr, options: &str) -> String {
     let server = format!("server app 127.0.0.1:{} {options}", server.port());
     format!("listen {name}\n  bind :::{port} v4v6\n{rest}\n  {server}\n")
 }
@@ -27,7 +27,7 @@ pub(super) fn listen(name: &str, port: u16, rest: &str, server: SocketAddr, opti
 #[test]
 fn each_header_and_both_versions_of_the_proxy_protocol() {
     with_clients(async |metrics| {
-        let [list, forwarded, real_ip, v1, v2] = [(); 5].map(|()| test_support::free_port());
+        let [list, forwarded, real_ip, v1, v2] = [(); 5].map(|()| free_port());
         let apps = [
             reads("x-forwarded-for"),
             reads("forwarded"),
@@ -62,14 +62,14 @@ fn each_header_and_both_versions_of_the_proxy_protocol() {
             ask_all(port).await;
             expected.extend(twice(server, [MAPPED, INET6]));
         }
-        assert_samples(samples(&metrics.render()), expected);
+        metrics.assert(expected);
     });
 }
 
 #[test]
 fn its_health_checks_are_its_own() {
     with_clients(async |metrics| {
-        let port = test_support::free_port();
+        let port = free_port();
         let server = reads_proxy_protocol();
         // One check at once, and no other before the test has ended. HAProxy accepts clients before it is done.
         let check = "send-proxy-v2 check check-send-proxy inter 1h";
@@ -77,8 +77,8 @@ fn its_health_checks_are_its_own() {
         let Some(_haproxy) = haproxy(&config, &[port]) else {
             return;
         };
-        test_support::soon("the check has been counted", || !metrics.render().is_empty()).await;
-        assert_samples(samples(&metrics.render()), [requests(server, MAPPED, 1)]);
+        soon("the check has been counted", || !metrics.render().is_empty()).await;
+        metrics.assert([requests(server, MAPPED, 1)]);
     });
 }
 
@@ -93,7 +93,7 @@ fn its_client_on_a_unix_socket_is_unknown_except_with_version_2() {
         with_clients(async |metrics| {
             let sockets = Folder::new();
             let path = sockets.path("client.sock");
-            let port = test_support::free_port();
+            let port = free_port();
             let server = if option.is_empty() {
                 reads("x-forwarded-for")
             } else {
@@ -106,7 +106,7 @@ fn its_client_on_a_unix_socket_is_unknown_except_with_version_2() {
             request(UnixStream::connect(&path).await.unwrap(), "A: b\r\n").await;
             let mut expected = vec![requests(server, seen, 2)];
             expected.extend(rejection.map(|(source, reason, value)| rejected(source, reason, value)));
-            assert_samples(samples(&metrics.render()), expected);
+            metrics.assert(expected);
         });
     }
 }
@@ -121,7 +121,7 @@ fn over_a_unix_socket() {
             trusting(&["unix:"]).proxy_protocol(listener),
             ClientLabelsLayer::new(ServerBinding::unix(Protocol::Http)),
         );
-        let port = test_support::free_port();
+        let port = free_port();
         let config = format!(
             "listen unix\n  mode tcp\n  bind :::{port} v4v6\n  server app unix@{} send-proxy-v2\n",
             path.display()
@@ -131,6 +131,6 @@ fn over_a_unix_socket() {
         };
         ask_all(port).await;
         let expected = [MAPPED, INET6].map(|seen| sample("requests_total", &on_unix(seen), 2));
-        assert_samples(samples(&metrics.render()), expected);
+        metrics.assert(expected);
     });
 }

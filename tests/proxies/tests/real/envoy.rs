@@ -1,4 +1,4 @@
-use super::*;
+use crate::*;
 
 fn envoy(listeners: &[serde_json::Value], clusters: &[serde_json::Value], ports: &[u16]) -> Option<Proxy> {
     let folder = Folder::new();
@@ -83,7 +83,7 @@ fn with_proxy_protocol(mut cluster: serde_json::Value, version: &str) -> serde_j
 #[test]
 fn each_header_and_both_versions_of_the_proxy_protocol() {
     with_clients(async |metrics| {
-        let ports = [(); 4].map(|()| test_support::free_port());
+        let ports = [(); 4].map(|()| free_port());
         let [list, external, v1, v2] = ports;
         let apps = [
             reads("x-forwarded-for"),
@@ -112,6 +112,6 @@ fn each_header_and_both_versions_of_the_proxy_protocol() {
             // Its sockets are dual-stack, but it writes IPv4 addresses as such.
             expected.extend(twice(server, [INET, INET6]));
         }
-        assert_samples(samples(&metrics.render()), expected);
+        metrics.assert(expected);
     });
 }

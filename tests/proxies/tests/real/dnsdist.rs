@@ -1,15 +1,18 @@
 //! A load balancer for DNS that speaks the PROXY protocol over UDP.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, future::ready};
 
 use bytes::Bytes;
-use dualstack_metrics::{Datagram, SocketOptions, UdpServer};
+use dualstack_metrics::{Datagram, UdpServer};
 use metrics::counter;
-use test_support::seven;
+use test_support::{
+    V4, V6, each, seven,
+    udp::{Client, Running, bind},
+};
 use tokio::net::UdpSocket;
 use tower::service_fn;
 
-use super::*;
+use crate::*;
 
 /// A question for `a.` of type A.
 const QUESTION: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
@@ -34,55 +37,44 @@ fn dnsdist(port: u16, server: SocketAddr, up: &str) -> Option<Proxy> {
     start(&mut command, folder, &[port])
 }
 
-/// Serves what answers each question with itself, until the runtime is dropped.
+/// Answers each question with itself, until the runtime is dropped.
 fn answers() -> SocketAddr {
-    let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap());
-    let server = UdpServer::new(socket.unwrap()).unwrap();
-    let address = server.local_addr();
-    let server = server
-        .source(proxies().proxy_protocol_datagrams())
-        .serve(service_fn(|datagram: Datagram| {
-            counter!("requests_total").increment(1);
-            let mut answer = datagram.payload().to_vec();
-            // Now it is an answer.
-            answer[2] |= 0x80;
-            std::future::ready(Ok::<_, Infallible>(Some(Bytes::from(answer))))
-        }));
-    tokio::spawn(server);
-    address
+    let server = UdpServer::new(bind("[::]:0")).unwrap();
+    let service = service_fn(|datagram: Datagram| {
+        counter!("requests_total").increment(1);
+        let mut answer = datagram.payload().to_vec();
+        // Now it is an answer.
+        answer[2] |= 0x80;
+        ready(Ok::<_, Infallible>(Some(Bytes::from(answer))))
+    });
+    Running::start(server.source(proxies().proxy_protocol_datagrams()), service).address
 }
 
 async fn ask(client: &str, port: u16) {
     let client: IpAddr = client.parse().unwrap();
-    let server: IpAddr = match client {
-        IpAddr::V4(_) => [127, 0, 0, 1].into(),
-        IpAddr::V6(_) => "::1".parse().unwrap(),
-    };
     let socket = UdpSocket::bind((client, 0)).await.unwrap();
+    let server = if client.is_ipv4() { V4 } else { V6 };
     socket.connect((server, port)).await.unwrap();
-    socket.send(QUESTION).await.unwrap();
-    let mut answer = [0; 512];
-    let length = socket.recv(&mut answer).await.unwrap();
-    assert_eq!((answer[2] & 0x80, &answer[12..length]), (0x80, &QUESTION[12..]));
+    let answer = Client(socket).ask(QUESTION).await;
+    assert_eq!((answer[2] & 0x80, &answer[12..]), (0x80, &QUESTION[12..]));
 }
 
 fn counted(server: SocketAddr, seen: &[(Seen, u64)]) -> Vec<String> {
-    let names = [
-        "requests_total",
-        "udp_server_requests_received_total",
-        "udp_server_responses_sent_total",
-    ];
-    let series = |name| move |&(seen, value): &(Seen, u64)| sample(name, &seven("udp", server, seen), value);
-    names
-        .into_iter()
-        .flat_map(|name| seen.iter().map(series(name)))
-        .collect()
+    let of = |&(seen, value): &(Seen, u64)| {
+        let names = [
+            "requests_total",
+            "udp_server_requests_received_total",
+            "udp_server_responses_sent_total",
+        ];
+        each(&seven("udp", server, seen), names.map(|name| (name, value)))
+    };
+    seen.iter().flat_map(of).collect()
 }
 
 #[test]
 fn each_datagram_has_the_class_of_its_client() {
     with_clients(async |metrics| {
-        let port = test_support::free_port();
+        let port = free_port();
         let server = answers();
         let Some(_dnsdist) = dnsdist(port, server, "server:setUp()") else {
             return;
@@ -91,26 +83,23 @@ fn each_datagram_has_the_class_of_its_client() {
             ask(client, port).await;
             ask(client, port).await;
         }
-        assert_samples(
-            samples(&metrics.render()),
-            counted(server, &[(INET, 2), (INET6, 2)]),
-        );
+        metrics.assert(counted(server, &[(INET, 2), (INET6, 2)]));
         // Past the load balancer, a client is itself the peer.
         ask("192.0.2.7", server.port()).await;
         let seen = [(INET, 2), (INET6, 2), (MAPPED, 1)];
-        assert_samples(samples(&metrics.render()), counted(server, &seen));
+        metrics.assert(counted(server, &seen));
     });
 }
 
 #[test]
 fn its_health_checks_are_its_own() {
     with_clients(async |metrics| {
-        let port = test_support::free_port();
+        let port = free_port();
         let server = answers();
         let Some(_dnsdist) = dnsdist(port, server, "") else {
             return;
         };
-        test_support::soon("the check has been counted", || !metrics.render().is_empty()).await;
-        assert_samples(samples(&metrics.render()), counted(server, &[(MAPPED, 1)]));
+        soon("the check has been counted", || !metrics.render().is_empty()).await;
+        metrics.assert(counted(server, &[(MAPPED, 1)]));
     });
 }

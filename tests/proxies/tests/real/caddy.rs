@@ -1,6 +1,6 @@
-use super::*;
+use crate::*;
 
-pub(super) fn caddy(sites: &str, ports: &[u16]) -> Option<Proxy> {
+pub(crate) fn caddy(sites: &str, ports: &[u16]) -> Option<Proxy> {
     let folder = Folder::new();
     let config = folder.write(
         "Caddyfile",
@@ -16,7 +16,7 @@ pub(super) fn caddy(sites: &str, ports: &[u16]) -> Option<Proxy> {
     start(&mut command, folder, ports)
 }
 
-pub(super) fn site(port: u16, server: SocketAddr, options: &str) -> String {
+pub(crate) fn site(port: u16, server: SocketAddr, options: &str) -> String {
     format!(
         "http://:{port} {{\n\treverse_proxy 127.0.0.1:{} {{\n{options}\n\t}}\n}}\n",
         server.port()
@@ -26,7 +26,7 @@ pub(super) fn site(port: u16, server: SocketAddr, options: &str) -> String {
 #[test]
 fn each_header() {
     with_clients(async |metrics| {
-        let [list, real_ip, forwarded] = [(); 3].map(|()| test_support::free_port());
+        let [list, real_ip, forwarded] = [(); 3].map(|()| free_port());
         let apps = [reads("x-forwarded-for"), reads("x-real-ip"), reads("forwarded")];
         let config = [
             site(list, apps[0], ""),
@@ -43,6 +43,6 @@ fn each_header() {
             // Its socket is dual-stack, but it writes IPv4 addresses as such.
             expected.extend(twice(server, [INET, INET6]));
         }
-        assert_samples(samples(&metrics.render()), expected);
+        metrics.assert(expected);
     });
 }
