@@ -7,7 +7,7 @@ use std::{
     convert::Infallible,
     fs,
     io::{ErrorKind, Read},
-    net::{Ipv6Addr, SocketAddr, UdpSocket},
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
     path::PathBuf,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -21,8 +21,8 @@ use dualstack_metrics::{
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use socket2::{Domain, SockRef, Socket, Type};
 use test_support::{
-    Metrics, Program, V4, V6, assert_samples, eventually, http, in_namespace, of_server, raw, recorded,
-    sample, samples, skip_or_fail, snmp, soon, spawning,
+    Metrics, Program, V4, V6, assert_samples, eventually, http, in_namespace, ip, link_number, of_server,
+    raw, recorded, sample, samples, skip_or_fail, snmp, soon, spawning,
 };
 use tower::service_fn;
 
@@ -721,8 +721,10 @@ fn interfaces_come_and_go() {
         const SENT: &str = "interface_ip6_out_requests_total{interface=\"v0\"}";
 
         let add = || {
-            assert!(run("ip", "link add v0 type veth peer name v1"));
-            assert!(run("ip", "link set v1 up") && run("ip", "link set v0 up"));
+            ip("link add v0 type veth peer name v1");
+            ip("addr add fe80::1/64 dev v0 nodad");
+            ip("link set v1 up");
+            ip("link set v0 up");
         };
         let kernel = Followed::new(KernelCounters::new().interface("v0").all_interfaces());
         let update = || kernel.update().values();
@@ -738,8 +740,14 @@ fn interfaces_come_and_go() {
         add();
         sends(0);
         for lost_by in ["link del v0", "link set v0 mtu 1000"] {
+            // Many more than it sends by itself: counters that start again are below these.
+            let all_nodes = SocketAddrV6::new("ff02::1".parse().unwrap(), 9, 0, link_number("v0"));
+            let sender = UdpSocket::bind("[::]:0").unwrap();
+            for _ in 0..100 {
+                sender.send_to(b"x", all_nodes).unwrap();
+            }
             let mut before = update();
-            assert!(run("ip", lost_by));
+            ip(lost_by);
             eventually("the file is gone", || {
                 !fs::exists("/proc/thread-self/net/dev_snmp6/v0").unwrap()
             });
@@ -750,8 +758,9 @@ fn interfaces_come_and_go() {
             if lost_by == "link del v0" {
                 add();
             } else {
-                assert!(run("ip", "link set v0 mtu 1500"));
-                assert!(run("ip", "link set v0 down") && run("ip", "link set v0 up"));
+                ip("link set v0 mtu 1500");
+                ip("link set v0 down");
+                ip("link set v0 up");
             }
             sends(before[SENT]);
             // The values are those from before plus the kernel's, once nothing is sent in between.
