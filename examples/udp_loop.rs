@@ -10,7 +10,8 @@ use std::{error::Error, io};
 
 use bytes::Bytes;
 use dualstack_metrics::{
-    Batch, ClientScopes, Datagram, DatagramSocket, Protocol, Replies, ServerBinding, SocketOptions,
+    ClientScopes, Datagram, DatagramSocket, Protocol, ServerBinding, SocketOptions,
+    udp_adapter::{Batch, Replies},
 };
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;

@@ -18,8 +18,8 @@ use std::{
 
 use bytes::Bytes;
 use dualstack_metrics::{
-    Batch, ClientScopes, Datagram, DatagramSocket, Protocol, ServerBinding, SocketOptions, UdpServer,
-    WithScope, prometheus::Install,
+    ClientScopes, Datagram, DatagramSocket, Protocol, ServerBinding, SocketDrops, SocketOptions, UdpServer,
+    WithScope, prometheus::Install, udp_adapter::Batch,
 };
 use metrics::counter;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -427,7 +427,7 @@ fn the_drops_of_a_socket_are_counted_in_the_network_namespace_of_a_thread() {
                 let socket = DatagramSocket::new(socket.bind_udp(address.parse().unwrap()).unwrap()).unwrap();
                 let bound = socket.local_addr();
                 let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, bound));
-                let drops = socket.socket_drops("s", scopes.server());
+                let drops = SocketDrops::new(&socket, "s", scopes.server());
                 drops.update().unwrap();
 
                 let client: IpAddr = client.parse().unwrap();
@@ -437,7 +437,7 @@ fn the_drops_of_a_socket_are_counted_in_the_network_namespace_of_a_thread() {
                 }
                 drops.update().unwrap();
                 // Nothing is counted twice.
-                socket.socket_drops("s", scopes.server()).update().unwrap();
+                SocketDrops::new(&socket, "s", scopes.server()).update().unwrap();
                 let mut batch = Batch::new();
                 let mut received = 0;
                 while timeout(Duration::from_millis(100), socket.recv(&mut batch))

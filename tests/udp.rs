@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use dualstack_metrics::{
-    ClientScopes, Datagram, Overload, Protocol, Scope, ServerBinding, SocketOptions, UdpServer,
+    ClientLabels, ClientScopes, Datagram, Protocol, Scope, ServerBinding, SocketOptions, UdpServer,
     prometheus::Install,
 };
 use metrics::{
@@ -234,7 +234,7 @@ fn a_handler_sees_canonical_addresses_and_the_address_that_was_asked() {
             service_fn(move |datagram: Datagram| {
                 seen.borrow_mut().push((
                     datagram.peer(),
-                    datagram.client().pairs()[0].1,
+                    ClientLabels::from(datagram.client().unwrap()).pairs()[0].1,
                     datagram.local_addr(),
                 ));
                 std::future::ready(Ok::<_, Infallible>(Some(Bytes::new())))
@@ -434,40 +434,6 @@ fn past_the_limit_the_oldest_is_aborted_and_counts_its_drop() {
 }
 
 #[test]
-fn past_the_limit_the_newest_is_refused() {
-    run(async |metrics| {
-        let server = dual_stack()
-            .max_in_flight(3)
-            .on_overload(Overload::RefuseNewest)
-            .shutdown_timeout(Duration::from_millis(50));
-        let running = start(server, never());
-        let labels = inet(running.address);
-        let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
-        for _ in 0..10 {
-            socket.send(b"x").await.unwrap();
-        }
-        let aborted = format!("s_requests_aborted_total{{{labels}}} 7");
-        soon("seven are refused", || {
-            samples(&metrics.render()).contains(&aborted)
-        })
-        .await;
-        assert_eq!(
-            samples(&metrics.render()),
-            [aborted, format!("s_requests_received_total{{{labels}}} 10")]
-        );
-        running.stop().await;
-        assert_eq!(
-            samples(&metrics.render()),
-            [
-                format!("dropped_total{{{labels}}} 3"),
-                format!("s_requests_aborted_total{{{labels}}} 10"),
-                format!("s_requests_received_total{{{labels}}} 10"),
-            ]
-        );
-    });
-}
-
-#[test]
 fn a_server_that_is_dropped_aborts_what_waits() {
     run(async |metrics| {
         let running = start(dual_stack(), never());
@@ -627,15 +593,13 @@ async fn use_budget(units: u32) {
 #[test]
 fn no_handler_is_aborted_because_a_flood_has_used_up_the_budget() {
     // For some of these numbers a handler finds the budget used up in the middle, whatever the size of a batch.
-    for (units, overload) in (0..7)
-        .flat_map(|units| [Overload::AbortOldest, Overload::RefuseNewest].map(|overload| (units, overload)))
-    {
+    for units in 0..7 {
         run(async |metrics| {
             let service = service_fn(move |_: Datagram| async move {
                 use_budget(units).await;
                 Ok::<_, Infallible>(None)
             });
-            let running = start(dual_stack().max_in_flight(1).on_overload(overload), service);
+            let running = start(dual_stack().max_in_flight(1), service);
             let labels = inet(running.address);
             let socket = client(Ipv4Addr::LOCALHOST.into(), running.port()).await;
             socket.writable().await.unwrap();
@@ -651,7 +615,7 @@ fn no_handler_is_aborted_because_a_flood_has_used_up_the_budget() {
             assert_eq!(
                 samples(&metrics.render()),
                 [received, format!("s_requests_unanswered_total{{{labels}}} 250")],
-                "{units} {overload:?}"
+                "{units}"
             );
         });
     }

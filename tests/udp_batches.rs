@@ -14,8 +14,9 @@ use std::{
 
 use bytes::Bytes;
 use dualstack_metrics::{
-    Batch, ClientScopes, Datagram, DatagramSocket, Protocol, Replies, ServerBinding, SocketOptions,
-    UdpServer, prometheus::Install,
+    ClientScopes, Datagram, DatagramSocket, Protocol, ServerBinding, SocketOptions, UdpServer,
+    prometheus::Install,
+    udp_adapter::{Batch, Replies},
 };
 use metrics::counter;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};

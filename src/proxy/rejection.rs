@@ -1,16 +1,8 @@
-use std::{
-    fmt,
-    net::IpAddr,
-    sync::{
-        LazyLock,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use metrics::{SharedString, counter};
 
-use crate::scope::Scope;
+use crate::{log::LogLimit, scope::Scope};
 
 /// Why the address that a proxy, or somebody who is not one, gave for a client was not used.
 ///
@@ -78,12 +70,9 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Rejections {
     source: SharedString,
-    // Milliseconds since `START`; 0 before the first warning.
-    warn_after: [AtomicU64; REASONS],
-    unlogged: [AtomicU64; REASONS],
+    /// By reason.
+    limits: [LogLimit; REASONS],
 }
-
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Rejections {
     pub(super) fn new(source: SharedString) -> Self {
@@ -93,8 +82,7 @@ impl Rejections {
         );
         Self {
             source,
-            warn_after: [const { AtomicU64::new(0) }; REASONS],
-            unlogged: [const { AtomicU64::new(0) }; REASONS],
+            limits: [const { LogLimit::new(WARN_EVERY) }; REASONS],
         }
     }
 
@@ -105,7 +93,7 @@ impl Rejections {
         Scope::none().run(|| {
             counter!(REJECTED, "source" => self.source.clone(), "reason" => reason.as_str()).increment(1);
         });
-        if let Some(unlogged) = self.take_turn(reason, START.elapsed()) {
+        if let Some(unlogged) = self.limits[reason as usize].should_log() {
             let peer = peer.map(|peer| tracing::field::display(peer.to_canonical()));
             tracing::warn!(
                 source = %self.source,
@@ -116,41 +104,5 @@ impl Rejections {
                 advice()
             );
         }
-    }
-
-    /// Whether this is logged, and how many were not since the last time.
-    fn take_turn(&self, reason: Reason, now: Duration) -> Option<u64> {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let (warn_after, unlogged) = (&self.warn_after[reason as usize], &self.unlogged[reason as usize]);
-        let due = warn_after.load(Ordering::Relaxed);
-        let next = millis(now.saturating_add(WARN_EVERY));
-        if millis(now) >= due
-            && warn_after
-                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-        {
-            return Some(unlogged.swap(0, Ordering::Relaxed));
-        }
-        unlogged.fetch_add(1, Ordering::Relaxed);
-        None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_reason_is_logged_once_a_minute() {
-        let rejections = Rejections::new("x-forwarded-for".into());
-        let at = |reason, seconds| rejections.take_turn(reason, Duration::from_secs(seconds));
-        assert_eq!(at(Reason::Missing, 0), Some(0));
-        assert_eq!(at(Reason::Missing, 0), None);
-        assert_eq!(at(Reason::Closed, 1), Some(0));
-        assert_eq!(at(Reason::Missing, 59), None);
-        assert_eq!(at(Reason::Missing, 60), Some(2));
-        assert_eq!(at(Reason::Missing, 119), None);
-        assert_eq!(at(Reason::Missing, 500), Some(1));
-        assert_eq!(at(Reason::Closed, 61), Some(0));
     }
 }

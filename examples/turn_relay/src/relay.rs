@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dualstack_metrics::{Batch, ClientLabels, Datagram, DatagramSocket};
+use dualstack_metrics::{ClientLabels, Datagram, DatagramSocket, udp_adapter::Batch};
 use tokio::{
     net::UdpSocket,
     sync::mpsc,

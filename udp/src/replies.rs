@@ -2,7 +2,7 @@ use std::{fmt, io, task::Poll};
 
 use bytes::Bytes;
 
-use super::{
+use crate::{
     Datagram, DatagramSocket,
     queue::{Outgoing, Queue},
 };
@@ -38,8 +38,8 @@ impl Replies {
         self.len() == 0
     }
 
-    /// Sends what the socket takes now. Ready when each answer has its outcome.
-    pub(super) fn try_send(
+    /// Sends as many answers as the socket takes now. Ready when each answer has its outcome.
+    pub(crate) fn try_send(
         &mut self,
         socket: &DatagramSocket,
         mut outcome: impl FnMut(&Datagram, io::Result<()>),
@@ -49,14 +49,14 @@ impl Replies {
                 Ok(route) => self.waiting.push(Outgoing {
                     payload,
                     route,
-                    of: datagram,
+                    tag: datagram,
                 }),
                 Err(error) => outcome(&datagram, Err(error)),
             }
         }
         while self
             .waiting
-            .try_send(socket, |answer, result| outcome(&answer.of, result))
+            .try_send(socket, |answer, result| outcome(&answer.tag, result))
         {}
         if self.waiting.is_empty() {
             Poll::Ready(())

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use quinn_udp::RecvMeta;
 
 /// Turns a mapped address into the IPv4 address. Leaves any other as it is, with its scope id.
-pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
         IpAddr::V6(_) => address,
@@ -16,7 +16,7 @@ pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 /// Where a datagram was sent to, as the socket reported it. If it did not, the address that it is bound to.
-pub(super) fn destination(meta: &RecvMeta, bound: SocketAddr) -> SocketAddr {
+pub(crate) fn destination(meta: &RecvMeta, bound: SocketAddr) -> SocketAddr {
     match meta.dst_ip {
         Some(IpAddr::V6(ip)) if ip.is_unicast_link_local() => {
             SocketAddrV6::new(ip, bound.port(), 0, meta.interface_index.unwrap_or(0)).into()
@@ -28,12 +28,12 @@ pub(super) fn destination(meta: &RecvMeta, bound: SocketAddr) -> SocketAddr {
 
 /// Where a datagram is sent from and to, in the form that the socket takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Route {
+pub(crate) struct Route {
     /// `None` lets the system choose: if the socket is bound to one address, it chooses that one.
-    pub(super) from: Option<IpAddr>,
+    pub(crate) from: Option<IpAddr>,
     /// The number of the interface to send through, if `from` is a link-local address. 0 lets the system choose.
-    pub(super) interface: u32,
-    pub(super) to: SocketAddr,
+    pub(crate) interface: u32,
+    pub(crate) to: SocketAddr,
 }
 
 impl Route {
@@ -45,7 +45,7 @@ impl Route {
     ///
     /// [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
     /// [RFC 4291 §2.5.2]: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.2
-    pub(super) fn new(bound: SocketAddr, from: SocketAddr, to: SocketAddr) -> Option<Self> {
+    pub(crate) fn new(bound: SocketAddr, from: SocketAddr, to: SocketAddr) -> Option<Self> {
         if to.port() == 0 || to.ip().to_canonical().is_unspecified() {
             return None;
         }
@@ -71,12 +71,12 @@ impl Route {
     }
 
     /// Whether they are the same. Compares the ports first, because that is where most differ.
-    pub(super) fn is(&self, other: &Self) -> bool {
+    pub(crate) fn is(&self, other: &Self) -> bool {
         self.to.port() == other.to.port() && self == other
     }
 
     /// Whether both leave from one address.
-    pub(super) fn has_source_of(&self, other: &Self) -> bool {
+    pub(crate) fn has_source_of(&self, other: &Self) -> bool {
         self.from == other.from && self.interface == other.interface
     }
 }
