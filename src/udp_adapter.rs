@@ -49,9 +49,9 @@
 //! # How it serves
 //!
 //! The server itself is the crate [`dualstack_udp`], which knows no labels. Its page tells how handlers run, how answers
-//! leave together and from which address, and what happens when the socket takes no answers. A socket is bound with
-//! [`SocketOptions`](crate::SocketOptions); its
-//! [`send_buffer_size`](crate::SocketOptions::send_buffer_size) helps a socket that takes none.
+//! leave together and from which address, and how a [socket that takes no
+//! answers](dualstack_udp#a-socket-that-takes-no-answers) is served. Such a socket is logged, and may need a larger
+//! [`send_buffer_size`](crate::SocketOptions::send_buffer_size).
 //!
 //! # A loop of your own
 //!

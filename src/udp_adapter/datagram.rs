@@ -1,9 +1,10 @@
 //! Who the client of a datagram is.
 
+use dualstack_udp::Datagram;
+
 use crate::{
     labels::{Client, ClientLabels, IntoClient},
     layer::{DatagramClient, DatagramSource, HasClient},
-    udp_adapter::Datagram,
 };
 
 /// The client's address as the socket reported it.

@@ -1,12 +1,12 @@
 use std::io;
 
 use dualstack_udp::{DatagramSocket, Drops};
-use metrics::{Counter, counter, describe_counter};
+use metrics::{counter, describe_counter};
 
 use crate::scope::Scope;
 
-/// Counts the datagrams that the kernel dropped because the socket's receive buffer was full. See [`Drops`] for what the
-/// number includes.
+/// Counts the datagrams that the kernel dropped because the socket's receive buffer was full. See [`Drops`] for the
+/// datagrams that are included.
 ///
 /// The counter is `…_socket_drops_total`, with the prefix of the server and the labels of its binding. It has no labels
 /// of a client, because the kernel does not tell whose datagrams they were. The number is read when
@@ -62,70 +62,14 @@ impl SocketDrops {
     /// If the kernel does not tell: `SO_MEMINFO` needs Linux 4.12.
     pub fn update(&self) -> io::Result<()> {
         if let Some(drops) = self.drops.take()? {
-            self.scope.run(|| self.counter().increment(drops.into()));
+            self.scope.run(|| {
+                describe_counter!(
+                    self.name.clone(),
+                    "Datagrams that the kernel dropped because the socket's receive buffer was full. Should stay at 0."
+                );
+                counter!(self.name.clone()).increment(drops.into());
+            });
         }
         Ok(())
-    }
-
-    fn counter(&self) -> Counter {
-        describe_counter!(
-            self.name.clone(),
-            "Datagrams that the kernel dropped because the socket's receive buffer was full. Should stay at 0."
-        );
-        counter!(self.name.clone())
-    }
-}
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use std::cell::Cell;
-
-    use metrics::{Gauge, Histogram, Key, KeyName, Metadata, NoopRecorder, Recorder, SharedString, Unit};
-    use tokio::net::UdpSocket;
-
-    use super::*;
-
-    /// Asks for the drops again while it describes their counter.
-    struct Asks {
-        drops: SocketDrops,
-        times: Cell<u32>,
-    }
-
-    impl Recorder for Asks {
-        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {
-            self.times.set(self.times.get() + 1);
-            if self.times.get() == 1 {
-                self.drops.update().unwrap();
-            }
-        }
-
-        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-        fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
-            NoopRecorder.register_counter(key, metadata)
-        }
-
-        fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
-            NoopRecorder.register_gauge(key, metadata)
-        }
-
-        fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
-            NoopRecorder.register_histogram(key, metadata)
-        }
-    }
-
-    #[tokio::test]
-    async fn nothing_is_locked_while_drops_are_counted() {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let socket = DatagramSocket::new(socket).unwrap();
-        let drops = SocketDrops::new(&socket, "s", Scope::none());
-        let recorder = Asks {
-            drops: drops.clone(),
-            times: Cell::new(0),
-        };
-        metrics::with_local_recorder(&recorder, || drops.update().unwrap());
-        assert_eq!(recorder.times.get(), 2);
     }
 }

@@ -11,7 +11,7 @@ use dualstack_udp::{Datagram, Server};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{SocketDrops, report::Report};
+use super::{drops::SocketDrops, report::Report};
 use crate::scope::{Scope, Scoped, WithScope as _};
 
 pin_project! {

@@ -44,7 +44,7 @@ impl UdpServer {
         self
     }
 
-    /// The scopes of the clients. Default: those of the socket's own binding. Use it to nest in your own labels.
+    /// The scopes of the clients. Default: the scopes of the socket's own binding. Use it to add your own labels.
     pub fn scopes(mut self, scopes: ClientScopes) -> Self {
         self.report.scopes = scopes;
         self

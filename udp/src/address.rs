@@ -1,7 +1,7 @@
 //! Translates addresses between a socket and its users.
 //!
 //! A dual-stack socket reports and takes IPv4 addresses in their mapped form. Everything else sees canonical addresses:
-//! [`destination`] and [`canonical`] translate what was received, [`Route`] translates what is sent.
+//! [`destination`] and [`canonical`] translate on the way in, [`Route`] on the way out.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 
@@ -38,7 +38,7 @@ pub(crate) struct Route {
 
 impl Route {
     /// A route through a socket that is bound to `bound`. Addresses may be canonical or mapped. The port of `from` does
-    /// not matter: it is that of the socket.
+    /// not matter, because the socket has its own.
     ///
     /// `None` if nothing can be sent to `to`. A sender with port 0 takes no answer ([RFC 768]). The unspecified address
     /// belongs to no host ([RFC 4291 §2.5.2]); Linux would send to itself.
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_of_a_host_is_no_source() {
+    fn only_the_address_of_one_host_is_a_source() {
         for from in [
             "255.255.255.255",
             "::ffff:255.255.255.255",

@@ -6,7 +6,7 @@ use std::{
 
 use quinn_udp::{BATCH_SIZE, RecvMeta};
 
-use crate::{Datagram, address::destination, payload::PayloadPool};
+use crate::{address::destination, datagram::Datagram, payload::PayloadPool};
 
 /// More than the largest UDP payload (65,527 bytes), so that no datagram is cut off.
 const RECV_BUFFER: usize = 65_535;

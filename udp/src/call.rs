@@ -17,7 +17,7 @@ use pin_project_lite::pin_project;
 
 use crate::{address::Route, budget::poll_proceed};
 
-/// What a handler came to.
+/// The result of a handler.
 #[derive(Debug)]
 pub(crate) enum Handled {
     Answer(Bytes),

@@ -9,7 +9,12 @@ use std::{
 use futures_timer::Delay;
 use futures_util::FutureExt;
 
-use crate::{Batch, Datagram, DatagramSocket, Observer, Trouble};
+use crate::{
+    batch::Batch,
+    datagram::Datagram,
+    observer::{Observer, Trouble},
+    socket::DatagramSocket,
+};
 
 /// From this number of errors in a row on, receiving pauses after each.
 const ERRORS_IN_A_ROW: u32 = 16;

@@ -69,8 +69,8 @@
 //! A datagram from port 0 or from the unspecified address cannot be answered: its sender asks for no answer ([RFC 768]),
 //! and an answer to `[::]` would reach this host. The service sees it, and its answer is dropped.
 //!
-//! Answers have the traffic class (DSCP) that is set on the socket: `IP_TOS` for IPv4 clients, also for those of a
-//! dual-stack socket, and `IPV6_TCLASS` for IPv6 clients. On systems other than Linux and Android it is always 0.
+//! Answers have the traffic class (DSCP) that is set on the socket: `IP_TOS` for IPv4 clients, also on a dual-stack
+//! socket, and `IPV6_TCLASS` for IPv6 clients. On systems other than Linux and Android it is always 0.
 //!
 //! `quinn-udp` receives, and sends on systems other than Linux and Android. Its set-up is for QUIC: it forbids
 //! fragments, and receives several datagrams as one. So it runs on a throw-away socket, and the socket that is served

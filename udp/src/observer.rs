@@ -1,6 +1,6 @@
 use std::{io, time::Duration};
 
-use crate::Datagram;
+use crate::datagram::Datagram;
 
 /// Follows each datagram of a server from its arrival to its outcome.
 ///

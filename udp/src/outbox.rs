@@ -10,9 +10,10 @@ use futures_timer::Delay;
 use futures_util::FutureExt;
 
 use crate::{
-    DatagramSocket, Observer, Outcome, Trouble,
+    observer::{Observer, Outcome, Trouble},
     queue::{Outgoing, Queue},
     ready::Writable,
+    socket::DatagramSocket,
 };
 
 /// While this many answers wait, nothing is received. If the socket is stalled, the oldest make room instead.

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{DatagramSocket, address::Route, send::MAX_BATCH};
+use crate::{address::Route, send::MAX_BATCH, socket::DatagramSocket};
 
 /// A datagram to send, and the tag of its outcome.
 pub(crate) struct Outgoing<T> {

@@ -17,14 +17,15 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::{
-    DatagramSocket, Observer, Outcome, Server, Trouble,
     address::Route,
     budget::poll_proceed,
     call::{Handled, Ticket},
     handlers::Handlers,
     inbox::Inbox,
+    observer::{Observer, Outcome, Trouble},
     outbox::Outbox,
     queue::Outgoing,
+    server::Server,
 };
 
 /// How many batches a server that shuts down receives at most. A peer that keeps sending cannot delay it further.
@@ -49,14 +50,33 @@ pin_project! {
     }
 }
 
-impl<S: Service<O::Request>, O: Observer> Serve<S, O> {
-    pub(crate) fn new(server: Server, service: S, observer: O) -> Self {
-        Self {
-            core: Core::new(server, service, observer),
+impl Server {
+    /// Returns a future that answers each datagram with the response of `service`, or not at all if that is `None`. It is
+    /// done only after a [graceful shutdown](Serve::with_graceful_shutdown).
+    pub fn serve<S, O>(self, service: S, observer: O) -> Serve<S, O>
+    where
+        S: Service<O::Request, Response = Option<Bytes>>,
+        S::Error: Display,
+        O: Observer,
+    {
+        Serve {
+            core: Core {
+                outbox: Outbox::new(self.max_send_batch),
+                server: self,
+                service,
+                observer,
+                phase: Phase::Serving,
+                handlers_first: true,
+                waits_for_budget: false,
+                inbox: Inbox::new(),
+                handlers: Handlers::new(),
+            },
             signal: std::future::pending(),
         }
     }
+}
 
+impl<S: Service<O::Request>, O: Observer> Serve<S, O> {
     /// Shuts down when `signal` is done. The server answers the datagrams that the system has received by then, and none
     /// after that. It is done when all handlers are, or after [`Server::shutdown_timeout`]: then it aborts those that
     /// still wait.
@@ -65,14 +85,6 @@ impl<S: Service<O::Request>, O: Observer> Serve<S, O> {
             core: self.core,
             signal,
         }
-    }
-}
-
-impl<S: Service<O::Request>, O: Observer, Signal> Serve<S, O, Signal> {
-    /// The socket.
-    #[must_use]
-    pub fn socket(&self) -> &DatagramSocket {
-        &self.core.server.socket
     }
 }
 
@@ -108,7 +120,7 @@ where
 impl<S: Service<O::Request>, O: Observer, Signal> fmt::Debug for Serve<S, O, Signal> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serve")
-            .field("socket", self.socket())
+            .field("socket", &self.core.server.socket)
             .field("in_flight", &self.core.handlers.len())
             .finish_non_exhaustive()
     }
@@ -152,20 +164,6 @@ struct Core<S: Service<O::Request>, O: Observer> {
 }
 
 impl<S: Service<O::Request>, O: Observer> Core<S, O> {
-    fn new(server: Server, service: S, observer: O) -> Self {
-        Self {
-            outbox: Outbox::new(server.max_send_batch),
-            server,
-            service,
-            observer,
-            phase: Phase::Serving,
-            handlers_first: true,
-            waits_for_budget: false,
-            inbox: Inbox::new(),
-            handlers: Handlers::new(),
-        }
-    }
-
     /// Gives an outcome to each datagram that has none yet.
     fn give_up(&mut self) {
         for tag in self.handlers.drop_all() {

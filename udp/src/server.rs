@@ -1,10 +1,8 @@
-use std::{fmt::Display, io, time::Duration};
+use std::{io, time::Duration};
 
-use bytes::Bytes;
 use tokio::net::UdpSocket;
-use tower_service::Service;
 
-use crate::{DatagramSocket, Observer, Serve, send::MAX_BATCH};
+use crate::{send::MAX_BATCH, socket::DatagramSocket};
 
 /// Serves datagrams from one socket. See the [crate](crate).
 #[derive(Debug)]
@@ -61,16 +59,5 @@ impl Server {
     #[must_use]
     pub fn socket(&self) -> &DatagramSocket {
         &self.socket
-    }
-
-    /// Returns a future that answers each datagram with the response of `service`, or not at all if that is `None`. It is
-    /// done only after a [graceful shutdown](Serve::with_graceful_shutdown).
-    pub fn serve<S, O>(self, service: S, observer: O) -> Serve<S, O>
-    where
-        S: Service<O::Request, Response = Option<Bytes>>,
-        S::Error: Display,
-        O: Observer,
-    {
-        Serve::new(self, service, observer)
     }
 }

@@ -11,8 +11,10 @@ use quinn_udp::UdpSocketState;
 use tokio::net::UdpSocket;
 
 use crate::{
-    Batch, Datagram, Drops, Replies,
     address::Route,
+    batch::Batch,
+    datagram::Datagram,
+    drops::Drops,
     platform::set_up,
     ready::{Ready, Writable},
     send::{Segmentation, send, send_first},
@@ -130,56 +132,7 @@ impl DatagramSocket {
         self.send_between(SocketAddr::new(from, 0), payload, to).await
     }
 
-    /// Answers several datagrams, with one system call for up to 32 of them. Hands each with its result to `outcome`: an
-    /// error is about this answer only, and the others are sent. Waits while the socket takes none.
-    ///
-    /// Answers from one address to one client keep their order. On systems other than Linux and Android each takes a call of
-    /// its own.
-    ///
-    /// ```
-    /// use dualstack_udp::{Batch, DatagramSocket, Replies};
-    /// use tokio::net::UdpSocket;
-    ///
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-    /// let socket = DatagramSocket::new(UdpSocket::bind("0.0.0.0:0").await?)?;
-    /// # let client = UdpSocket::bind("127.0.0.1:0").await?;
-    /// # client.connect(("127.0.0.1", socket.local_addr().port())).await?;
-    /// # client.send(b"ping").await?;
-    ///
-    /// let (mut batch, mut replies) = (Batch::new(), Replies::new());
-    /// loop {
-    ///     let datagram = socket.recv(&mut batch).await?;
-    ///     replies.push(datagram, &b"pong"[..]);
-    ///     if batch.is_empty() {
-    ///         let outcome = |datagram: &_, result| eprintln!("{datagram:?}: {result:?}");
-    ///         socket.reply_all(&mut replies, outcome).await?;
-    /// #       assert_eq!(client.recv(&mut [0; 8]).await?, 4);
-    /// #       break;
-    ///     }
-    /// }
-    /// # Ok::<(), std::io::Error>(())
-    /// # })?;
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    ///
-    /// Cancel safe: if the future is dropped before it is done, the answers that have no outcome stay in `replies`.
-    ///
-    /// # Errors
-    ///
-    /// If the socket can take nothing more, because its runtime shuts down. The answers that have no outcome stay in
-    /// `replies`.
-    pub async fn reply_all(
-        &self,
-        replies: &mut Replies,
-        mut outcome: impl FnMut(&Datagram, io::Result<()>),
-    ) -> io::Result<()> {
-        while replies.try_send(self, &mut outcome).is_pending() {
-            self.wait_until_writable().await?;
-        }
-        Ok(())
-    }
-
-    /// The way from one address to another.
+    /// The route from one address to another.
     pub(crate) fn route(&self, from: SocketAddr, to: SocketAddr) -> io::Result<Route> {
         Route::new(self.bound, from, to).ok_or_else(|| {
             io::Error::new(
@@ -199,7 +152,8 @@ impl DatagramSocket {
         }
     }
 
-    async fn wait_until_writable(&self) -> io::Result<()> {
+    /// Waits until the socket takes datagrams again.
+    pub(crate) async fn wait_until_writable(&self) -> io::Result<()> {
         let mut writable = self.socket.writable()?;
         poll_fn(|cx| writable.poll_ready(cx)).await
     }

@@ -9,7 +9,7 @@ use std::{
 use tokio::io::Interest;
 pub(crate) use tokio::net::UdpSocket;
 
-/// A socket, and what it is ready for.
+/// A socket, and whether it is ready.
 pub(crate) struct Ready {
     socket: Arc<UdpSocket>,
 }

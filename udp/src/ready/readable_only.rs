@@ -62,7 +62,7 @@ impl Ready {
 
 #[allow(
     deprecated,
-    reason = "what replaces it needs a newer tokio; a socket of std keeps its descriptor, which is what it is about"
+    reason = "its replacement needs a newer tokio; a socket of std keeps its descriptor open, as it must"
 )]
 fn register(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSocket>> {
     AsyncFd::with_interest(socket, interest)
