@@ -9,6 +9,7 @@ use crate::{
 
 /// The client's address as the socket reported it.
 impl IntoClient for &Datagram {
+    #[inline]
     fn into_client(self) -> Option<Client> {
         let unknown = || ClientLabels::UNKNOWN.into();
         Some(self.client().map_or_else(unknown, Client::from))
@@ -21,16 +22,15 @@ impl HasClient for Datagram {
     }
 }
 
-/// Takes the client from the source. Returns false as well if the source refuses the datagram.
-pub(super) fn read_client(source: &dyn DatagramSource, datagram: Datagram) -> (Datagram, bool) {
-    let (peer, reported, local) = (datagram.peer(), datagram.client(), datagram.local_addr());
-    let mut payload = datagram.into_payload();
+/// Takes the client from the source. Returns false if the source refuses the datagram.
+pub(super) fn read_client(source: &dyn DatagramSource, datagram: &mut Datagram) -> bool {
+    let (peer, local) = (datagram.peer(), datagram.local_addr());
+    let mut payload = datagram.payload().clone();
     let client = source.client(&mut payload, peer);
-    let datagram = |client| Datagram::new(payload, client, local);
-    let read = match client.unwrap_or_else(|client| client) {
-        DatagramClient::Peer => datagram(reported.unwrap_or(peer)),
-        DatagramClient::Behind(client) => datagram(client),
-        DatagramClient::Unknown => datagram(peer).without_client(),
+    *datagram = match client.unwrap_or_else(|client| client) {
+        DatagramClient::Peer => Datagram::new(payload, datagram.client().unwrap_or(peer), local),
+        DatagramClient::Behind(client) => Datagram::new(payload, client, local),
+        DatagramClient::Unknown => Datagram::new(payload, peer, local).without_client(),
     };
-    (read, client.is_ok())
+    client.is_ok()
 }

@@ -43,27 +43,23 @@ impl Report {
     }
 
     fn count(&mut self, scope: Scope, number: u64, counter: impl FnOnce(&Counters) -> &Counter) {
-        let counters = self.counters.get_or_insert_with(|| {
-            warn_without_recorder();
-            Counters::register(&self.prefix)
-        });
+        let counters = self
+            .counters
+            .get_or_insert_with(|| Counters::register(&self.prefix));
         scope.run(|| counter(counters).increment(number));
     }
 }
 
 impl Observer for Report {
-    type Request = (Scope, Datagram);
     /// The scope of the client, without labels that a handler adds: all outcomes of a client are in one series.
     type Tag = Scope;
 
-    fn received(&mut self, datagram: Datagram) -> (Scope, Option<(Scope, Datagram)>) {
-        let (datagram, is_served) = match &self.source {
-            Some(source) => read_client(&**source, datagram),
-            None => (datagram, true),
-        };
-        let scope = self.scopes.for_client(&datagram);
+    fn received(&mut self, datagram: &mut Datagram) -> Result<Scope, Scope> {
+        let source = self.source.as_deref();
+        let is_served = source.is_none_or(|source| read_client(source, datagram));
+        let scope = self.scopes.for_client(&*datagram);
         self.count(scope, 1, |counters| &counters.received);
-        (scope, is_served.then_some((scope, datagram)))
+        if is_served { Ok(scope) } else { Err(scope) }
     }
 
     fn outcome(&mut self, client: Scope, outcome: Outcome<'_>, datagrams: u64) {
@@ -141,7 +137,9 @@ struct Counters {
 }
 
 impl Counters {
+    #[cold]
     fn register(prefix: &str) -> Self {
+        warn_without_recorder();
         let described = |name: &str, description: &'static str| {
             let name = format!("{prefix}_{name}");
             describe_counter!(name.clone(), description);

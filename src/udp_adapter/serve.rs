@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{drops::SocketDrops, report::Report};
-use crate::scope::{Scope, Scoped, WithScope as _};
+use crate::scope::{ClientScopes, Scoped, WithScope as _};
 
 pin_project! {
     /// The future of [`UdpServer::serve`](super::UdpServer::serve): serves until it is dropped or shut down gracefully.
@@ -37,7 +37,13 @@ where
     pub(super) fn new(server: Server, service: S, report: Report) -> Self {
         Self {
             drops: SocketDrops::new(server.socket(), &report.prefix, report.scopes.server()),
-            serve: server.serve(InScope(service), report),
+            serve: server.serve(
+                InScope {
+                    service,
+                    scopes: report.scopes.clone(),
+                },
+                report,
+            ),
         }
     }
 }
@@ -84,18 +90,23 @@ impl<S: Service<Datagram>, Signal> fmt::Debug for Serve<S, Signal> {
 }
 
 /// Calls a service in the scope of the client. The future gets the labels that the call adds to the scope.
-struct InScope<S>(S);
+struct InScope<S> {
+    service: S,
+    scopes: ClientScopes,
+}
 
-impl<S: Service<Datagram>> Service<(Scope, Datagram)> for InScope<S> {
+impl<S: Service<Datagram>> Service<Datagram> for InScope<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = Scoped<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
+        self.service.poll_ready(cx)
     }
 
-    fn call(&mut self, (scope, datagram): (Scope, Datagram)) -> Self::Future {
-        scope.run(|| self.0.call(datagram).with_current_scope())
+    #[inline]
+    fn call(&mut self, datagram: Datagram) -> Self::Future {
+        let scope = self.scopes.for_client(&datagram);
+        scope.run(|| self.service.call(datagram).with_current_scope())
     }
 }

@@ -70,6 +70,15 @@ impl<F, T: Copy> Call<F, T> {
         }
     }
 
+    /// Takes the place of a handler that is done.
+    pub(crate) fn replace(self: Pin<&mut Self>, number: u64, future: F, ticket: Ticket<T>) {
+        let mut this = self.project();
+        this.future.set(Some(future));
+        *this.number = number;
+        *this.ticket = ticket;
+        *this.abort = None;
+    }
+
     pub(crate) fn tag(&self) -> T {
         self.ticket.tag
     }

@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use crate::address::canonical;
+use crate::address::{Route, canonical};
 
 /// A datagram that was received.
 ///
@@ -11,7 +11,7 @@ use crate::address::canonical;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
     payload: Bytes,
-    /// As the socket reported it.
+    // Both as the socket reported them.
     peer: SocketAddr,
     local: SocketAddr,
     is_client_known: bool,
@@ -23,7 +23,7 @@ impl Datagram {
         Self {
             payload: payload.into(),
             peer,
-            local: canonical(local),
+            local,
             is_client_known: true,
         }
     }
@@ -57,6 +57,7 @@ impl Datagram {
 
     /// The client's address as it was reported: an IPv4 client of a dual-stack socket has a mapped address. `None` if the
     /// client behind a proxy is not known.
+    #[inline]
     #[must_use]
     pub fn client(&self) -> Option<SocketAddr> {
         self.is_client_known.then_some(self.peer)
@@ -66,7 +67,13 @@ impl Datagram {
     /// group, with the socket's port. If the platform does not report it, the address that the socket is bound to.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local
+        canonical(self.local)
+    }
+
+    /// The route of an answer through a socket that is bound to `bound`, if there can be one.
+    #[inline]
+    pub(crate) fn route(&self, bound: SocketAddr) -> Option<Route> {
+        Route::new(bound, self.local, self.peer)
     }
 }
 

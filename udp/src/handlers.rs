@@ -75,12 +75,11 @@ where
         ticket: Ticket<T>,
     ) -> Option<(Ticket<T>, Handled)> {
         self.started += 1;
-        let call = Call::new(self.started, future, ticket);
-        let mut call = if let Some(mut place) = self.vacant.take() {
-            place.set(call);
-            place
+        let mut call = if let Some(mut call) = self.vacant.take() {
+            call.as_mut().replace(self.started, future, ticket);
+            call
         } else {
-            Box::pin(call)
+            Box::pin(Call::new(self.started, future, ticket))
         };
         if let Poll::Ready((_, ticket, handled)) = call.as_mut().poll(cx) {
             self.vacant = Some(call);

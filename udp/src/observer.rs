@@ -6,15 +6,16 @@ use crate::datagram::Datagram;
 ///
 /// Each datagram that [`received`](Self::received) is given has exactly one outcome.
 pub trait Observer {
-    /// The request for the service: the [`Datagram`], or a type made of it.
-    type Request;
-
     /// A value that accompanies a datagram until its outcome.
     type Tag: Copy + PartialEq;
 
-    /// A datagram was received. Returns its tag and the request for the service. Without a request the service does not
-    /// see the datagram, and its outcome is [`Outcome::Unanswered`]. A panic here ends the server.
-    fn received(&mut self, datagram: Datagram) -> (Self::Tag, Option<Self::Request>);
+    /// A datagram was received. Returns its tag, and may change the datagram that the service gets. The answer goes to the
+    /// peer that it came from. A panic here ends the server.
+    ///
+    /// # Errors
+    ///
+    /// If the service must not get the datagram. Its outcome is [`Outcome::Unanswered`] then.
+    fn received(&mut self, datagram: &mut Datagram) -> Result<Self::Tag, Self::Tag>;
 
     /// Several datagrams with equal tags have the same outcome. More than one only if they are
     /// [answered](Outcome::Answered).
@@ -30,8 +31,8 @@ pub enum Outcome<'a> {
     /// The socket took the answer. It may be lost after that, for example by a full queueing discipline or if a neighbour
     /// cannot be resolved.
     Answered,
-    /// The service chose not to answer, the [observer](Observer::received) had no request for it, or the datagram
-    /// [cannot be answered](crate#addresses).
+    /// The service chose not to answer, the [observer](Observer::received) kept the datagram from it, or the
+    /// datagram [cannot be answered](crate#addresses).
     Unanswered,
     /// The handler was dropped before it was done, or the datagram was left when the server ended.
     Aborted,

@@ -76,7 +76,8 @@ impl<T> Queue<T> {
             let last = &before[at - 1].route;
             let same = rest.iter().position(|next| next.route.is(last));
             let next = same.or_else(|| rest.iter().position(|next| next.route.has_source_of(last)));
-            if let Some(next) = next {
+            // Usually it is in its place already.
+            if let Some(next @ 1..) = next {
                 rest[..=next].rotate_right(1);
             }
         }

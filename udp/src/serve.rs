@@ -17,9 +17,9 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::{
-    address::Route,
     budget::poll_proceed,
     call::{Handled, Ticket},
+    datagram::Datagram,
     handlers::Handlers,
     inbox::Inbox,
     observer::{Observer, Outcome, Trouble},
@@ -41,7 +41,7 @@ pin_project! {
     #[must_use = "nothing is served unless it is polled"]
     pub struct Serve<S, O, Signal = Pending<()>>
     where
-        S: Service<O::Request>,
+        S: Service<Datagram>,
         O: Observer,
     {
         core: Core<S, O>,
@@ -55,7 +55,7 @@ impl Server {
     /// done only after a [graceful shutdown](Serve::with_graceful_shutdown).
     pub fn serve<S, O>(self, service: S, observer: O) -> Serve<S, O>
     where
-        S: Service<O::Request, Response = Option<Bytes>>,
+        S: Service<Datagram, Response = Option<Bytes>>,
         S::Error: Display,
         O: Observer,
     {
@@ -76,7 +76,7 @@ impl Server {
     }
 }
 
-impl<S: Service<O::Request>, O: Observer> Serve<S, O> {
+impl<S: Service<Datagram>, O: Observer> Serve<S, O> {
     /// Shuts down when `signal` is done. The server answers the datagrams that the system has received by then, and none
     /// after that. It is done when all handlers are, or after [`Server::shutdown_timeout`]: then it aborts those that
     /// still wait.
@@ -90,7 +90,7 @@ impl<S: Service<O::Request>, O: Observer> Serve<S, O> {
 
 impl<S, O, Signal> Future for Serve<S, O, Signal>
 where
-    S: Service<O::Request, Response = Option<Bytes>>,
+    S: Service<Datagram, Response = Option<Bytes>>,
     S::Error: Display,
     O: Observer,
     Signal: Future<Output = ()>,
@@ -117,7 +117,7 @@ where
     }
 }
 
-impl<S: Service<O::Request>, O: Observer, Signal> fmt::Debug for Serve<S, O, Signal> {
+impl<S: Service<Datagram>, O: Observer, Signal> fmt::Debug for Serve<S, O, Signal> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serve")
             .field("socket", &self.core.server.socket)
@@ -148,7 +148,7 @@ impl Phase {
     }
 }
 
-struct Core<S: Service<O::Request>, O: Observer> {
+struct Core<S: Service<Datagram>, O: Observer> {
     server: Server,
     service: S,
     observer: O,
@@ -163,21 +163,21 @@ struct Core<S: Service<O::Request>, O: Observer> {
     outbox: Outbox<O::Tag>,
 }
 
-impl<S: Service<O::Request>, O: Observer> Core<S, O> {
+impl<S: Service<Datagram>, O: Observer> Core<S, O> {
     /// Gives an outcome to each datagram that has none yet.
     fn give_up(&mut self) {
         for tag in self.handlers.drop_all() {
             self.observer.outcome(tag, Outcome::Aborted, 1);
         }
         self.outbox.give_up(&mut self.observer);
-        while let Some(datagram) = self.inbox.next(&self.server.socket) {
-            let (tag, _) = self.observer.received(datagram);
+        while let Some(mut datagram) = self.inbox.next(&self.server.socket) {
+            let (Ok(tag) | Err(tag)) = self.observer.received(&mut datagram);
             self.observer.outcome(tag, Outcome::Aborted, 1);
         }
     }
 }
 
-impl<S: Service<O::Request>, O: Observer> Drop for Core<S, O> {
+impl<S: Service<Datagram>, O: Observer> Drop for Core<S, O> {
     fn drop(&mut self) {
         self.give_up();
     }
@@ -185,7 +185,7 @@ impl<S: Service<O::Request>, O: Observer> Drop for Core<S, O> {
 
 impl<S, O> Core<S, O>
 where
-    S: Service<O::Request, Response = Option<Bytes>>,
+    S: Service<Datagram, Response = Option<Bytes>>,
     S::Error: Display,
     O: Observer,
 {
@@ -261,17 +261,19 @@ where
         };
 
         let socket = &self.server.socket;
-        let Some(datagram) = self.inbox.next(socket) else {
+        let Some(mut datagram) = self.inbox.next(socket) else {
             return Poll::Ready(());
         };
-        let route = Route::new(socket.local_addr(), datagram.local_addr(), datagram.peer());
-        let (tag, request) = self.observer.received(datagram);
-        let Some(request) = request else {
-            self.observer.outcome(tag, Outcome::Unanswered, 1);
-            return Poll::Ready(());
+        let route = datagram.route(socket.local_addr());
+        let tag = match self.observer.received(&mut datagram) {
+            Ok(tag) => tag,
+            Err(tag) => {
+                self.observer.outcome(tag, Outcome::Unanswered, 1);
+                return Poll::Ready(());
+            }
         };
         let future = is_ready.and_then(|()| {
-            catch_unwind(AssertUnwindSafe(|| service.call(request))).map_err(|_| Handled::Panicked)
+            catch_unwind(AssertUnwindSafe(|| service.call(datagram))).map_err(|_| Handled::Panicked)
         });
         let ticket = Ticket { tag, route };
         match future {

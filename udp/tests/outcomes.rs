@@ -23,13 +23,12 @@ const EXPECTED: [(&str, &str, u64); 7] = [
 ];
 
 impl Observer for Outcomes {
-    type Request = Bytes;
     type Tag = &'static str;
 
-    fn received(&mut self, datagram: Datagram) -> (&'static str, Option<Bytes>) {
-        let payload = datagram.into_payload();
-        let (tag, ..) = EXPECTED.into_iter().find(|(tag, ..)| payload == *tag).unwrap();
-        (tag, (tag != "refuse").then_some(payload))
+    fn received(&mut self, datagram: &mut Datagram) -> Result<&'static str, &'static str> {
+        let is_tag = |tag: &&str| datagram.payload() == *tag;
+        let tag = EXPECTED.map(|(tag, ..)| tag).into_iter().find(is_tag).unwrap();
+        if tag == "refuse" { Err(tag) } else { Ok(tag) }
     }
 
     fn outcome(&mut self, tag: &'static str, outcome: Outcome<'_>, datagrams: u64) {
@@ -43,9 +42,9 @@ impl Observer for Outcomes {
     }
 }
 
-async fn handle(request: Bytes) -> io::Result<Option<Bytes>> {
-    match &request[..] {
-        b"answer" => Ok(Some(request)),
+async fn handle(datagram: Datagram) -> io::Result<Option<Bytes>> {
+    match &datagram.payload()[..] {
+        b"answer" => Ok(Some(datagram.into_payload())),
         b"none" => Ok(None),
         b"panic" => panic!("as it should"),
         b"too large" => Ok(Some(vec![0; 70_000].into())),
