@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use dualstack_metrics::{
     ClientScopes, Datagram, DatagramSocket, Protocol, ServerBinding, SocketOptions, UdpServer, WithScope,
-    udp_adapter::Batch,
+    udp_adapter::{Batch, SocketDrops},
 };
 use metrics::counter;
 use nix::{
@@ -239,10 +239,7 @@ fn a_datagram_socket_answers_from_the_address_that_was_asked() {
                         counter!("answers_total").increment(1);
                         socket.reply(&datagram, &[7; LARGE]).await
                     };
-                    answer
-                        .with_scope(scopes.for_client(datagram.client_class()))
-                        .await
-                        .unwrap();
+                    answer.with_scope(scopes.for_client(&datagram)).await.unwrap();
                 };
                 let ((), answer) = tokio::join!(serve, client.ask(ip, port, b"x"));
                 assert_eq!(answer, [7; LARGE], "{ip}");
@@ -330,7 +327,7 @@ fn the_drops_of_a_socket_are_counted_in_the_network_namespace_of_a_thread() {
                 let socket = DatagramSocket::new(socket.bind_udp(address.parse().unwrap()).unwrap()).unwrap();
                 let bound = socket.local_addr();
                 let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, bound));
-                let drops = socket.socket_drops("s", scopes.server());
+                let drops = SocketDrops::new(&socket, "s", scopes.server());
                 drops.update().unwrap();
 
                 let client: IpAddr = client.parse().unwrap();
@@ -340,7 +337,7 @@ fn the_drops_of_a_socket_are_counted_in_the_network_namespace_of_a_thread() {
                 }
                 drops.update().unwrap();
                 // Nothing is counted twice.
-                socket.socket_drops("s", scopes.server()).update().unwrap();
+                SocketDrops::new(&socket, "s", scopes.server()).update().unwrap();
                 let mut batch = Batch::new();
                 let mut received = 0;
                 while timeout(Duration::from_millis(100), socket.recv(&mut batch))

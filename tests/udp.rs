@@ -16,8 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use dualstack_metrics::{
-    ClientLabels, ClientScopes, Datagram, Overload, Protocol, Scope, ServerBinding, UdpServer,
-    prometheus::Install,
+    ClientLabels, ClientScopes, Datagram, Protocol, Scope, ServerBinding, UdpServer, prometheus::Install,
 };
 use metrics::{Counter, CounterFn, Recorder as _, counter};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -110,7 +109,7 @@ fn a_handler_sees_canonical_addresses_and_the_address_that_was_asked() {
         let seen = Rc::new(RefCell::new(Vec::new()));
         let handler_seen = Rc::clone(&seen);
         let service = service_fn(move |datagram: Datagram| {
-            let family = datagram.client_class().pairs()[0].1;
+            let family = ClientLabels::from(datagram.client().unwrap()).pairs()[0].1;
             handler_seen
                 .borrow_mut()
                 .push((datagram.peer(), family, datagram.local_addr()));
@@ -258,30 +257,6 @@ fn past_the_limit_the_oldest_is_aborted_and_counts_its_drop() {
 }
 
 #[test]
-fn past_the_limit_the_newest_is_refused() {
-    recorded(async |metrics| {
-        let server = dual_stack()
-            .max_in_flight(3)
-            .on_overload(Overload::RefuseNewest)
-            .shutdown_timeout(SHORT);
-        let (running, client, labels) = pair(server, never()).await;
-        for _ in 0..10 {
-            client.send(b"x").await;
-        }
-        let refused = sample("s_requests_aborted_total", &labels, 7);
-        metrics.wait_for(&refused).await;
-        metrics.assert([refused, received(&labels, 10)]);
-        running.stop().await;
-        let names = [
-            ("dropped_total", 3),
-            ("s_requests_aborted_total", 10),
-            ("s_requests_received_total", 10),
-        ];
-        metrics.assert(each(&labels, names));
-    });
-}
-
-#[test]
 fn a_server_that_is_dropped_aborts_its_handlers() {
     recorded(async |metrics| {
         let (running, client, labels) = pair(dual_stack(), never()).await;
@@ -393,15 +368,13 @@ async fn use_budget(units: u32) {
 #[test]
 fn no_handler_is_aborted_because_a_flood_has_used_up_the_budget() {
     // For some of these numbers a handler finds the budget used up in the middle, whatever the size of a batch.
-    for (units, overload) in (0..7)
-        .flat_map(|units| [Overload::AbortOldest, Overload::RefuseNewest].map(|overload| (units, overload)))
-    {
+    for units in 0..7 {
         recorded(async |metrics| {
             let service = service_fn(move |_: Datagram| async move {
                 use_budget(units).await;
                 Ok::<_, Infallible>(None)
             });
-            let server = dual_stack().max_in_flight(1).on_overload(overload);
+            let server = dual_stack().max_in_flight(1);
             let (running, client, labels) = pair(server, service).await;
             client.0.writable().await.unwrap();
             for _ in 0..250 {

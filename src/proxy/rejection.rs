@@ -1,17 +1,9 @@
-use std::{
-    fmt::Display,
-    net::IpAddr,
-    sync::{
-        LazyLock,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{fmt::Display, net::IpAddr, time::Duration};
 
 use metrics::{SharedString, counter};
 
 use super::reason::Rejection;
-use crate::{client::Client, scope::Scope};
+use crate::{client::Client, log::LogLimit, scope::Scope};
 
 /// The name of the counter of addresses that were not used. Its labels are `source` and `reason`.
 ///
@@ -39,12 +31,9 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Rejections {
     source: SharedString,
-    // Milliseconds since `START`; 0 before the first warning.
-    warn_after: [AtomicU64; Rejection::COUNT],
-    unlogged: [AtomicU64; Rejection::COUNT],
+    /// By reason.
+    limits: [LogLimit; Rejection::COUNT],
 }
-
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Rejections {
     pub(super) fn new(source: SharedString) -> Self {
@@ -54,8 +43,7 @@ impl Rejections {
         );
         Self {
             source,
-            warn_after: [const { AtomicU64::new(0) }; Rejection::COUNT],
-            unlogged: [const { AtomicU64::new(0) }; Rejection::COUNT],
+            limits: [const { LogLimit::new(WARN_EVERY) }; Rejection::COUNT],
         }
     }
 
@@ -87,7 +75,7 @@ impl Rejections {
         Scope::none().run(|| {
             counter!(REJECTED, "source" => self.source.clone(), "reason" => reason.as_str()).increment(1);
         });
-        if let Some(unlogged) = self.take_turn(reason, START.elapsed()) {
+        if let Some(unlogged) = self.limits[reason as usize].should_log() {
             let peer = peer.map(|peer| tracing::field::display(peer.to_canonical()));
             tracing::warn!(
                 source = %self.source,
@@ -98,41 +86,5 @@ impl Rejections {
                 advice()
             );
         }
-    }
-
-    /// The number of warnings left out since the last one, or `None` if this one is left out, too.
-    fn take_turn(&self, reason: Rejection, now: Duration) -> Option<u64> {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let (warn_after, unlogged) = (&self.warn_after[reason as usize], &self.unlogged[reason as usize]);
-        let due = warn_after.load(Ordering::Relaxed);
-        let next = millis(now.saturating_add(WARN_EVERY));
-        if millis(now) >= due
-            && warn_after
-                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-        {
-            return Some(unlogged.swap(0, Ordering::Relaxed));
-        }
-        unlogged.fetch_add(1, Ordering::Relaxed);
-        None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_reason_is_logged_once_a_minute() {
-        let rejections = Rejections::new("x-forwarded-for".into());
-        let at = |reason, seconds| rejections.take_turn(reason, Duration::from_secs(seconds));
-        assert_eq!(at(Rejection::Missing, 0), Some(0));
-        assert_eq!(at(Rejection::Missing, 0), None);
-        assert_eq!(at(Rejection::Closed, 1), Some(0));
-        assert_eq!(at(Rejection::Missing, 59), None);
-        assert_eq!(at(Rejection::Missing, 60), Some(2));
-        assert_eq!(at(Rejection::Missing, 119), None);
-        assert_eq!(at(Rejection::Missing, 500), Some(1));
-        assert_eq!(at(Rejection::Closed, 61), Some(0));
     }
 }

@@ -1,25 +1,24 @@
-//! What the server counts, and what it logs.
+//! The counters of a server, and its log.
 
-use std::{
-    fmt::Display,
-    io,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Duration};
 
+use dualstack_udp::{Datagram, Observer, Outcome, Trouble};
 use metrics::{Counter, counter, describe_counter};
 
-use crate::scope::{Scope, warn_without_recorder};
+use super::datagram::read_client;
+use crate::{
+    client::DatagramSource,
+    log::LogLimit,
+    scope::{ClientScopes, Scope, warn_without_recorder},
+};
 
-/// At most one line of each kind is logged in this time.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Counts what becomes of datagrams, each in the scope of its client, and logs what goes wrong.
+/// Finds the scope of each datagram, counts its outcome there, and logs errors.
+#[derive(Debug)]
 pub(super) struct Report {
-    prefix: String,
+    pub(super) prefix: String,
+    pub(super) scopes: ClientScopes,
+    pub(super) source: Option<Box<dyn DatagramSource>>,
     socket: SocketAddr,
-    /// The scope of the socket itself.
-    server: Scope,
     counters: Option<Counters>,
     failures: LogLimit,
     overload: LogLimit,
@@ -28,121 +27,102 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(prefix: String, socket: SocketAddr, server: Scope) -> Self {
+    pub(super) fn new(socket: SocketAddr, scopes: ClientScopes) -> Self {
+        let limit = || LogLimit::new(Duration::from_secs(1));
         Self {
-            prefix,
+            prefix: "udp_server".to_owned(),
+            scopes,
+            source: None,
             socket,
-            server,
             counters: None,
-            failures: LogLimit::default(),
-            overload: LogLimit::default(),
-            socket_errors: LogLimit::default(),
-            stalls: LogLimit::default(),
+            failures: limit(),
+            overload: limit(),
+            socket_errors: limit(),
+            stalls: limit(),
         }
     }
 
-    pub(super) fn prefix(&self) -> &str {
-        &self.prefix
-    }
-
-    pub(super) fn received(&mut self, client: Scope) {
-        self.count(client, |counters| &counters.received);
-    }
-
-    pub(super) fn sent(&mut self, client: Scope, answers: u64) {
-        self.count_many(client, answers, |counters| &counters.sent);
-    }
-
-    pub(super) fn unanswered(&mut self, client: Scope) {
-        self.count(client, |counters| &counters.unanswered);
-    }
-
-    pub(super) fn aborted(&mut self, client: Scope) {
-        self.count(client, |counters| &counters.aborted);
-    }
-
-    pub(super) fn handler_error(&mut self, client: Scope, error: &str) {
-        self.count(client, |counters| &counters.handler_error);
-        if let Some(left_out) = self.failures.allows() {
-            tracing::warn!(socket = %self.socket, error, left_out, "a handler failed");
-        }
-    }
-
-    pub(super) fn handler_panic(&mut self, client: Scope) {
-        self.count(client, |counters| &counters.handler_panic);
-        if let Some(left_out) = self.failures.allows() {
-            tracing::error!(socket = %self.socket, left_out, "a handler panicked");
-        }
-    }
-
-    /// The socket did not take an answer of `length` bytes.
-    pub(super) fn send_error(&mut self, client: Scope, error: &io::Error, length: usize) {
-        self.count(client, |counters| &counters.send_failed);
-        if let Some(left_out) = self.failures.allows() {
-            tracing::warn!(
-                socket = %self.socket,
-                %error,
-                length,
-                left_out,
-                "the socket did not take an answer"
-            );
-        }
-    }
-
-    /// An answer was given up before the socket could take it.
-    pub(super) fn send_blocked(&mut self, client: Scope) {
-        self.count(client, |counters| &counters.send_blocked);
-    }
-
-    /// The socket has taken no answer for one more second.
-    pub(super) fn stalled(&mut self, blocked: Duration, waiting: usize) {
-        self.count(self.server, |counters| &counters.send_stalled);
-        if let Some(left_out) = self.stalls.allows() {
-            tracing::warn!(
-                socket = %self.socket,
-                ?blocked,
-                waiting,
-                left_out,
-                "the send buffer is full and the socket takes no answers: its link is too slow, or answers wait for \
-                 neighbours that do not exist; see `SocketOptions::send_buffer_size`"
-            );
-        }
-    }
-
-    pub(super) fn receive_error(&mut self, error: &io::Error) {
-        self.count(self.server, |counters| &counters.receive_error);
-        if let Some(left_out) = self.socket_errors.allows() {
-            tracing::warn!(socket = %self.socket, %error, left_out, "cannot receive datagrams");
-        }
-    }
-
-    /// `limit` handlers wait.
-    pub(super) fn overload(&mut self, limit: usize, consequence: impl Display) {
-        if let Some(left_out) = self.overload.allows() {
-            tracing::warn!(
-                socket = %self.socket,
-                limit,
-                left_out,
-                "too many handlers wait, {consequence}; see `UdpServer::max_in_flight`"
-            );
-        }
-    }
-
-    fn count(&mut self, scope: Scope, counter: impl FnOnce(&Counters) -> &Counter) {
-        self.count_many(scope, 1, counter);
-    }
-
-    fn count_many(&mut self, scope: Scope, number: u64, counter: impl FnOnce(&Counters) -> &Counter) {
-        let prefix = &self.prefix;
-        let counters = self.counters.get_or_insert_with(|| {
-            warn_without_recorder();
-            Counters::register(prefix)
-        });
+    fn count(&mut self, scope: Scope, number: u64, counter: impl FnOnce(&Counters) -> &Counter) {
+        let counters = self
+            .counters
+            .get_or_insert_with(|| Counters::register(&self.prefix));
         scope.run(|| counter(counters).increment(number));
     }
 }
 
+impl Observer for Report {
+    /// The scope of the client, without labels that a handler adds: all outcomes of a client are in one series.
+    type Tag = Scope;
+
+    fn received(&mut self, datagram: &mut Datagram) -> Result<Scope, Scope> {
+        let source = self.source.as_deref();
+        let is_served = source.is_none_or(|source| read_client(source, datagram));
+        let scope = self.scopes.for_client(&*datagram);
+        self.count(scope, 1, |counters| &counters.received);
+        if is_served { Ok(scope) } else { Err(scope) }
+    }
+
+    fn outcome(&mut self, client: Scope, outcome: Outcome<'_>, datagrams: u64) {
+        self.count(client, datagrams, |counters| counters.of(outcome));
+        let (socket, failures) = (self.socket, &self.failures);
+        match outcome {
+            Outcome::HandlerFailed(error) => {
+                if let Some(left_out) = failures.should_log() {
+                    tracing::warn!(%socket, error, left_out, "a handler failed");
+                }
+            }
+            Outcome::HandlerPanicked => {
+                if let Some(left_out) = failures.should_log() {
+                    tracing::error!(%socket, left_out, "a handler panicked");
+                }
+            }
+            Outcome::SendFailed { error, length } => {
+                if let Some(left_out) = failures.should_log() {
+                    tracing::warn!(%socket, %error, length, left_out, "the socket did not take an answer");
+                }
+            }
+            Outcome::Answered | Outcome::Unanswered | Outcome::Aborted | Outcome::SendBlocked => {}
+        }
+    }
+
+    fn trouble(&mut self, trouble: Trouble<'_>) {
+        let (socket, server) = (self.socket, self.scopes.server());
+        match trouble {
+            Trouble::ReceiveFailed(error) => {
+                self.count(server, 1, |counters| &counters.receive_error);
+                if let Some(left_out) = self.socket_errors.should_log() {
+                    tracing::warn!(%socket, %error, left_out, "cannot receive datagrams");
+                }
+            }
+            Trouble::Stalled { blocked, waiting } => {
+                self.count(server, 1, |counters| &counters.send_stalled);
+                if let Some(left_out) = self.stalls.should_log() {
+                    tracing::warn!(
+                        %socket,
+                        ?blocked,
+                        waiting,
+                        left_out,
+                        "the send buffer is full and the socket takes no answers: its link is too slow, or answers wait for \
+                         neighbours that do not exist; see `SocketOptions::send_buffer_size`"
+                    );
+                }
+            }
+            Trouble::Overload { limit } => {
+                if let Some(left_out) = self.overload.should_log() {
+                    tracing::warn!(
+                        %socket,
+                        limit,
+                        left_out,
+                        "too many handlers wait, the oldest is aborted; see `UdpServer::max_in_flight`"
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// Registered once: the labels are chosen at each increment.
+#[derive(Debug)]
 struct Counters {
     received: Counter,
     sent: Counter,
@@ -157,7 +137,9 @@ struct Counters {
 }
 
 impl Counters {
+    #[cold]
     fn register(prefix: &str) -> Self {
+        warn_without_recorder();
         let described = |name: &str, description: &'static str| {
             let name = format!("{prefix}_{name}");
             describe_counter!(name.clone(), description);
@@ -171,7 +153,7 @@ impl Counters {
         );
         let aborted = described(
             "requests_aborted_total",
-            "Datagrams whose handler was dropped before it was done, or that were refused past the limit.",
+            "Datagrams whose handler was dropped before it was done, or that were left when the server ended.",
         );
         let failed = described(
             "requests_failed_total",
@@ -194,23 +176,16 @@ impl Counters {
             receive_error: counter!(socket_errors, "operation" => "receive"),
         }
     }
-}
 
-/// Allows one line in each [`LOG_INTERVAL`], and counts those that are left out.
-#[derive(Default)]
-struct LogLimit {
-    last: Option<Instant>,
-    left_out: u64,
-}
-
-impl LogLimit {
-    /// How many lines were left out since the last one, if a line is allowed now.
-    fn allows(&mut self) -> Option<u64> {
-        if self.last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
-            self.left_out += 1;
-            return None;
+    fn of(&self, outcome: Outcome<'_>) -> &Counter {
+        match outcome {
+            Outcome::Answered => &self.sent,
+            Outcome::Unanswered => &self.unanswered,
+            Outcome::Aborted => &self.aborted,
+            Outcome::HandlerFailed(_) => &self.handler_error,
+            Outcome::HandlerPanicked => &self.handler_panic,
+            Outcome::SendFailed { .. } => &self.send_failed,
+            Outcome::SendBlocked => &self.send_blocked,
         }
-        self.last = Some(Instant::now());
-        Some(std::mem::take(&mut self.left_out))
     }
 }

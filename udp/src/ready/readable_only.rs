@@ -2,7 +2,7 @@
 //! datagram has left it, so `tokio`'s own socket wakes the runtime for each answer: with several threads that takes 30 %
 //! more CPU time.
 
-pub(in crate::udp_adapter) use std::net::UdpSocket;
+pub(crate) use std::net::UdpSocket;
 use std::{
     io,
     task::{Context, Poll, ready},
@@ -14,32 +14,29 @@ use tokio::{
 };
 
 /// A socket, and whether it has received something.
-pub(in crate::udp_adapter) struct Ready {
+pub(crate) struct Ready {
     socket: AsyncFd<UdpSocket>,
     runtime: Handle,
 }
 
 impl Ready {
-    pub(in crate::udp_adapter) fn new(socket: tokio::net::UdpSocket) -> io::Result<Self> {
+    pub(crate) fn new(socket: tokio::net::UdpSocket) -> io::Result<Self> {
         let runtime = Handle::try_current().map_err(io::Error::other)?;
         let socket = register(socket.into_std()?, Interest::READABLE)?;
         Ok(Self { socket, runtime })
     }
 
-    pub(in crate::udp_adapter) fn socket(&self) -> &UdpSocket {
+    pub(crate) fn socket(&self) -> &UdpSocket {
         self.socket.get_ref()
     }
 
     /// Waits while `receive` would block.
-    pub(in crate::udp_adapter) async fn recv<T>(
-        &self,
-        mut receive: impl FnMut() -> io::Result<T>,
-    ) -> io::Result<T> {
+    pub(crate) async fn recv<T>(&self, mut receive: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         self.socket.async_io(Interest::READABLE, |_| receive()).await
     }
 
     /// Like [`recv`](Self::recv), for one task.
-    pub(in crate::udp_adapter) fn poll_recv<T>(
+    pub(crate) fn poll_recv<T>(
         &self,
         cx: &mut Context<'_>,
         mut receive: impl FnMut() -> io::Result<T>,
@@ -52,12 +49,12 @@ impl Ready {
     }
 
     #[expect(clippy::unused_self, reason = "other systems need it")]
-    pub(in crate::udp_adapter) fn try_send<T>(&self, send: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    pub(crate) fn try_send<T>(&self, send: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         send()
     }
 
     /// Watches whether the socket takes datagrams again. It is registered as a second descriptor until this is dropped.
-    pub(in crate::udp_adapter) fn writable(&self) -> io::Result<Writable> {
+    pub(crate) fn writable(&self) -> io::Result<Writable> {
         let _entered = self.runtime.enter();
         register(self.socket().try_clone()?, Interest::WRITABLE).map(Writable)
     }
@@ -65,17 +62,17 @@ impl Ready {
 
 #[allow(
     deprecated,
-    reason = "what replaces it needs a newer tokio; a socket of std keeps its descriptor, which is what it is about"
+    reason = "its replacement needs a newer tokio; a socket of std keeps its descriptor open, as it must"
 )]
 fn register(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSocket>> {
     AsyncFd::with_interest(socket, interest)
 }
 
-pub(in crate::udp_adapter) struct Writable(AsyncFd<UdpSocket>);
+pub(crate) struct Writable(AsyncFd<UdpSocket>);
 
 impl Writable {
     /// Ready when a send may be tried again. Each time it is ready once.
-    pub(in crate::udp_adapter) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.0.poll_write_ready(cx))?.clear_ready();
         Poll::Ready(Ok(()))
     }

@@ -6,7 +6,7 @@ use std::{
 
 use quinn_udp::{BATCH_SIZE, RecvMeta};
 
-use super::{Datagram, address::destination, payload::PayloadPool};
+use crate::{address::destination, datagram::Datagram, payload::PayloadPool};
 
 /// More than the largest UDP payload (65,527 bytes), so that no datagram is cut off.
 const RECV_BUFFER: usize = 65_535;
@@ -53,7 +53,7 @@ impl Batch {
     }
 
     /// Replaces the datagrams by those that `receive` writes into the buffers. `receive` returns the number of messages.
-    pub(super) fn refill(
+    pub(crate) fn refill(
         &mut self,
         receive: impl FnOnce(&mut [IoSliceMut<'_>], &mut [RecvMeta]) -> io::Result<usize>,
     ) -> io::Result<()> {
@@ -70,7 +70,7 @@ impl Batch {
     }
 
     /// Reads the next datagram. `bound` is the address that the socket is bound to.
-    pub(super) fn next(&mut self, bound: SocketAddr) -> Option<Datagram> {
+    pub(crate) fn next(&mut self, bound: SocketAddr) -> Option<Datagram> {
         if self.is_empty() {
             return None;
         }

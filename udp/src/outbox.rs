@@ -6,18 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use futures_timer::Delay;
 use futures_util::FutureExt;
 
-use super::{
-    DatagramSocket,
-    address::Route,
+use crate::{
+    observer::{Observer, Outcome, Trouble},
     queue::{Outgoing, Queue},
     ready::Writable,
-    report::Report,
+    socket::DatagramSocket,
 };
-use crate::scope::Scope;
 
 /// While this many answers wait, nothing is received. If the socket is stalled, the oldest make room instead.
 const CAPACITY: usize = 1024;
@@ -26,9 +23,8 @@ const CAPACITY: usize = 1024;
 const STALLED_AFTER: Duration = Duration::from_secs(1);
 
 /// Collects answers and sends them together. Keeps those that the socket cannot take yet.
-pub(super) struct Outbox {
-    /// Answers, each with the scope that its outcome is counted in.
-    waiting: Queue<Scope>,
+pub(crate) struct Outbox<T> {
+    waiting: Queue<T>,
     /// How many are collected.
     batch: usize,
     /// Whether the socket did not take the first of them when that was last tried.
@@ -46,8 +42,8 @@ struct Blocked {
     is_stalled: bool,
 }
 
-impl Outbox {
-    pub(super) fn new(batch: usize) -> Self {
+impl<T: Copy + PartialEq> Outbox<T> {
+    pub(crate) fn new(batch: usize) -> Self {
         Self {
             waiting: Queue::default(),
             batch,
@@ -57,12 +53,12 @@ impl Outbox {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
     /// Whether datagrams may be received, although their answers may have to wait.
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.waiting.len() < CAPACITY || self.is_stalled()
     }
 
@@ -71,40 +67,39 @@ impl Outbox {
     }
 
     /// Keeps an answer, or sends a batch that it completes. Call [`flush`](Self::flush) afterwards.
-    pub(super) fn send(
+    pub(crate) fn send(
         &mut self,
+        answer: Outgoing<T>,
         socket: &DatagramSocket,
-        payload: Bytes,
-        route: Route,
-        scope: Scope,
-        report: &mut Report,
+        observer: &mut impl Observer<Tag = T>,
     ) {
-        self.waiting.push(Outgoing {
-            payload,
-            route,
-            of: scope,
-        });
+        self.waiting.push(answer);
         if self.waiting.len() >= self.batch && !self.is_full {
-            while self.try_send(socket, report) {}
+            while self.try_send(socket, observer) {}
         }
         while self.is_stalled() && self.waiting.len() > CAPACITY {
-            self.fail_oldest(report);
+            self.fail_oldest(observer);
         }
     }
 
-    /// Sends what the socket takes now. If some is left, the task is woken when it may take more, and when the socket
-    /// has stalled.
-    pub(super) fn flush(&mut self, cx: &mut Context<'_>, socket: &DatagramSocket, report: &mut Report) {
+    /// Sends as many answers as the socket takes now. If some are left, the task is woken when it may take more, and when
+    /// the socket has stalled.
+    pub(crate) fn flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        socket: &DatagramSocket,
+        observer: &mut impl Observer<Tag = T>,
+    ) {
         while !self.is_empty() {
             if self.is_full {
                 match self.poll_writable(cx, socket) {
-                    Poll::Pending => return self.watch(cx, report),
+                    Poll::Pending => return self.watch(cx, observer),
                     Poll::Ready(Ok(())) => self.is_full = false,
                     // The runtime is gone, and the socket will never be ready.
-                    Poll::Ready(Err(_)) => self.fail_oldest(report),
+                    Poll::Ready(Err(_)) => self.fail_oldest(observer),
                 }
             } else {
-                self.try_send(socket, report);
+                self.try_send(socket, observer);
             }
         }
         self.is_full = false;
@@ -112,7 +107,7 @@ impl Outbox {
     }
 
     /// Ready when a send may be tried again. If the system has no descriptor left to watch the socket with, the timer of
-    /// [`watch`](Self::watch) is what wakes the task.
+    /// [`watch`](Self::watch) wakes the task.
     fn poll_writable(&mut self, cx: &mut Context<'_>, socket: &DatagramSocket) -> Poll<io::Result<()>> {
         if self.writable.is_none() {
             self.writable = socket.writable().ok();
@@ -125,22 +120,26 @@ impl Outbox {
     }
 
     /// Whether the socket took answers, or failed to.
-    fn try_send(&mut self, socket: &DatagramSocket, report: &mut Report) -> bool {
-        // Answers in one scope are counted together.
-        let mut sent: Option<(Scope, u64)> = None;
-        let made_progress = self
-            .waiting
-            .try_send(socket, |answer, result| match (result, &mut sent) {
-                (Err(error), _) => report.send_error(answer.of, &error, answer.payload.len()),
-                (Ok(()), Some((scope, answers))) if *scope == answer.of => *answers += 1,
+    fn try_send(&mut self, socket: &DatagramSocket, observer: &mut impl Observer<Tag = T>) -> bool {
+        // The outcomes of answers with one tag are handed out together.
+        let mut sent: Option<(T, u64)> = None;
+        let made_progress = self.waiting.try_send(socket, |answer, result| {
+            let Outgoing { payload, tag, .. } = answer;
+            match (result, &mut sent) {
+                (Err(error), _) => {
+                    let (error, length) = (&error, payload.len());
+                    observer.outcome(tag, Outcome::SendFailed { error, length }, 1);
+                }
+                (Ok(()), Some((last, answers))) if *last == tag => *answers += 1,
                 (Ok(()), sent) => {
-                    if let Some((scope, answers)) = sent.replace((answer.of, 1)) {
-                        report.sent(scope, answers);
+                    if let Some((last, answers)) = sent.replace((tag, 1)) {
+                        observer.outcome(last, Outcome::Answered, answers);
                     }
                 }
-            });
-        if let Some((scope, answers)) = sent {
-            report.sent(scope, answers);
+            }
+        });
+        if let Some((tag, answers)) = sent {
+            observer.outcome(tag, Outcome::Answered, answers);
         }
         if made_progress {
             self.blocked = None;
@@ -151,7 +150,7 @@ impl Outbox {
     }
 
     /// Reports each second in which the socket has taken nothing.
-    fn watch(&mut self, cx: &mut Context<'_>, report: &mut Report) {
+    fn watch(&mut self, cx: &mut Context<'_>, observer: &mut impl Observer<Tag = T>) {
         let blocked = self.blocked.get_or_insert_with(|| Blocked {
             since: Instant::now(),
             timer: Delay::new(STALLED_AFTER),
@@ -160,20 +159,23 @@ impl Outbox {
         while blocked.timer.poll_unpin(cx).is_ready() {
             blocked.is_stalled = true;
             blocked.timer.reset(STALLED_AFTER);
-            report.stalled(blocked.since.elapsed(), self.waiting.len());
+            observer.trouble(Trouble::Stalled {
+                blocked: blocked.since.elapsed(),
+                waiting: self.waiting.len(),
+            });
         }
     }
 
     /// Drops the answers that the socket has not taken.
-    pub(super) fn give_up(&mut self, report: &mut Report) {
+    pub(crate) fn give_up(&mut self, observer: &mut impl Observer<Tag = T>) {
         while !self.is_empty() {
-            self.fail_oldest(report);
+            self.fail_oldest(observer);
         }
     }
 
-    fn fail_oldest(&mut self, report: &mut Report) {
-        if let Some(scope) = self.waiting.pop() {
-            report.send_blocked(scope);
+    fn fail_oldest(&mut self, observer: &mut impl Observer<Tag = T>) {
+        if let Some(tag) = self.waiting.pop() {
+            observer.outcome(tag, Outcome::SendBlocked, 1);
         }
     }
 }

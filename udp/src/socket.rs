@@ -10,38 +10,33 @@ use std::{
 use quinn_udp::UdpSocketState;
 use tokio::net::UdpSocket;
 
-use super::{
-    Batch, Datagram, Replies, SocketDrops,
+use crate::{
     address::Route,
+    batch::Batch,
+    datagram::Datagram,
+    drops::Drops,
     platform::set_up,
     ready::{Ready, Writable},
-    send::{Refused, send, send_first},
+    send::{Segmentation, send, send_first},
 };
-use crate::scope::Scope;
 
-/// A UDP socket that knows which address each datagram was sent to, and answers from there.
-/// [`UdpServer`](super::UdpServer) uses one. Use it directly to write your own loop.
+/// A UDP socket that knows which address each datagram was sent to, and answers from there. [`Server`](crate::Server)
+/// uses one. Use it directly to write your own loop.
 ///
 /// ```
-/// use dualstack_metrics::{
-///     ClientScopes, DatagramSocket, Protocol, ServerBinding, SocketOptions, WithScope, udp_adapter::Batch,
-/// };
+/// use dualstack_udp::{Batch, DatagramSocket};
+/// use tokio::net::UdpSocket;
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-/// let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap())?;
-/// let socket = DatagramSocket::new(socket)?;
-/// let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, socket.local_addr()));
-/// # let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
+/// let socket = DatagramSocket::new(UdpSocket::bind("0.0.0.0:0").await?)?;
+/// # let client = UdpSocket::bind("127.0.0.1:0").await?;
 /// # client.connect(("127.0.0.1", socket.local_addr().port())).await?;
 /// # client.send(b"ping").await?;
 ///
 /// let mut batch = Batch::new();
 /// loop {
 ///     let datagram = socket.recv(&mut batch).await?;
-///     socket
-///         .reply(&datagram, b"pong")
-///         .with_scope(scopes.for_client(&datagram))
-///         .await?;
+///     socket.reply(&datagram, b"pong").await?;
 /// #   assert_eq!(datagram.local_addr().ip().to_string(), "127.0.0.1");
 /// #   assert_eq!(client.recv(&mut [0; 8]).await?, 4);
 /// #   break;
@@ -57,7 +52,7 @@ pub struct DatagramSocket {
     /// How many of the kernel's drops have been counted.
     drops: Arc<Mutex<u32>>,
     state: UdpSocketState,
-    refused: Refused,
+    segmentation: Segmentation,
     bound: SocketAddr,
 }
 
@@ -70,34 +65,20 @@ impl DatagramSocket {
     /// If the socket cannot be told to report destination addresses, or this is not called in a runtime of tokio.
     pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let bound = socket.local_addr()?;
+        let state = set_up(&socket, bound)?;
         Ok(Self {
-            state: set_up(&socket, bound)?,
             socket: Arc::new(Ready::new(socket)?),
             drops: Arc::default(),
-            refused: Refused::none(),
+            segmentation: Segmentation::new(&state),
+            state,
             bound,
         })
     }
 
-    /// Counts what the kernel drops at the socket, as `{prefix}_socket_drops_total` in `scope`. Usually that is
-    /// [`ClientScopes::server`](crate::ClientScopes::server).
-    ///
-    /// ```
-    /// use dualstack_metrics::{ClientScopes, DatagramSocket, Protocol, ServerBinding, SocketOptions};
-    ///
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-    /// let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap())?;
-    /// let socket = DatagramSocket::new(socket)?;
-    /// let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, socket.local_addr()));
-    /// let drops = socket.socket_drops("udp_relay", scopes.server());
-    /// drops.update()?;
-    /// # Ok::<(), std::io::Error>(())
-    /// # })?;
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
+    /// Reads how many datagrams the kernel drops at the socket.
     #[must_use]
-    pub fn socket_drops(&self, prefix: &str, scope: Scope) -> SocketDrops {
-        SocketDrops::new(&self.socket, &self.drops, scope, prefix)
+    pub fn drops(&self) -> Drops {
+        Drops::new(&self.socket, &self.drops)
     }
 
     /// The address that the socket is bound to.
@@ -106,8 +87,8 @@ impl DatagramSocket {
         self.bound
     }
 
-    /// Returns the next datagram of `batch`. If there is none left, fills `batch` with what the system has received,
-    /// and waits until there is something.
+    /// Returns the next datagram of `batch`. If there is none left, fills `batch`, and waits until the system has received
+    /// a datagram.
     ///
     /// Cancel safe: if the future is dropped before it is done, no datagram is lost.
     ///
@@ -151,64 +132,8 @@ impl DatagramSocket {
         self.send_between(SocketAddr::new(from, 0), payload, to).await
     }
 
-    /// Answers several datagrams, with one system call for up to 32 of them. Hands each with its result to `outcome`: an
-    /// error is about this answer only, and the others are sent. Waits while the socket takes none.
-    ///
-    /// Answers from one address to one client keep their order. On systems other than Linux and Android each takes a call of
-    /// its own.
-    ///
-    /// ```
-    /// use dualstack_metrics::{
-    ///     ClientScopes, DatagramSocket, Protocol, ServerBinding, SocketOptions, udp_adapter::{Batch, Replies},
-    /// };
-    /// use metrics::counter;
-    ///
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-    /// let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap())?;
-    /// let socket = DatagramSocket::new(socket)?;
-    /// let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, socket.local_addr()));
-    /// # let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
-    /// # client.connect(("127.0.0.1", socket.local_addr().port())).await?;
-    /// # client.send(b"ping").await?;
-    ///
-    /// let (mut batch, mut replies) = (Batch::new(), Replies::new());
-    /// loop {
-    ///     let datagram = socket.recv(&mut batch).await?;
-    ///     replies.push(datagram, &b"pong"[..]);
-    ///     if batch.is_empty() {
-    ///         let count = |datagram: &_, result: Result<_, _>| {
-    ///             let name = if result.is_ok() { "sent_total" } else { "failed_total" };
-    ///             scopes.for_client(datagram).run(|| counter!(name).increment(1));
-    ///         };
-    ///         socket.reply_all(&mut replies, count).await?;
-    /// #       assert_eq!(client.recv(&mut [0; 8]).await?, 4);
-    /// #       break;
-    ///     }
-    /// }
-    /// # Ok::<(), std::io::Error>(())
-    /// # })?;
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    ///
-    /// Cancel safe: if the future is dropped before it is done, the answers that have no outcome stay in `replies`.
-    ///
-    /// # Errors
-    ///
-    /// If the socket can take nothing more, because its runtime shuts down. The answers that have no outcome stay in
-    /// `replies`.
-    pub async fn reply_all(
-        &self,
-        replies: &mut Replies,
-        mut outcome: impl FnMut(&Datagram, io::Result<()>),
-    ) -> io::Result<()> {
-        while replies.try_send(self, &mut outcome).is_pending() {
-            self.wait_until_writable().await?;
-        }
-        Ok(())
-    }
-
-    /// The way from one address to another.
-    pub(super) fn route(&self, from: SocketAddr, to: SocketAddr) -> io::Result<Route> {
+    /// The route from one address to another.
+    pub(crate) fn route(&self, from: SocketAddr, to: SocketAddr) -> io::Result<Route> {
         Route::new(self.bound, from, to).ok_or_else(|| {
             io::Error::new(
                 ErrorKind::InvalidInput,
@@ -227,40 +152,41 @@ impl DatagramSocket {
         }
     }
 
-    async fn wait_until_writable(&self) -> io::Result<()> {
+    /// Waits until the socket takes datagrams again.
+    pub(crate) async fn wait_until_writable(&self) -> io::Result<()> {
         let mut writable = self.socket.writable()?;
         poll_fn(|cx| writable.poll_ready(cx)).await
     }
 
     /// Fills `batch`. Datagrams that it still held are lost.
-    pub(super) fn poll_recv(&self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
         self.socket.poll_recv(cx, || self.try_recv(batch))
     }
 
-    /// Fills `batch` with what the system has received, even if the runtime does not know of it yet.
-    pub(super) fn try_recv(&self, batch: &mut Batch) -> io::Result<()> {
+    /// Fills `batch` with the datagrams that the system has received, even if the runtime does not know of them yet.
+    pub(crate) fn try_recv(&self, batch: &mut Batch) -> io::Result<()> {
         batch.refill(|buffers, metas| self.state.recv(self.socket.socket().into(), buffers, metas))
     }
 
     /// Watches whether the socket takes datagrams again.
-    pub(super) fn writable(&self) -> io::Result<Writable> {
+    pub(crate) fn writable(&self) -> io::Result<Writable> {
         self.socket.writable()
     }
 
     /// Sends the first of `messages`, and those behind it that the same call can send. Returns how many. An error is
     /// about the first.
-    pub(super) fn try_send_first<'a>(
+    pub(crate) fn try_send_first<'a>(
         &self,
         messages: impl Iterator<Item = (&'a [u8], &'a Route)> + Clone,
     ) -> io::Result<usize> {
         self.socket
-            .try_send(|| send_first(self.socket.socket(), &self.state, &self.refused, messages))
+            .try_send(|| send_first(self.socket.socket(), &self.state, &self.segmentation, messages))
     }
 
     /// Sends along `route`.
     fn try_send(&self, payload: &[u8], route: &Route) -> io::Result<()> {
         self.socket
-            .try_send(|| send(self.socket.socket(), &self.state, &self.refused, payload, route))
+            .try_send(|| send(self.socket.socket(), &self.state, payload, route))
     }
 }
 

@@ -7,7 +7,7 @@ const CHUNK: usize = 4096;
 
 /// Copies payloads out of a receive buffer, into chunks that are used again once nobody holds a part of them. Takes no
 /// allocation if the handlers of a batch are done, and their answers sent, before the next batch.
-pub(super) struct PayloadPool {
+pub(crate) struct PayloadPool {
     /// There is always one.
     chunks: Vec<BytesMut>,
     /// The chunk that payloads are copied into, and whether this batch has done so.
@@ -16,7 +16,7 @@ pub(super) struct PayloadPool {
 }
 
 impl PayloadPool {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             chunks: vec![BytesMut::with_capacity(CHUNK)],
             at: 0,
@@ -25,12 +25,12 @@ impl PayloadPool {
     }
 
     /// Begins with the first chunk again.
-    pub(super) fn start_batch(&mut self) {
+    pub(crate) fn start_batch(&mut self) {
         self.at = 0;
         self.is_used = false;
     }
 
-    pub(super) fn copy(&mut self, payload: &[u8]) -> Bytes {
+    pub(crate) fn copy(&mut self, payload: &[u8]) -> Bytes {
         if payload.len() > CHUNK {
             return Bytes::copy_from_slice(payload);
         }

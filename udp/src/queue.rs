@@ -7,44 +7,44 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{DatagramSocket, address::Route, send::AT_ONCE};
+use crate::{address::Route, send::MAX_BATCH, socket::DatagramSocket};
 
-/// A datagram, and what its sender wants to know again when it has its outcome.
-pub(super) struct Outgoing<T> {
-    pub(super) payload: Bytes,
-    pub(super) route: Route,
-    pub(super) of: T,
+/// A datagram to send, and the tag of its outcome.
+pub(crate) struct Outgoing<T> {
+    pub(crate) payload: Bytes,
+    pub(crate) route: Route,
+    pub(crate) tag: T,
 }
 
 /// Sends datagrams in as few calls as possible. Those from one address to one peer keep their order.
-pub(super) struct Queue<T> {
+pub(crate) struct Queue<T> {
     waiting: VecDeque<Outgoing<T>>,
     /// How many of the first are grouped by the address that they leave from.
     grouped: usize,
 }
 
 impl<T> Queue<T> {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    pub(super) fn push(&mut self, datagram: Outgoing<T>) {
+    pub(crate) fn push(&mut self, datagram: Outgoing<T>) {
         self.waiting.push_back(datagram);
     }
 
     /// Removes the one that has waited longest.
-    pub(super) fn pop(&mut self) -> Option<T> {
+    pub(crate) fn pop(&mut self) -> Option<T> {
         self.grouped = self.grouped.saturating_sub(1);
-        self.waiting.pop_front().map(|datagram| datagram.of)
+        self.waiting.pop_front().map(|datagram| datagram.tag)
     }
 
     /// Sends the first one or more with one call, unless the socket would block or there is none. Removes those that have
     /// an outcome, and hands it to `outcome`. Returns whether there were some.
-    pub(super) fn try_send(
+    pub(crate) fn try_send(
         &mut self,
         socket: &DatagramSocket,
         mut outcome: impl FnMut(Outgoing<T>, io::Result<()>),
@@ -69,14 +69,15 @@ impl<T> Queue<T> {
     /// Brings those together that leave from one address, because a call sends from one address; and among these, those to
     /// one peer, because they may be one message.
     fn group(&mut self) {
-        self.grouped = self.waiting.len().min(AT_ONCE);
+        self.grouped = self.waiting.len().min(MAX_BATCH);
         let waiting = &mut self.waiting.make_contiguous()[..self.grouped];
         for at in 1..self.grouped {
             let (before, rest) = waiting.split_at_mut(at);
             let last = &before[at - 1].route;
             let same = rest.iter().position(|next| next.route.is(last));
             let next = same.or_else(|| rest.iter().position(|next| next.route.has_source_of(last)));
-            if let Some(next) = next {
+            // Usually it is in its place already.
+            if let Some(next @ 1..) = next {
                 rest[..=next].rotate_right(1);
             }
         }
@@ -104,7 +105,7 @@ mod tests {
                 interface: 0,
                 to: "[::1]:1".parse().unwrap(),
             },
-            of: number,
+            tag: number,
         }
     }
 
@@ -119,7 +120,7 @@ mod tests {
             queue
                 .waiting
                 .iter()
-                .map(|datagram| datagram.of)
+                .map(|datagram| datagram.tag)
                 .collect::<Vec<_>>()
         };
         assert_eq!(numbers(&queue), [0, 2, 5, 1, 4, 3]);
@@ -132,10 +133,10 @@ mod tests {
             queue.push(outgoing(["::1", "::2"][number as usize % 2], number));
         }
         queue.group();
-        let grouped = AT_ONCE.min(40);
+        let grouped = MAX_BATCH.min(40);
         assert_eq!(queue.grouped, grouped);
-        // The others keep their places, and what is removed was grouped.
-        assert_eq!(queue.waiting[grouped].of, u32::try_from(grouped).unwrap());
+        // The others keep their places, and the one that is removed was grouped.
+        assert_eq!(queue.waiting[grouped].tag, u32::try_from(grouped).unwrap());
         queue.pop();
         assert_eq!(queue.grouped, grouped - 1);
     }

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 ///
 /// Every resource of tokio takes a unit when it is ready, and this one always is. `tokio::task::coop`, which has a
 /// function for it, needs a newer tokio than the rest of this crate.
-pub(super) fn poll_proceed(cx: &mut Context<'_>) -> Poll<()> {
+pub(crate) fn poll_proceed(cx: &mut Context<'_>) -> Poll<()> {
     thread_local! {
         static ALWAYS_FREE: Semaphore = const { Semaphore::const_new(1) };
     }

@@ -7,30 +7,27 @@ use std::{
 };
 
 use tokio::io::Interest;
-pub(in crate::udp_adapter) use tokio::net::UdpSocket;
+pub(crate) use tokio::net::UdpSocket;
 
-/// A socket, and what it is ready for.
-pub(in crate::udp_adapter) struct Ready {
+/// A socket, and whether it is ready.
+pub(crate) struct Ready {
     socket: Arc<UdpSocket>,
 }
 
 impl Ready {
     #[expect(clippy::unnecessary_wraps, reason = "on Linux it can fail")]
-    pub(in crate::udp_adapter) fn new(socket: UdpSocket) -> io::Result<Self> {
+    pub(crate) fn new(socket: UdpSocket) -> io::Result<Self> {
         Ok(Self {
             socket: Arc::new(socket),
         })
     }
 
-    pub(in crate::udp_adapter) fn socket(&self) -> &UdpSocket {
+    pub(crate) fn socket(&self) -> &UdpSocket {
         &self.socket
     }
 
     /// Waits while `receive` would block.
-    pub(in crate::udp_adapter) async fn recv<T>(
-        &self,
-        mut receive: impl FnMut() -> io::Result<T>,
-    ) -> io::Result<T> {
+    pub(crate) async fn recv<T>(&self, mut receive: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         loop {
             self.socket.readable().await?;
             match self.socket.try_io(Interest::READABLE, &mut receive) {
@@ -41,7 +38,7 @@ impl Ready {
     }
 
     /// Like [`recv`](Self::recv), for one task.
-    pub(in crate::udp_adapter) fn poll_recv<T>(
+    pub(crate) fn poll_recv<T>(
         &self,
         cx: &mut Context<'_>,
         mut receive: impl FnMut() -> io::Result<T>,
@@ -55,22 +52,22 @@ impl Ready {
         }
     }
 
-    pub(in crate::udp_adapter) fn try_send<T>(&self, send: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    pub(crate) fn try_send<T>(&self, send: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         self.socket.try_io(Interest::WRITABLE, send)
     }
 
     /// Watches whether the socket takes datagrams again.
     #[expect(clippy::unnecessary_wraps, reason = "on Linux it can fail")]
-    pub(in crate::udp_adapter) fn writable(&self) -> io::Result<Writable> {
+    pub(crate) fn writable(&self) -> io::Result<Writable> {
         Ok(Writable(Arc::clone(&self.socket)))
     }
 }
 
-pub(in crate::udp_adapter) struct Writable(Arc<UdpSocket>);
+pub(crate) struct Writable(Arc<UdpSocket>);
 
 impl Writable {
     /// Ready when a send may be tried again.
-    pub(in crate::udp_adapter) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.poll_send_ready(cx)
     }
 }

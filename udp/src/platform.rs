@@ -17,7 +17,7 @@ use tokio::net::UdpSocket;
     target_os = "openbsd",
     target_os = "dragonfly"
 ))]
-pub(super) fn set_up(socket: &UdpSocket, bound: SocketAddr) -> io::Result<UdpSocketState> {
+pub(crate) fn set_up(socket: &UdpSocket, bound: SocketAddr) -> io::Result<UdpSocketState> {
     use nix::sys::socket::{setsockopt, sockopt};
     use socket2::{Domain, Protocol, Socket, Type};
 
@@ -49,6 +49,6 @@ pub(super) fn set_up(socket: &UdpSocket, bound: SocketAddr) -> io::Result<UdpSoc
     target_os = "openbsd",
     target_os = "dragonfly"
 )))]
-pub(super) fn set_up(socket: &UdpSocket, _: SocketAddr) -> io::Result<UdpSocketState> {
+pub(crate) fn set_up(socket: &UdpSocket, _: SocketAddr) -> io::Result<UdpSocketState> {
     UdpSocketState::new(socket.into())
 }

@@ -6,6 +6,6 @@ mod both;
 mod readable_only;
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) use self::both::{Ready, UdpSocket, Writable};
+pub(crate) use self::both::{Ready, UdpSocket, Writable};
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) use self::readable_only::{Ready, UdpSocket, Writable};
+pub(crate) use self::readable_only::{Ready, UdpSocket, Writable};

@@ -4,7 +4,8 @@ use std::{net::SocketAddr, ops::Range};
 
 use nix::sys::socket::SockaddrStorage;
 
-use super::AT_ONCE;
+/// How many datagrams a call sends at most.
+pub(crate) const MAX_BATCH: usize = 32;
 
 /// Every IPv6 link takes a datagram of this size in one packet ([RFC 8200 §5]: 1,280 bytes with the headers). A larger one
 /// may have to be fragmented, which excludes segmentation.
@@ -20,9 +21,9 @@ pub(super) struct Messages {
     /// Whether a message may be several datagrams.
     may_segment: bool,
     len: usize,
-    to: [Option<SockaddrStorage>; AT_ONCE],
+    to: [Option<SockaddrStorage>; MAX_BATCH],
     /// How many datagrams there are up to the end of each message.
-    ends: [usize; AT_ONCE],
+    ends: [usize; MAX_BATCH],
     datagrams: usize,
     /// The size of the datagrams in messages of several. It is the same for the whole call.
     segment: Option<u16>,
@@ -37,8 +38,8 @@ impl Messages {
         Self {
             may_segment,
             len: 0,
-            to: [None; AT_ONCE],
-            ends: [0; AT_ONCE],
+            to: [None; MAX_BATCH],
+            ends: [0; MAX_BATCH],
             datagrams: 0,
             segment: None,
             last: None,

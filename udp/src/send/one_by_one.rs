@@ -4,11 +4,19 @@ use std::io;
 
 use quinn_udp::{Transmit, UdpSocketState};
 
-use super::Refused;
-use crate::udp_adapter::{address::Route, ready::UdpSocket};
+use crate::{address::Route, ready::UdpSocket};
 
 /// How many datagrams a call sends at most.
-pub(in crate::udp_adapter) const AT_ONCE: usize = 1;
+pub(crate) const MAX_BATCH: usize = 1;
+
+/// No message has several datagrams.
+pub(crate) struct Segmentation;
+
+impl Segmentation {
+    pub(crate) fn new(_: &UdpSocketState) -> Self {
+        Self
+    }
+}
 
 /// Sends one datagram.
 pub(super) fn send_from(
@@ -31,8 +39,7 @@ pub(super) fn send_from(
 #[expect(clippy::unnecessary_wraps, reason = "on Linux it can fail")]
 pub(super) fn send_run<'a>(
     _: &UdpSocket,
-    _: &UdpSocketState,
-    _: &Refused,
+    _: &Segmentation,
     _: &Route,
     _: impl Iterator<Item = (&'a [u8], &'a Route)>,
 ) -> io::Result<usize> {

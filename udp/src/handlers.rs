@@ -11,24 +11,20 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 
-use super::{
-    address::Route,
-    call::{Abort, Call, Done},
-};
-use crate::scope::{Scope, Scoped};
+use crate::call::{Abort, Call, Handled, Ticket};
 
 /// The handlers that wait.
-pub(super) struct Handlers<F> {
+pub(crate) struct Handlers<F, T> {
     started: u64,
     /// The place for the next handler, if there is one.
-    vacant: Option<Pin<Box<Call<F>>>>,
-    in_flight: FuturesUnordered<Pin<Box<Call<F>>>>,
+    vacant: Option<Pin<Box<Call<F, T>>>>,
+    in_flight: FuturesUnordered<Pin<Box<Call<F, T>>>>,
     /// How to abort those in flight, by number: the oldest comes first.
     by_age: BTreeMap<u64, Arc<Abort>>,
 }
 
-impl<F> Handlers<F> {
-    pub(super) fn new() -> Self {
+impl<F, T: Copy> Handlers<F, T> {
+    pub(crate) fn new() -> Self {
         Self {
             started: 0,
             vacant: None,
@@ -37,53 +33,57 @@ impl<F> Handlers<F> {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.in_flight.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.in_flight.is_empty()
     }
 
     /// Aborts the oldest. [`poll_done`](Self::poll_done) drops and returns it.
-    pub(super) fn abort_oldest(&mut self) {
+    pub(crate) fn abort_oldest(&mut self) {
         if let Some((_, oldest)) = self.by_age.pop_first() {
             oldest.abort();
         }
     }
 
-    /// Drops all, each in its scope, and returns the scopes.
-    pub(super) fn drop_all(&mut self) -> Vec<Scope> {
+    /// Drops all, and returns their tags.
+    pub(crate) fn drop_all(&mut self) -> Vec<T> {
         self.by_age.clear();
         let dropped = self.in_flight.iter_mut().map(|call| {
             call.as_mut().clear();
-            call.scope()
+            call.tag()
         });
-        let scopes = dropped.collect();
+        let tags = dropped.collect();
         self.in_flight.clear();
-        scopes
+        tags
     }
 }
 
-impl<F, E> Handlers<F>
+impl<F, T, E> Handlers<F, T>
 where
     F: Future<Output = Result<Option<Bytes>, E>>,
+    T: Copy,
     E: Display,
 {
     /// Polls a handler for the first time. Keeps it if it is not done.
-    pub(super) fn start(
+    pub(crate) fn start(
         &mut self,
         cx: &mut Context<'_>,
-        future: Scoped<F>,
-        scope: Scope,
-        route: Option<Route>,
-    ) -> Option<Done> {
-        let mut call = self.vacant.take().unwrap_or_else(Call::vacant);
+        future: F,
+        ticket: Ticket<T>,
+    ) -> Option<(Ticket<T>, Handled)> {
         self.started += 1;
-        call.as_mut().start(self.started, future, scope, route);
-        if let Poll::Ready(done) = call.as_mut().poll(cx) {
+        let mut call = if let Some(mut call) = self.vacant.take() {
+            call.as_mut().replace(self.started, future, ticket);
+            call
+        } else {
+            Box::pin(Call::new(self.started, future, ticket))
+        };
+        if let Poll::Ready((_, ticket, handled)) = call.as_mut().poll(cx) {
             self.vacant = Some(call);
-            return Some(done);
+            return Some((ticket, handled));
         }
         self.by_age.insert(self.started, call.as_mut().abort_handle());
         self.in_flight.push(call);
@@ -91,14 +91,14 @@ where
     }
 
     /// The next handler that is done, if there is one now.
-    pub(super) fn poll_done(&mut self, cx: &mut Context<'_>) -> Option<Done> {
+    pub(crate) fn poll_done(&mut self, cx: &mut Context<'_>) -> Option<(Ticket<T>, Handled)> {
         if self.is_empty() {
             return None;
         }
-        let Poll::Ready(Some(done)) = self.in_flight.poll_next_unpin(cx) else {
+        let Poll::Ready(Some((number, ticket, handled))) = self.in_flight.poll_next_unpin(cx) else {
             return None;
         };
-        self.by_age.remove(&done.number);
-        Some(done)
+        self.by_age.remove(&number);
+        Some((ticket, handled))
     }
 }

@@ -8,6 +8,8 @@ use std::{
     io::{self, ErrorKind, IoSlice},
     net::IpAddr,
     os::fd::AsRawFd,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
 };
 
 use nix::{
@@ -18,12 +20,41 @@ use nix::{
 };
 use quinn_udp::UdpSocketState;
 
+pub(crate) use self::messages::MAX_BATCH;
 use self::messages::Messages;
-use super::Refused;
-use crate::udp_adapter::{address::Route, ready::UdpSocket};
+use crate::{address::Route, ready::UdpSocket};
 
-/// How many datagrams a call sends at most.
-pub(in crate::udp_adapter) const AT_ONCE: usize = 32;
+/// Whether a message may be several datagrams. A link without checksum offload refuses that, and one whose MTU is too
+/// small. It is not tried again within the same second.
+pub(crate) struct Segmentation {
+    is_supported: bool,
+    start: Instant,
+    /// The second since `start` after the one in which it was refused. 0 if it never was.
+    refused: AtomicU64,
+}
+
+impl Segmentation {
+    pub(crate) fn new(state: &UdpSocketState) -> Self {
+        Self {
+            is_supported: state.max_gso_segments() >= MAX_BATCH,
+            start: Instant::now(),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    fn is_allowed(&self) -> bool {
+        let refused = self.refused.load(Ordering::Relaxed);
+        self.is_supported && (refused == 0 || refused != self.second() + 1)
+    }
+
+    fn refuse(&self) {
+        self.refused.store(self.second() + 1, Ordering::Relaxed);
+    }
+
+    fn second(&self) -> u64 {
+        self.start.elapsed().as_secs()
+    }
+}
 
 /// Sends one datagram.
 pub(super) fn send_from(
@@ -42,19 +73,18 @@ pub(super) fn send_from(
     retry(|| sendto(socket.as_raw_fd(), payload, &to, MsgFlags::empty())).map(drop)
 }
 
-/// Sends several datagrams from the address of `source`, as `send_first` says. Sends none if there is only one.
+/// Sends several datagrams from the address of `source`, and returns how many. Sends none if there is only one.
 pub(super) fn send_run<'a>(
     socket: &UdpSocket,
-    state: &UdpSocketState,
-    refused: &Refused,
+    segmentation: &Segmentation,
     source: &Route,
     run: impl Iterator<Item = (&'a [u8], &'a Route)> + Clone,
 ) -> io::Result<usize> {
     if run.clone().nth(1).is_none() {
         return Ok(0);
     }
-    let mut payloads = [IoSlice::new(&[]); AT_ONCE];
-    let mut messages = Messages::new(state.max_gso_segments() >= AT_ONCE && !refused.segments());
+    let mut payloads = [IoSlice::new(&[]); MAX_BATCH];
+    let mut messages = Messages::new(segmentation.is_allowed());
     for ((payload, route), slice) in run.zip(&mut payloads) {
         if !messages.add(payload.len(), route.to) {
             break;
@@ -64,7 +94,7 @@ pub(super) fn send_run<'a>(
     let result = send_messages(socket, source, &payloads, &messages);
     let is_refused = |error: &io::Error| error.kind() != ErrorKind::WouldBlock;
     if messages.segment().is_some() && result.as_ref().is_err_and(is_refused) {
-        refused.set_segments();
+        segmentation.refuse();
     }
     result
 }
@@ -77,7 +107,7 @@ fn send_messages(
     payloads: &[IoSlice<'_>],
     messages: &Messages,
 ) -> io::Result<usize> {
-    let slices: [_; AT_ONCE] = array::from_fn(|at| &payloads[messages.datagrams_of(at)]);
+    let slices: [_; MAX_BATCH] = array::from_fn(|at| &payloads[messages.datagrams_of(at)]);
     let (inet, inet6, segment);
     let mut control = [ControlMessage::UdpGsoSegments(&0); 2];
     let mut used = 0;
@@ -144,14 +174,14 @@ fn with_headers<T>(
     };
     let new = || {
         let space = match (at, is_segmented) {
-            (0, false) => return MultiHeaders::preallocate(AT_ONCE, None),
+            (0, false) => return MultiHeaders::preallocate(MAX_BATCH, None),
             (0, true) => cmsg_space!(u16),
             (1, false) => cmsg_space!(in_pktinfo),
             (1, true) => cmsg_space!(in_pktinfo, u16),
             (_, false) => cmsg_space!(in6_pktinfo),
             (_, true) => cmsg_space!(in6_pktinfo, u16),
         };
-        MultiHeaders::preallocate(AT_ONCE, Some(space))
+        MultiHeaders::preallocate(MAX_BATCH, Some(space))
     };
     HEADERS
         .with_borrow_mut(|headers| send(headers[at + 3 * usize::from(is_segmented)].get_or_insert_with(new)))

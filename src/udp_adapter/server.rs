@@ -1,0 +1,97 @@
+use std::{fmt::Display, io, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use dualstack_udp::{Datagram, Server};
+use tokio::net::UdpSocket;
+use tower_service::Service;
+
+use super::{report::Report, serve::Serve};
+use crate::{
+    client::DatagramSource,
+    labels::{Protocol, ServerBinding},
+    scope::ClientScopes,
+};
+
+/// Serves datagrams from one socket, each in the scope of its client. See the [module](super).
+#[derive(Debug)]
+#[must_use = "nothing is served before `serve` is called and awaited"]
+pub struct UdpServer {
+    server: Server,
+    report: Report,
+}
+
+impl UdpServer {
+    /// A server on a bound socket. It belongs to the runtime in which this is called (on systems other than Linux and
+    /// Android, to the one in which the socket was made), and may be polled on any thread.
+    ///
+    /// # Errors
+    ///
+    /// If the socket cannot be told to report destination addresses, this is not called in a runtime of tokio, or there
+    /// would be more label sets than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS).
+    pub fn new(socket: UdpSocket) -> io::Result<Self> {
+        let address = socket.local_addr()?;
+        let binding = ServerBinding::new(Protocol::Udp, address);
+        let scopes = ClientScopes::builder()
+            .binding(binding)
+            .build()
+            .map_err(io::Error::other)?;
+        Ok(Self {
+            server: Server::new(socket)?,
+            report: Report::new(address, scopes),
+        })
+    }
+
+    /// The first part of the names of the server's own counters. Default: `udp_server`.
+    pub fn metrics_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.report.prefix = prefix.into();
+        self
+    }
+
+    /// The scopes of the clients. Default: the scopes of the socket's own binding. Use it to add your own labels.
+    pub fn scopes(mut self, scopes: ClientScopes) -> Self {
+        self.report.scopes = scopes;
+        self
+    }
+
+    /// Where the client of each datagram is read. Default: the client is the peer. Behind a proxy, see
+    /// `TrustedProxies::proxy_protocol_datagrams` (feature `proxy`).
+    pub fn source(mut self, source: impl DatagramSource) -> Self {
+        self.report.source = Some(Box::new(source));
+        self
+    }
+
+    /// How many handlers may wait at a time. Default: 1,024. See [`Server::max_in_flight`].
+    pub fn max_in_flight(mut self, handlers: usize) -> Self {
+        self.server = self.server.max_in_flight(handlers);
+        self
+    }
+
+    /// How many answers leave together. Default: 32 on Linux and Android, 1 on other systems. See
+    /// [`Server::max_send_batch`].
+    pub fn max_send_batch(mut self, answers: usize) -> Self {
+        self.server = self.server.max_send_batch(answers);
+        self
+    }
+
+    /// How long a graceful shutdown waits for handlers. Default: 10 s. See [`Server::shutdown_timeout`].
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.server = self.server.shutdown_timeout(timeout);
+        self
+    }
+
+    /// The address that the socket is bound to.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.server.socket().local_addr()
+    }
+
+    /// Returns a future that answers each datagram with the response of `service`, or not at all if that is `None`. It is
+    /// done only after a [graceful shutdown](Serve::with_graceful_shutdown).
+    pub fn serve<S>(self, service: S) -> Serve<S>
+    where
+        S: Service<Datagram, Response = Option<Bytes>>,
+        S::Error: Display,
+    {
+        Serve::new(self.server, service, self.report)
+    }
+}
