@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BYTES")]
     pub(crate) recv_buffer: Option<NonZeroUsize>,
 
-    /// Maximum number of open connections to each HTTP address, that of /metrics included; further clients wait
+    /// Maximum number of open connections to each HTTP address and to /metrics; further clients wait
     #[arg(long, value_name = "NUMBER", default_value = "500")]
     pub(crate) http_connections: NonZeroUsize,
 
@@ -51,6 +51,17 @@ pub(crate) struct Args {
     /// Maximum number of peers of all torrents; announces of further ones are refused
     #[arg(long, value_name = "NUMBER", default_value_t = 500_000)]
     pub(crate) max_peers: usize,
+
+    /// Ban an address, or the /64 of an IPv6 address, for two minutes after this many wrong connection IDs within two
+    /// minutes; 0 turns bans off. A client sends an unanswered request four times in two minutes, so the default has room
+    /// for 25 such clients behind one address
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    pub(crate) ban_after: u32,
+
+    /// Time after the start in which no address is banned, because IDs from before a restart are wrong [default: 240, the
+    /// lifetime of an ID]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) ban_grace: Option<u32>,
 
     /// Serve on free ports, send requests over IPv4 and IPv6, print the counters and exit
     #[arg(long, exclusive = true)]
@@ -66,6 +77,8 @@ impl Args {
             "--http=[::]:0",
             "--metrics=127.0.0.1:0",
             "--no-kernel",
+            "--ban-after=1",
+            "--ban-grace=0",
         ])
     }
 }

@@ -9,6 +9,8 @@ use std::{
 /// BEP 15 asks servers to accept an ID for two minutes after they sent it. An ID is valid in the period in which it was
 /// issued and in the next one, which is two to four minutes.
 const PERIOD: Duration = Duration::from_secs(120);
+/// No ID is valid for longer.
+pub(crate) const LIFETIME: Duration = Duration::from_secs(2 * PERIOD.as_secs());
 
 /// Issues and checks the connection IDs of one listener.
 ///

@@ -1,13 +1,20 @@
-//! The names of the tracker's counters, and what they count.
+//! The names and descriptions of the tracker's counters.
 
 use metrics::describe_counter;
 
-/// The prefix of all UDP counters, those of `UdpServer` included.
+/// The prefix of all UDP counters, also of `UdpServer`'s own.
 pub(crate) const UDP_PREFIX: &str = "udp_tracker_server";
 pub(crate) const UDP_ACCEPTED: &str = "udp_tracker_server_requests_accepted_total";
+/// Counted by `UdpServer`.
+const UDP_ABORTED: &str = "udp_tracker_server_requests_aborted_total";
+pub(crate) const UDP_BANNED: &str = "udp_tracker_server_requests_banned_total";
 pub(crate) const UDP_ERRORS: &str = "udp_tracker_server_errors_total";
 pub(crate) const HTTP_RECEIVED: &str = "http_tracker_core_requests_received_total";
 pub(crate) const HTTP_ERRORS: &str = "http_tracker_core_errors_total";
+
+/// The counters of failures. They start at zero for each class of client, because `rate` misses the first increment of a
+/// series that does not.
+pub(crate) const UDP_FAILURES: [&str; 3] = [UDP_ABORTED, UDP_BANNED, UDP_ERRORS];
 
 /// The swarm's counters get no client labels: `main.rs` excludes them from the scopes.
 pub(crate) const SWARM_PREFIX: &str = "swarm_coordination_registry_";
@@ -19,6 +26,10 @@ pub(crate) fn describe() {
     describe_counter!(
         UDP_ACCEPTED,
         "Valid UDP requests: a connect, or an announce or scrape with a valid connection ID."
+    );
+    describe_counter!(
+        UDP_BANNED,
+        "Announces and scrapes without a valid connection ID from banned addresses, which are not answered."
     );
     describe_counter!(
         UDP_ERRORS,

@@ -67,6 +67,16 @@ pub(crate) async fn run(metrics: PrometheusHandle) -> Result<()> {
 
 async fn show(udp: SocketAddr, http: SocketAddr, metrics: SocketAddr) -> Result<()> {
     let mut expected = Counts::default();
+    let classes = if udp.is_ipv6() {
+        &COLUMNS[1..3]
+    } else {
+        &COLUMNS[..1]
+    };
+    for class in classes {
+        for name in counters::UDP_FAILURES {
+            expected.add(name, class, 0);
+        }
+    }
     let clients = clients(udp);
     for client in &clients {
         over_udp(client, udp.port(), &mut expected).await?;
@@ -97,7 +107,7 @@ async fn show(udp: SocketAddr, http: SocketAddr, metrics: SocketAddr) -> Result<
         return Ok(());
     }
     Err(format!(
-        "the counters are not what was sent, which is\n\n{}",
+        "the counters differ from the requests that were sent, which are\n\n{}",
         expected.table()
     )
     .into())
@@ -122,7 +132,8 @@ fn clients(server: SocketAddr) -> Vec<Client> {
     clients
 }
 
-/// Sends junk, a connect, the announces, a scrape, and an announce with a bad connection ID.
+/// Sends junk, a connect, the announces, a scrape, and two announces with a bad connection ID. The first gets the client
+/// banned.
 async fn over_udp(client: &Client, port: u16, expected: &mut Counts) -> Result<()> {
     let socket = UdpSocket::bind((client.ip, 0)).await?;
     socket.connect((client.ip, port)).await?;
@@ -174,15 +185,17 @@ async fn over_udp(client: &Client, port: u16, expected: &mut Counts) -> Result<(
     if !matches!(response, Response::Error(_)) {
         return Err(format!("a bad connection ID was answered with {response:?}").into());
     }
+    socket.send(&bytes(&announce.into())?).await?;
 
     let accepted = 1 + client.udp_announces + 1;
     for (name, count) in [
-        ("requests_received_total", 1 + accepted + 1),
+        ("requests_received_total", 1 + accepted + 2),
         ("requests_accepted_total connect", 1),
         ("requests_accepted_total announce", client.udp_announces),
         ("requests_accepted_total scrape", 1),
         ("errors_total", 2),
-        ("requests_unanswered_total", 1),
+        ("requests_banned_total", 1),
+        ("requests_unanswered_total", 2),
         ("responses_sent_total", accepted + 1),
     ] {
         let row = format!("{}_{name}", counters::UDP_PREFIX);
@@ -191,10 +204,14 @@ async fn over_udp(client: &Client, port: u16, expected: &mut Counts) -> Result<(
     Ok(())
 }
 
-async fn ask(socket: &UdpSocket, is_ipv4: bool, request: Request) -> Result<Response> {
+fn bytes(request: &Request) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     request.write_bytes(&mut bytes)?;
-    socket.send(&bytes).await?;
+    Ok(bytes)
+}
+
+async fn ask(socket: &UdpSocket, is_ipv4: bool, request: Request) -> Result<Response> {
+    socket.send(&bytes(&request)?).await?;
     let mut buffer = [0; 4096];
     let len = timeout(PATIENCE, socket.recv(&mut buffer)).await??;
     Ok(Response::parse_bytes(&buffer[..len], is_ipv4)?)
@@ -254,7 +271,7 @@ async fn get(server: SocketAddr, path: &str) -> Result<String> {
     }
 }
 
-/// Reads `/metrics` until it shows what is expected, because a response is counted after it was sent.
+/// Reads `/metrics` until it shows the expected counts, because a response is counted after it was sent.
 async fn scrape_metrics(metrics: SocketAddr, expected: &Counts) -> Result<Counts> {
     let mut found = Counts::default();
     for _ in 0..100 {
@@ -297,7 +314,10 @@ impl Counts {
             } else {
                 class.join("/")
             };
-            if let Some(count) = value.parse().ok().filter(|count| *count > 0) {
+            // The counters of failures start at zero in the clients' scopes.
+            if let Ok(count) = value.parse()
+                && (count > 0 || column != GLOBAL)
+            {
                 counts.add(&row, &column, count);
             }
         }
@@ -334,10 +354,12 @@ mod tests {
                     a_total{client_address_ip_family=\"inet\",client_address_ip_type=\"plain\",\
                     request_kind=\"scrape\",server_binding_ip=\"::\"} 7\n\
                     b_total 2\n\
-                    c_total 0\n";
+                    c_total 0\n\
+                    d_total{client_address_ip_family=\"inet6\",client_address_ip_type=\"plain\"} 0\n";
         let mut expected = Counts::default();
         expected.add("a_total scrape", COLUMNS[0], 7);
         expected.add("b_total", GLOBAL, 2);
+        expected.add("d_total", COLUMNS[2], 0);
         assert_eq!(Counts::parse(text), expected);
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! `udp.rs` and `http.rs` only increment counters. The client labels come from the scopes that `server.rs` sets up.
 
+mod bans;
 mod cli;
 mod connection_id;
 mod connections;

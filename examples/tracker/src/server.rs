@@ -13,8 +13,10 @@ use std::{
 use axum::{Router, http::header::CONTENT_TYPE, routing::get};
 use dualstack_metrics::prometheus::PrometheusHandle;
 use dualstack_metrics::{
-    ClientLabelsLayer, Datagram, Protocol, ServerBinding, SocketOptions, UdpServer, socket::BindError,
+    ClientLabelsLayer, ClientScopes, Datagram, Protocol, ServerBinding, SocketOptions, UdpServer,
+    socket::BindError,
 };
+use metrics::counter;
 use tokio::{
     net::{TcpListener, UdpSocket},
     runtime,
@@ -25,9 +27,11 @@ use tokio::{
 use tower::service_fn;
 
 use crate::{
+    bans::Bans,
     cli::Args,
+    connection_id::LIFETIME,
     connections::{self, Limits},
-    counters::UDP_PREFIX,
+    counters::{UDP_FAILURES, UDP_PREFIX},
     host::Host,
     http,
     swarm::Swarm,
@@ -71,8 +75,12 @@ impl Server {
             listeners: JoinSet::new(),
         };
         let mut host = Host::new(args);
+        let grace = args
+            .ban_grace
+            .map_or(LIFETIME, |seconds| Duration::from_secs(seconds.into()));
+        let bans = Arc::new(Bans::new(args.ban_after, grace, Instant::now()));
         for sockets in udp {
-            server.serve_udp(sockets, &mut host)?;
+            server.serve_udp(sockets, args.v6only, &bans, &mut host)?;
         }
         let limits = Limits::new(args.http_connections.get());
         for listener in http {
@@ -82,9 +90,23 @@ impl Server {
         Ok(server)
     }
 
-    fn serve_udp(&mut self, sockets: Vec<UdpSocket>, host: &mut Host) -> io::Result<()> {
-        self.udp.push(sockets[0].local_addr()?);
-        let tracker = UdpTracker::new(Arc::clone(&self.swarm));
+    fn serve_udp(
+        &mut self,
+        sockets: Vec<UdpSocket>,
+        is_v6only: bool,
+        bans: &Arc<Bans>,
+        host: &mut Host,
+    ) -> Result<(), Box<dyn Error>> {
+        let address = sockets[0].local_addr()?;
+        self.udp.push(address);
+        let mut clients = ClientScopes::builder().binding(ServerBinding::new(Protocol::Udp, address));
+        if is_v6only {
+            clients = clients.expected_clients([address.ip()]);
+        }
+        for client in clients.build()?.expected() {
+            client.run(|| UDP_FAILURES.map(|name| counter!(name).increment(0)));
+        }
+        let tracker = UdpTracker::new(Arc::clone(&self.swarm), Arc::clone(bans));
         for socket in sockets {
             let tracker = tracker.another_worker();
             // A runtime of several threads would wake another thread for each datagram that arrives meanwhile.

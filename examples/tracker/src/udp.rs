@@ -18,8 +18,9 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use metrics::{Counter, counter};
 
 use crate::{
+    bans::Bans,
     connection_id::ConnectionIds,
-    counters::{UDP_ACCEPTED, UDP_ERRORS},
+    counters::{UDP_ACCEPTED, UDP_BANNED, UDP_ERRORS},
     swarm::{Announce, Event, Full, INTERVAL, Swarm},
 };
 
@@ -39,11 +40,11 @@ const MALFORMED: &str = "malformed request";
 
 /// The tracker behind one UDP listener, or one of several workers that share its connection IDs.
 ///
-/// Source addresses can be forged, and many clients can share one, so no address is ever banned. What a client without
-/// a valid connection ID can cause is limited instead: its answer is never longer than its datagram, and takes no
-/// memory.
+/// Source addresses can be forged. So an answer to a datagram without a valid connection ID is never longer than the
+/// datagram, and takes no memory. A ban refuses only such datagrams.
 pub(crate) struct UdpTracker {
     swarm: Arc<Swarm>,
+    bans: Arc<Bans>,
     ids: Arc<ConnectionIds>,
     counters: Counters,
     memory: RefCell<Memory>,
@@ -55,9 +56,10 @@ struct Counters {
     announce: Counter,
     scrape: Counter,
     errors: Counter,
+    banned: Counter,
 }
 
-/// What is used again for each answer.
+/// Buffers that each answer uses again.
 struct Memory {
     answers: BytesMut,
     inet: Vec<ResponsePeer<Ipv4AddrBytes>>,
@@ -71,20 +73,27 @@ struct Header {
     transaction_id: TransactionId,
 }
 
-/// What a datagram that is not a valid request is answered with.
-type Refusal = Option<ErrorResponse>;
+/// Why a datagram is not served.
+enum Refusal {
+    Error(ErrorResponse),
+    /// An error that is not answered.
+    Unanswered,
+    Banned,
+}
 
 impl UdpTracker {
-    pub(crate) fn new(swarm: Arc<Swarm>) -> Self {
+    pub(crate) fn new(swarm: Arc<Swarm>, bans: Arc<Bans>) -> Self {
         let accepted = |kind| counter!(UDP_ACCEPTED, "request_kind" => kind);
         Self {
             swarm,
+            bans,
             ids: Arc::new(ConnectionIds::new(Instant::now())),
             counters: Counters {
                 connect: accepted("connect"),
                 announce: accepted("announce"),
                 scrape: accepted("scrape"),
                 errors: counter!(UDP_ERRORS),
+                banned: counter!(UDP_BANNED),
             },
             memory: RefCell::new(Memory::new()),
         }
@@ -94,26 +103,24 @@ impl UdpTracker {
     pub(crate) fn another_worker(&self) -> Self {
         Self {
             swarm: Arc::clone(&self.swarm),
+            bans: Arc::clone(&self.bans),
             ids: Arc::clone(&self.ids),
             counters: self.counters.clone(),
             memory: RefCell::new(Memory::new()),
         }
     }
 
-    /// Answers a datagram from the canonical address `client`. Counts it once: as accepted or as an error.
+    /// Answers a datagram from the canonical address `client`. Counts it once: as accepted, as an error or as banned.
     pub(crate) fn answer(&self, datagram: &[u8], client: IpAddr, now: Instant) -> Option<Bytes> {
         let memory = &mut *self.memory.borrow_mut();
-        let response = match self.respond(datagram, client, now, memory) {
-            Ok((counter, response)) => {
-                counter.increment(1);
-                response
-            }
-            Err(refusal) => {
-                self.counters.errors.increment(1);
-                Response::Error(refusal?)
-            }
+        let (counter, response) = match self.respond(datagram, client, now, memory) {
+            Ok((counter, response)) => (counter, Some(response)),
+            Err(Refusal::Error(error)) => (&self.counters.errors, Some(Response::Error(error))),
+            Err(Refusal::Unanswered) => (&self.counters.errors, None),
+            Err(Refusal::Banned) => (&self.counters.banned, None),
         };
-        memory.write(response)
+        counter.increment(1);
+        memory.write(response?)
     }
 
     fn respond(
@@ -123,9 +130,9 @@ impl UdpTracker {
         now: Instant,
         memory: &mut Memory,
     ) -> Result<(&Counter, Response), Refusal> {
-        let header = Header::read(datagram).ok_or(None)?;
-        let refusal = |message: &'static str| {
-            Some(ErrorResponse {
+        let header = Header::read(datagram).ok_or(Refusal::Unanswered)?;
+        let error = |message: &'static str| {
+            Refusal::Error(ErrorResponse {
                 transaction_id: header.transaction_id,
                 message: message.into(),
             })
@@ -133,13 +140,20 @@ impl UdpTracker {
         match header.action {
             CONNECT => {}
             ANNOUNCE | SCRAPE if self.ids.is_valid(header.connection_id, client, now) => {}
-            // The error makes clients connect again, for example after a restart of the tracker.
-            ANNOUNCE | SCRAPE if datagram.len() >= ERROR_HEADER + BAD_CONNECTION_ID.len() => {
-                return Err(refusal(BAD_CONNECTION_ID));
+            ANNOUNCE | SCRAPE => {
+                let is_request = Request::parse_bytes(datagram, 1).is_ok();
+                return Err(if self.bans.refuse(client, is_request, now) {
+                    Refusal::Banned
+                } else if datagram.len() >= ERROR_HEADER + BAD_CONNECTION_ID.len() {
+                    // The error makes clients connect again, for example after a restart of the tracker.
+                    error(BAD_CONNECTION_ID)
+                } else {
+                    Refusal::Unanswered
+                });
             }
             // Error responses of other trackers are among these. If they were answered, one datagram with a forged
             // source could make two trackers answer each other forever.
-            _ => return Err(None),
+            _ => return Err(Refusal::Unanswered),
         }
         match Request::parse_bytes(datagram, MAX_SCRAPED) {
             Ok(Request::Connect(request)) => {
@@ -151,12 +165,12 @@ impl UdpTracker {
             }
             Ok(Request::Announce(request)) => match self.announce(&request, client, now, memory) {
                 Ok(response) => Ok((&self.counters.announce, response)),
-                Err(Full) => Err(refusal(Full::MESSAGE)),
+                Err(Full) => Err(error(Full::MESSAGE)),
             },
             Ok(Request::Scrape(request)) => Ok((&self.counters.scrape, self.scrape(&request))),
-            Err(_) if header.action == CONNECT => Err(None),
-            Err(RequestParseError::Sendable { err, .. }) => Err(refusal(err)),
-            Err(RequestParseError::Unsendable { .. }) => Err(refusal(MALFORMED)),
+            Err(_) if header.action == CONNECT => Err(Refusal::Unanswered),
+            Err(RequestParseError::Sendable { err, .. }) => Err(error(err)),
+            Err(RequestParseError::Unsendable { .. }) => Err(error(MALFORMED)),
         }
     }
 
@@ -275,6 +289,8 @@ fn number(n: impl TryInto<i32>) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use aquatic_udp_protocol::{
         AnnounceActionPlaceholder, ConnectRequest, Ipv4AddrBytes, NumberOfBytes, PeerId, PeerKey,
     };
@@ -285,7 +301,8 @@ mod tests {
     const IPV6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
 
     fn tracker() -> UdpTracker {
-        UdpTracker::new(Arc::new(Swarm::new(usize::MAX, usize::MAX)))
+        let bans = Bans::new(100, Duration::ZERO, Instant::now());
+        UdpTracker::new(Arc::new(Swarm::new(usize::MAX, usize::MAX)), Arc::new(bans))
     }
 
     fn bytes(request: impl Into<Request>) -> Vec<u8> {
@@ -435,17 +452,27 @@ mod tests {
     }
 
     #[test]
-    fn bad_ids_lock_nobody_out() {
+    fn a_ban_refuses_only_datagrams_without_a_valid_id() {
         let tracker = tracker();
         let good = bytes(announce(&tracker, IPV4, 1));
         let mut bad = good.clone();
         bad[0] ^= 1;
-        for _ in 0..1_000 {
+        for _ in 0..100 {
             assert_eq!(answer(&tracker, IPV4, &bad), Some(error(BAD_CONNECTION_ID)));
         }
+        for _ in 0..900 {
+            assert_eq!(answer(&tracker, IPV4, &bad), None);
+            assert!(matches!(
+                answer(&tracker, IPV4, &good),
+                Some(Response::AnnounceIpv4(_))
+            ));
+        }
+        let connect = bytes(ConnectRequest {
+            transaction_id: TransactionId::new(7),
+        });
         assert!(matches!(
-            answer(&tracker, IPV4, &good),
-            Some(Response::AnnounceIpv4(_))
+            answer(&tracker, IPV4, &connect),
+            Some(Response::Connect(_))
         ));
     }
 }

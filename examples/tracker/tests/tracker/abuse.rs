@@ -32,7 +32,7 @@ fn assert_help(tracker: &Tracker, name: &str, help: &str) {
     assert_eq!(found, Some(help), "{name}");
 }
 
-/// A client that waits for what it reads.
+/// A client that waits for data when it reads.
 fn connect(server: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(server).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -50,7 +50,8 @@ fn read_to_end(mut stream: TcpStream) -> String {
 #[test]
 fn connection_ids_from_before_a_restart_lock_nobody_out() {
     let port = free_port();
-    let args = format!("--udp [::]:{port} --http [::]:0");
+    // In the grace nobody is banned, although all of these clients have one address.
+    let args = format!("--udp [::]:{port} --http [::]:0 --ban-after 1");
     let before = Tracker::start(&args);
     let clients = loopbacks().into_iter().map(|ip| {
         let server = at(ip, before.udp[0]);
@@ -265,7 +266,7 @@ fn the_number_of_http_connections_is_bounded() {
     let tracker = Tracker::start("--udp [::]:0 --http [::]:0 --http-connections 2");
     let server = at(V4, tracker.http[0]);
     let mut idle: Vec<_> = (0..2).map(|_| connect(server)).collect();
-    // Both are served: what they get is an answer.
+    // Both are served: they get an answer.
     for idle in &mut idle {
         idle.write_all(b"GET / HTTP/1.1\r\nHost: tracker\r\n\r\n")
             .unwrap();

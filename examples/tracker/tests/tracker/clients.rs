@@ -79,7 +79,12 @@ impl UdpClient {
     /// Without a connection ID.
     pub(crate) fn new(server: SocketAddr) -> Self {
         // On the loopback address of the server's family.
-        let socket = UdpSocket::bind((server.ip(), 0)).unwrap();
+        Self::at(server.ip(), server)
+    }
+
+    /// At another address of this host, without a connection ID.
+    pub(crate) fn at(ip: IpAddr, server: SocketAddr) -> Self {
+        let socket = UdpSocket::bind((ip, 0)).unwrap();
         socket.connect(server).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self {
@@ -123,7 +128,7 @@ impl UdpClient {
         buffer
     }
 
-    /// The answer. Its transaction ID must be that of the request.
+    /// The answer. It must have the transaction ID of the request.
     pub(crate) fn ask(&self, request: impl Into<Request>) -> Response {
         let request = request.into();
         self.send(&bytes(request.clone()));

@@ -2,6 +2,7 @@
 
 mod abuse;
 mod bad_input;
+mod bans;
 mod clients;
 mod command_line;
 #[cfg(target_os = "linux")]

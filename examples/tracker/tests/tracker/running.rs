@@ -1,4 +1,4 @@
-//! The tracker's binary as a child process, and what it counts.
+//! The tracker's binary as a child process, and its counters.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -22,6 +22,7 @@ pub(crate) struct Tracker {
     pub(crate) udp: Vec<SocketAddr>,
     pub(crate) http: Vec<SocketAddr>,
     pub(crate) metrics: SocketAddr,
+    is_v6only: bool,
     program: Program,
 }
 
@@ -49,11 +50,13 @@ impl Tracker {
             metrics: http.pop().expect("its metrics are the last"),
             udp,
             http,
+            is_v6only: args.contains("--v6only"),
             program,
         }
     }
 
-    /// Asserts all series of the tracker. It counts a response after it has sent it.
+    /// Asserts all series of the tracker, but for failures that are still at zero. It counts a response after it has sent
+    /// it.
     #[track_caller]
     pub(crate) fn assert_counts(&self, expected: impl IntoIterator<Item = String>) {
         const PREFIXES: [&str; 4] = [
@@ -69,14 +72,35 @@ impl Tracker {
             samples.retain(|sample| !sample.starts_with("udp_tracker_server_socket_drops_total"));
             samples
         };
+        let mut expected: Vec<String> = expected.into_iter().collect();
+        for zero in self.zeros() {
+            let (series, _) = zero.rsplit_once(' ').unwrap();
+            if !expected.iter().any(|sample| sample.starts_with(series)) {
+                expected.push(zero);
+            }
+        }
         assert_soon(counts, expected);
+    }
+
+    /// The series of failures that are there from the start.
+    fn zeros(&self) -> Vec<String> {
+        let zeros = self.udp.iter().flat_map(|&socket| {
+            let classes: &[Seen] = match socket {
+                SocketAddr::V4(_) => &[INET],
+                SocketAddr::V6(_) if self.is_v6only => &[INET6],
+                SocketAddr::V6(_) => &[MAPPED, INET6],
+            };
+            let zeros = move |client: &Seen| udp_counts(*client, socket, "aborted 0, banned 0, errors 0");
+            classes.iter().flat_map(zeros)
+        });
+        zeros.collect()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
         self.program.signal(signal);
     }
 
-    /// Shuts it down as an operator does. It must still run. Returns what it has logged.
+    /// Shuts it down as an operator does. It must still run. Returns its log.
     #[track_caller]
     pub(crate) fn stop(self) -> String {
         self.stop_with(Signal::SIGTERM)
@@ -125,6 +149,8 @@ const UDP: &[Metric] = &[
         Some("scrape"),
     ),
     ("errors", "udp_tracker_server_errors_total", None),
+    ("aborted", "udp_tracker_server_requests_aborted_total", None),
+    ("banned", "udp_tracker_server_requests_banned_total", None),
 ];
 const HTTP: &[Metric] = &[
     (
