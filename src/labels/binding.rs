@@ -3,9 +3,11 @@
 use std::{borrow::Cow, fmt, net::SocketAddr};
 
 use super::{
-    IpFamily, IpType, SERVER_BINDING_ADDRESS_IP_FAMILY, SERVER_BINDING_ADDRESS_IP_TYPE, SERVER_BINDING_IP,
-    SERVER_BINDING_PORT, SERVER_BINDING_PROTOCOL, UNKNOWN,
-    class::{class, value_of},
+    class::{IpFamily, IpType, class, value_of},
+    names::{
+        SERVER_BINDING_ADDRESS_IP_FAMILY, SERVER_BINDING_ADDRESS_IP_TYPE, SERVER_BINDING_IP,
+        SERVER_BINDING_PORT, SERVER_BINDING_PROTOCOL, UNKNOWN,
+    },
 };
 
 /// The protocol of a listening socket.

@@ -10,12 +10,12 @@ use std::{
 use once_cell::race::OnceBox;
 
 use super::{
-    LabelValue, OTHER,
     error::MAX_VALUES,
     grammar,
     list::{Alternatives, Part},
+    names::OTHER,
     text::{LabelText, Overflow, OverflowReason},
-    value::Values,
+    value::{LabelValue, Values},
 };
 
 /// A label whose values come from outside the program, such as a header of the request. It keeps the first few values,

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::{CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE, UNKNOWN};
+use super::names::{CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE, UNKNOWN};
 
 /// An address family, named as in `socket(2)` and `ip(8)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

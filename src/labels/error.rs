@@ -1,6 +1,6 @@
 use std::{error::Error, fmt};
 
-use super::OTHER;
+use super::names::OTHER;
 
 /// How many values a label can have, without `other`.
 pub(super) const MAX_VALUES: usize = 4095;

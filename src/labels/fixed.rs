@@ -5,12 +5,12 @@ use std::{
 };
 
 use super::{
-    LabelError, LabelValue, OTHER,
-    error::MAX_VALUES,
+    error::{LabelError, MAX_VALUES},
     grammar,
     list::{Alternatives, Part},
+    names::OTHER,
     text::{LabelText, Overflow, OverflowReason},
-    value::Values,
+    value::{LabelValue, Values},
 };
 
 /// All labels of the process, so that one which is made again takes no memory.

@@ -1,6 +1,6 @@
 //! The names and values that a label can have.
 
-use super::LabelError;
+use super::error::LabelError;
 
 /// Whether `name` is a label name of Prometheus that is free to use.
 ///

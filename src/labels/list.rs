@@ -6,7 +6,11 @@ use std::{
     ptr,
 };
 
-use super::{BoundedLabel, OTHER, bounded::check, grammar::written};
+use super::{
+    bounded::{BoundedLabel, check},
+    grammar::written,
+    names::OTHER,
+};
 use crate::once::WarnOnce;
 
 /// Labels whose texts live as long as the process. Two parts are compared by the addresses of their texts.

@@ -1,8 +1,8 @@
 use std::fmt;
 
 use super::{
-    LabelList, LabelSet,
-    list::{Alternatives, Part},
+    list::{Alternatives, LabelList, Part},
+    set::LabelSet,
 };
 
 /// A label whose values are known when the program runs.

@@ -4,7 +4,9 @@
 use std::{cell::Cell, sync::OnceLock};
 
 use super::{
-    MAX_LABEL_SETS, Scope, TooManyLabelSets, enter, intern,
+    enter,
+    handle::Scope,
+    intern::{self, MAX_LABEL_SETS, TooManyLabelSets},
     pairs::{Pairs, borrowed, pairs_of_parts},
     reader,
 };

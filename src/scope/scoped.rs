@@ -7,7 +7,7 @@ use futures_core::{FusedFuture, FusedStream, Stream};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::{EnteredScope, Scope};
+use super::{enter::EnteredScope, handle::Scope};
 
 const TAKEN: &str = "only `into_inner` takes the value, and it consumes the wrapper";
 
@@ -79,6 +79,60 @@ impl<T> Scoped<T> {
     /// Unwraps the value. It no longer enters the scope when it is polled or dropped.
     pub fn into_inner(mut self) -> T {
         self.inner.take().expect(TAKEN)
+    }
+}
+
+impl Scope {
+    /// Wraps a future, stream or body, so that it is polled and dropped in this scope.
+    ///
+    /// Does the same as [`value.with_scope(scope)`](crate::WithScope::with_scope), but the scope is evaluated first. It can
+    /// therefore borrow from what `value` moves:
+    ///
+    /// ```
+    /// # use dualstack_metrics::{ClientScopes, Protocol, ServerBinding};
+    /// # use std::net::SocketAddr;
+    /// # struct Request { from: SocketAddr }
+    /// # async fn process(request: Request) { drop(request) }
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// # let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, "[::]:6969".parse().unwrap()));
+    /// # let request = Request { from: "192.0.2.7:50000".parse().unwrap() };
+    /// tokio::spawn(scopes.for_client(request.from).wrap(process(request)));
+    /// # });
+    /// ```
+    #[inline]
+    pub fn wrap<T>(self, value: T) -> Scoped<T> {
+        Scoped::new(value, self)
+    }
+
+    /// Wraps a closure, so that it is called in this scope, or dropped in it if it is never called.
+    ///
+    /// ```
+    /// # use dualstack_metrics::{ClientLabels, Scope};
+    /// # let scope = Scope::new(&ClientLabels::UNKNOWN);
+    /// # scope.run(|| {
+    /// let thread = std::thread::spawn(Scope::current().bind(Scope::current));
+    /// assert_eq!(thread.join().unwrap(), Scope::current());
+    /// # });
+    /// ```
+    pub fn bind<F, T>(self, f: F) -> impl FnOnce() -> T + use<F, T>
+    where
+        F: FnOnce() -> T,
+    {
+        let scoped = Scoped::new(f, self);
+        move || {
+            let _entered = scoped.enter();
+            scoped.into_inner()()
+        }
+    }
+}
+
+impl EnteredScope {
+    /// Wraps a value, so that it is polled and dropped in the scope that this guard has entered.
+    #[inline]
+    #[expect(clippy::unused_self, reason = "the scope is in force because of the guard")]
+    pub(crate) fn wrap<T>(&self, value: T) -> Scoped<T> {
+        // It may have more labels than the scope that was entered.
+        Scoped::new(value, Scope::current())
     }
 }
 
@@ -183,6 +237,8 @@ impl<T> WithScope for T {}
 
 #[cfg(test)]
 mod tests {
+    use std::{cell::RefCell, rc::Rc};
+
     use futures_util::{
         FutureExt,
         future::{self, FusedFuture},
@@ -190,6 +246,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::scope::tests::Kind;
 
     #[test]
     fn a_fused_future_is_terminated_when_it_is_done() {
@@ -206,5 +263,28 @@ mod tests {
         assert!(!stream.is_terminated());
         assert_eq!(stream.next().now_or_never(), Some(None));
         assert!(stream.is_terminated());
+    }
+
+    #[test]
+    fn a_bound_closure_runs_and_is_dropped_in_its_scope() {
+        struct Witness(Rc<RefCell<Vec<Scope>>>);
+        impl Drop for Witness {
+            fn drop(&mut self) {
+                self.0.borrow_mut().push(Scope::current());
+            }
+        }
+
+        let a = Scope::new(&Kind::A);
+        let seen = Rc::default();
+        let (called, dropped) = (Witness(Rc::clone(&seen)), Witness(Rc::clone(&seen)));
+        let call = a.bind(move || {
+            let _called = called;
+            Scope::current()
+        });
+        let never = a.bind(move || drop(dropped));
+        assert_eq!(call(), a);
+        drop(never);
+        assert_eq!(*seen.borrow(), [a, a]);
+        assert_eq!(Scope::current(), Scope::none());
     }
 }

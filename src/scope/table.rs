@@ -2,7 +2,7 @@
 
 use once_cell::race::OnceBox;
 
-use super::{MAX_LABEL_SETS, Scope};
+use super::{handle::Scope, intern::MAX_LABEL_SETS};
 
 /// A table has 32 branches of 16 leaves of 8 places: one place for each scope. Leaves are small, because most tables are
 /// used in few scopes, whose numbers follow each other.

@@ -1,6 +1,11 @@
 use std::borrow::Cow;
 
-use super::{ClientScopes, ClientScopesError, expected::Classes, nat64::Nat64Prefixes, pairs_of_client};
+use super::{
+    classes::Classes,
+    error::ClientScopesError,
+    nat64::Nat64Prefixes,
+    scopes::{ClientScopes, pairs_of_client},
+};
 use crate::{
     labels::{ClientLabels, LabelSet, Nat64Prefix, ServerBinding, grammar, set::parts_of},
     scope::{
@@ -55,6 +60,36 @@ pub struct ClientScopesBuilder {
     vocabulary: Vocabulary,
     expected: Option<Classes>,
     nat64: Vec<Nat64Prefix>,
+}
+
+impl ClientScopes {
+    /// Makes scopes with other labels.
+    ///
+    /// ```
+    /// # use dualstack_metrics::{BoundedLabel, ClientLabels, ClientScopes, Scope};
+    /// # #[derive(Clone, Copy)] enum Region { Eu }
+    /// # impl BoundedLabel for Region {
+    /// #     const NAME: &'static str = "region"; const VALUES: &'static [&'static str] = &["eu"];
+    /// #     fn index(self) -> usize { self as usize }
+    /// # }
+    /// # let public_url = String::from("https://tracker.example");
+    /// // No labels of the server. One value from the configuration, and a label with fixed values.
+    /// let scopes = ClientScopes::builder()
+    ///     .label("public_url", public_url)
+    ///     .labels(&Region::Eu)
+    ///     .build()?;
+    ///
+    /// assert_eq!(scopes.for_client(ClientLabels::UNKNOWN).pairs(), [
+    ///     ("client_address_ip_family", "unknown"),
+    ///     ("client_address_ip_type", "unknown"),
+    ///     ("public_url", "https://tracker.example"),
+    ///     ("region", "eu"),
+    /// ]);
+    /// # Ok::<(), dualstack_metrics::scope::ClientScopesError>(())
+    /// ```
+    pub fn builder() -> ClientScopesBuilder {
+        ClientScopesBuilder::default()
+    }
 }
 
 impl ClientScopesBuilder {
@@ -129,7 +164,7 @@ impl ClientScopesBuilder {
         self
     }
 
-    /// Adds the labels of a label set, such as a [`BoundedLabel`](crate::BoundedLabel) or a [`Scope`]. They replace
+    /// Adds the labels of a label set, such as a [`BoundedLabel`](crate::BoundedLabel) or a [`Scope`](crate::Scope). They replace
     /// labels of the same name.
     pub fn labels<L: LabelSet>(mut self, labels: &L) -> Self {
         self.own.extend(pairs_of_parts(&parts_of(labels)));

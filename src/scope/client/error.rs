@@ -1,7 +1,9 @@
 use std::{error::Error, fmt};
 
-use super::nat64::MAX_NAT64_PREFIXES;
-use crate::{labels::LabelError, scope::TooManyLabelSets};
+use crate::{labels::LabelError, scope::intern::TooManyLabelSets};
+
+/// How many prefixes [`nat64`](super::ClientScopesBuilder::nat64) takes.
+pub(super) const MAX_NAT64_PREFIXES: usize = 4;
 
 /// Why [`ClientScopesBuilder::build`](super::ClientScopesBuilder::build) failed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,16 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::ClientScopesError;
+use super::error::{ClientScopesError, MAX_NAT64_PREFIXES};
 use crate::{
     client::Client,
     labels::{ClientLabels, Nat64Prefix},
 };
 
 const PLAIN_INET: ClientLabels = ClientLabels::from_ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-
-/// How many prefixes [`nat64`](super::ClientScopesBuilder::nat64) takes.
-pub(super) const MAX_NAT64_PREFIXES: usize = 4;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Nat64Prefixes([Option<Nat64Prefix>; MAX_NAT64_PREFIXES]);
