@@ -40,7 +40,7 @@ where
             serve: server.serve(
                 InScope {
                     service,
-                    scopes: report.scopes.clone(),
+                    scopes: report.scopes,
                 },
                 report,
             ),
