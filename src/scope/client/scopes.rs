@@ -58,7 +58,7 @@ impl ClientScopes {
     /// The same scopes with more labels in each.
     ///
     /// At the [limit of label sets](crate::scope#the-limit), labels are left out. [`ClientScopesBuilder::build`](crate::ClientScopesBuilder::build) with
-    /// [`labels`](ClientScopesBuilder::labels) returns an error instead.
+    /// [`labels`](crate::ClientScopesBuilder::labels) returns an error instead.
     #[must_use]
     pub fn with<L: LabelSet>(mut self, labels: &L) -> Self {
         self.server = self.server.with(labels);
@@ -102,7 +102,7 @@ impl ClientScopes {
     /// The scope of a client. Pass its `SocketAddr` or `IpAddr` as the socket reports it, an `Option` of one, or its
     /// class.
     ///
-    /// An address in a [NAT64 prefix](ClientScopesBuilder::nat64) is an IPv4 client. A class is used as it is; only
+    /// An address in a [NAT64 prefix](crate::ClientScopesBuilder::nat64) is an IPv4 client. A class is used as it is; only
     /// [`ClientLabels::NAT64`] is labelled as a plain IPv4 client if the scopes have no prefix.
     #[must_use]
     #[inline]
