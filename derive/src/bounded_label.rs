@@ -1,6 +1,8 @@
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{Attribute, Data, DeriveInput, Error, Fields, Ident, LitStr, Result, Variant, ext::IdentExt as _};
+use syn::{Data, DeriveInput, Error, Fields, Ident, LitStr, Result, Variant, ext::IdentExt as _};
+
+use crate::attributes::Attributes;
 
 pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let Data::Enum(data) = &input.data else {
@@ -17,13 +19,16 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     }
 
     let mut errors = Errors::default();
-    let name = errors.keep(text_of(&input.attrs, "name").and_then(|name| match name {
+    let Attributes { text, library } = errors
+        .keep(Attributes::of(&input.attrs, Some("name"), true))
+        .unwrap_or_default();
+    let name = errors.keep(match text {
         Some(name) => label_name(name, ""),
         None => label_name(
             snake_case(&input.ident),
             "; give the enum a label name with `#[label(name = \"…\")]`",
         ),
-    }));
+    });
 
     let values = values_of(&data.variants, &mut errors);
     errors.finish()?;
@@ -34,7 +39,7 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let indices = 0..values.len();
     Ok(quote! {
         #[automatically_derived]
-        impl #impl_generics ::dualstack_metrics::BoundedLabel for #ident #ty_generics #where_clause {
+        impl #impl_generics #library::BoundedLabel for #ident #ty_generics #where_clause {
             const NAME: &'static ::core::primitive::str = #name;
             const VALUES: &'static [&'static ::core::primitive::str] = &[#(#values),*];
 
@@ -57,7 +62,8 @@ fn values_of<'a>(variants: impl IntoIterator<Item = &'a Variant>, errors: &mut E
                 "a variant of a label cannot have data, because each value would be a time series",
             ));
         }
-        let given = text_of(&variant.attrs, "value").and_then(|value| value.map(label_value).transpose());
+        let given = Attributes::of(&variant.attrs, Some("value"), false)
+            .and_then(|attributes| attributes.text.map(label_value).transpose());
         let value = errors
             .keep(given)
             .flatten()
@@ -71,29 +77,6 @@ fn values_of<'a>(variants: impl IntoIterator<Item = &'a Variant>, errors: &mut E
         values.push(value);
     }
     values
-}
-
-/// The text of `#[label(key = "text")]`.
-fn text_of(attributes: &[Attribute], key: &str) -> Result<Option<LitStr>> {
-    let mut found = None;
-    for attribute in attributes
-        .iter()
-        .filter(|attribute| attribute.path().is_ident("label"))
-    {
-        attribute.parse_nested_meta(|meta| {
-            if !meta.path.is_ident(key) {
-                return Err(meta.error(format!(
-                    "unknown attribute: only `#[label({key} = \"…\")]` is known here"
-                )));
-            }
-            let text: LitStr = meta.value()?.parse()?;
-            match found.replace(text) {
-                Some(_) => Err(meta.error(format!("`{key}` is given twice"))),
-                None => Ok(()),
-            }
-        })?;
-    }
-    Ok(found)
 }
 
 /// `dualstack_metrics::labels` has the same rules for labels that are written by hand.

@@ -29,6 +29,7 @@
 //! # let _ = (Region::Eu, Tariff::Free);
 //! ```
 
+mod attributes;
 mod bounded_label;
 mod label_set;
 
@@ -56,6 +57,9 @@ use syn::{DeriveInput, parse_macro_input};
 /// The name of the label is the name of the enum in snake case, unless `#[label(name = "…")]` gives another. The value
 /// of a variant is its name in snake case, unless `#[label(value = "…")]` gives another. Snake case puts a `_` before
 /// each capital letter but the first: `PayAsYouGo` is `pay_as_you_go`.
+///
+/// If the library has another name in your program, as with `metrics_labels = { package = "dualstack-metrics", … }`, add
+/// `#[label(crate = metrics_labels)]`.
 ///
 /// # Errors
 ///
@@ -89,7 +93,8 @@ pub fn bounded_label(input: TokenStream) -> TokenStream {
 /// # Errors
 ///
 /// The type must be a struct, and each field must be a label set. If two fields have a label of the same name, the label
-/// of the later field is used.
+/// of the later field is used. If the library has another name in your program, add `#[label(crate = …)]`, as for
+/// [`BoundedLabel`](macro@BoundedLabel).
 #[proc_macro_derive(LabelSet, attributes(label))]
 pub fn label_set(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);

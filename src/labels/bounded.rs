@@ -93,20 +93,80 @@ pub(super) const fn check<L: BoundedLabel>() {
          `__`, and do not use `le` or `quantile`"
     );
     assert!(!L::VALUES.is_empty(), "`BoundedLabel::VALUES` is empty");
+    // The compiler limits the work of a constant, so only values whose hash occurs twice are compared with all others.
+    let mut hashes = [0_u64; 1024];
     let mut at = 0;
     while at < L::VALUES.len() {
+        let value = L::VALUES[at];
         assert!(
-            grammar::is_value(L::VALUES[at]),
+            grammar::is_value(value),
             "one of `BoundedLabel::VALUES` is empty, or has a control character or a backslash"
         );
-        let mut other = 0;
+        let hash = grammar::hash(value);
+        let (word, bit) = ((hash / 64) as usize % hashes.len(), 1 << (hash % 64));
+        let mut other = if hashes[word] & bit == 0 { at } else { 0 };
         while other < at {
             assert!(
-                !grammar::is_same(L::VALUES[at], L::VALUES[other]),
+                !grammar::is_same(value, L::VALUES[other]),
                 "one of `BoundedLabel::VALUES` is there twice"
             );
             other += 1;
         }
+        hashes[word] |= bit;
         at += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    macro_rules! sixteen_times {
+        ($value:ident $($before:expr)?) => {
+            [
+                $value!($($before,)? "0"), $value!($($before,)? "1"), $value!($($before,)? "2"), $value!($($before,)? "3"),
+                $value!($($before,)? "4"), $value!($($before,)? "5"), $value!($($before,)? "6"), $value!($($before,)? "7"),
+                $value!($($before,)? "8"), $value!($($before,)? "9"), $value!($($before,)? "a"), $value!($($before,)? "b"),
+                $value!($($before,)? "c"), $value!($($before,)? "d"), $value!($($before,)? "e"), $value!($($before,)? "f"),
+            ]
+        };
+    }
+
+    macro_rules! value {
+        ($first:expr, $second:expr) => {
+            concat!(
+                "a_value_that_begins_like_all_others_and_has_sixty_characters_",
+                $first,
+                $second,
+                "_and_that_ends_like_all_others"
+            )
+        };
+    }
+
+    macro_rules! row {
+        ($first:expr) => {
+            sixteen_times!(value $first)
+        };
+    }
+
+    #[derive(Clone, Copy)]
+    struct Many;
+
+    impl BoundedLabel for Many {
+        const NAME: &'static str = "many";
+        const VALUES: &'static [&'static str] = {
+            const ROWS: [[&str; 16]; 16] = sixteen_times!(row);
+            ROWS.as_flattened()
+        };
+
+        fn index(self) -> usize {
+            0
+        }
+    }
+
+    #[test]
+    fn many_long_values_are_checked_within_the_limit_of_the_compiler() {
+        const { check::<Many>() };
+        assert_eq!(Many::VALUES.len(), 256);
     }
 }

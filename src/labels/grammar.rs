@@ -1,5 +1,7 @@
 //! The names and values that a label can have.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use super::error::LabelError;
 
 /// Whether `name` is a label name of Prometheus that is free to use.
@@ -31,13 +33,36 @@ pub(crate) const fn is_value(value: &str) -> bool {
     let mut at = 0;
     while at < bytes.len() {
         // U+0080 to U+009F are control characters too.
-        let is_c1 = bytes[at] == 0xc2 && bytes[at + 1] < 0xa0;
-        if bytes[at].is_ascii_control() || bytes[at] == b'\\' || is_c1 {
+        if bytes[at] < b' '
+            || bytes[at] == b'\\'
+            || bytes[at] == 0x7f
+            || (bytes[at] == 0xc2 && bytes[at + 1] < 0xa0)
+        {
             return false;
         }
         at += 1;
     }
     !bytes.is_empty()
+}
+
+/// Whether `text` is an IP address or a socket address, also in brackets or with a zone.
+pub(super) fn is_address(text: &str) -> bool {
+    let is_ip = |text: &str| {
+        let address = text.split_once('%').map_or(text, |(address, _)| address);
+        address.parse::<IpAddr>().is_ok()
+    };
+    let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    match (bracketed, text.rsplit_once(':')) {
+        (Some((address, port)), _) => {
+            is_ip(address) && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+        }
+        (None, Some((address, port))) if is_port(port) && address.parse::<Ipv4Addr>().is_ok() => true,
+        _ => is_ip(text),
+    }
+}
+
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok()
 }
 
 /// The characters of a label name as the Prometheus exporter writes them. `client.address` and `client_address` are
@@ -58,6 +83,22 @@ fn written_with(name: &str, also_valid: fn(char) -> bool) -> impl Iterator<Item 
         c if also_valid(c) => c,
         _ => '_',
     })
+}
+
+/// A hash of a text, in a constant.
+pub(super) const fn hash(text: &str) -> u64 {
+    const MANY_ONES: u64 = 0x9e37_79b9_7f4a_7c15;
+
+    let (mut rest, mut hash) = (text.as_bytes(), 0_u64);
+    while let Some((first, others)) = rest.split_first_chunk() {
+        hash = (hash.rotate_left(5) ^ u64::from_le_bytes(*first)).wrapping_mul(MANY_ONES);
+        rest = others;
+    }
+    while let Some((first, others)) = rest.split_first() {
+        hash = (hash.rotate_left(5) ^ *first as u64).wrapping_mul(MANY_ONES);
+        rest = others;
+    }
+    hash >> 32
 }
 
 /// Whether two texts are equal, in a constant.
@@ -127,6 +168,44 @@ mod tests {
                 is_valid,
                 !value.is_empty() && !value.contains(|c: char| c.is_control() || c == '\\')
             );
+        }
+    }
+
+    #[test]
+    fn addresses_are_recognized_in_each_notation() {
+        for text in [
+            "192.0.2.7",
+            "192.0.2.7:80",
+            "::1",
+            "2001:db8::7",
+            "::ffff:192.0.2.7",
+            "fe80::1%eth0",
+            "[2001:db8::7]",
+            "[2001:db8::7]:443",
+            "[fe80::1%3]:443",
+            "[192.0.2.7]:80",
+        ] {
+            assert!(is_address(text), "{text}");
+        }
+        for text in [
+            "",
+            ":",
+            "a",
+            "192.0.2",
+            "192.0.2.7:",
+            "192.0.2.7:http",
+            "192.0.2.7:65536",
+            "192.0.2.7/24",
+            "localhost:80",
+            "[acme]",
+            "[]:80",
+            "[::1]80",
+            "udp://192.0.2.7:80",
+            "10",
+            "1.2.3",
+            "ab:cd",
+        ] {
+            assert!(!is_address(text), "{text}");
         }
     }
 

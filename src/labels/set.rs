@@ -44,7 +44,9 @@ use super::{
     label = "not a bounded label set",
     note = "each value of a label makes a time series; use an enum that implements `BoundedLabel`, a `FixedLabel` for \
             values that are known at start-up, a `CappedLabel` for values that clients send, or `ClientLabels` for a \
-            client's address"
+            client's address",
+    note = "write a reference to a label as `*label`; an `Option` has no fixed set of values either: give `None` a value of its \
+            own, as `FixedLabel::value(None::<&str>)` and `CappedLabel::value(None::<&str>)` do with `other`"
 )]
 pub trait LabelSet {
     /// Adds the labels of this value to `list`.

@@ -65,12 +65,19 @@ enum TwoNames {
 }
 
 #[derive(Clone, Copy, BoundedLabel)]
-#[label(value = "a")] //~ unknown attribute: only `#[label(name = "…")]` is known here
+#[label(value = "a")] //~ unknown attribute: only `#[label(name = "…")]` or `#[label(crate = path)]` is known here
 enum ValueOfEnum {
     #[label(name = "a")] //~ unknown attribute: only `#[label(value = "…")]` is known here
     A,
     #[label(value = 1)] //~ expected string literal
     B,
+}
+
+#[derive(Clone, Copy, BoundedLabel)]
+#[label()] //~ the attribute is empty: write `#[label(name = "…")]` or `#[label(crate = path)]`
+enum EmptyAttributes {
+    #[label()] //~ the attribute is empty: write `#[label(value = "…")]`
+    A,
 }
 
 #[derive(Clone, BoundedLabel)]

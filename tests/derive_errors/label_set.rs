@@ -21,7 +21,13 @@ enum Choice { //~ `LabelSet` can be derived for a struct only; for an enum, deri
 
 #[derive(LabelSet)]
 struct WithAttribute {
-    #[label(name = "tariff")] //~ `LabelSet` has no attributes: names and values belong to the labels in the fields
+    #[label(name = "tariff")] //~ a field of a `LabelSet` has no attributes: names and values belong to its label
+    plan: Plan,
+}
+
+#[derive(LabelSet)]
+#[label(name = "tariff")] //~ unknown attribute: only `#[label(crate = path)]` is known here
+struct WithName {
     plan: Plan,
 }
 
