@@ -42,6 +42,7 @@ use super::{
 /// - A value that is empty, or `None`. To see it as a value of its own, pass `header.unwrap_or("none")`.
 /// - A value that is longer than [`max_len`](Self::max_len).
 /// - A value that is not UTF-8, or has a control character or a backslash.
+/// - An IP address, with or without a port: the address of a client must not become a label.
 ///
 /// Each is counted in [`label_values_overflowed_total`](super::LABEL_VALUES_OVERFLOWED_TOTAL) with its reason, and the
 /// first time that the label is full is logged as a warning.
@@ -178,6 +179,9 @@ impl CappedLabel {
         if !grammar::is_value(text) {
             return Err(OverflowReason::Invalid);
         }
+        if grammar::is_address(text) {
+            return Err(OverflowReason::Address);
+        }
         table.insert(hash, text, self.cap)
     }
 }
@@ -295,12 +299,13 @@ mod tests {
             b"a\n",
             b"\0",
             "\u{85}".as_bytes(),
+            b"::1",
         ] {
             assert_eq!(LABEL.value(text), LABEL.other(), "{text:?}");
         }
         assert_eq!(LABEL.value(None::<&str>), LABEL.other());
         assert_eq!(LABEL.value(&long[..4]).as_str(), "xxxx");
-        assert_eq!(LABEL.value("a::").as_str(), "a::");
+        assert_eq!(LABEL.value("x::").as_str(), "x::");
     }
 
     #[test]

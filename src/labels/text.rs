@@ -14,6 +14,7 @@ use crate::once::WarnOnce;
 /// |---|---|
 /// | `empty` | is empty, or there is none |
 /// | `too_long` | is longer than the label allows |
+/// | `address` | is an IP address, with or without a port |
 /// | `invalid` | is not UTF-8, or has a control character or a backslash |
 /// | `unknown` | is not one of the values of a [`FixedLabel`](super::FixedLabel) |
 /// | `full` | came when a [`CappedLabel`](super::CappedLabel) had no place left |
@@ -72,6 +73,7 @@ impl<T: LabelText> LabelText for Option<T> {
 pub(super) enum OverflowReason {
     Empty,
     TooLong,
+    Address,
     Invalid,
     Unknown,
     Full,
@@ -82,6 +84,7 @@ impl OverflowReason {
         match self {
             Self::Empty => "empty",
             Self::TooLong => "too_long",
+            Self::Address => "address",
             Self::Invalid => "invalid",
             Self::Unknown => "unknown",
             Self::Full => "full",
