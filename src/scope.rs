@@ -59,9 +59,10 @@
 //! [`ClientScopesBuilder::build`] and [`ClientScopes::expected_with`] return an error when there would be more.
 //!
 //! A scope that is made in a request never fails. At the limit, it has the labels for which there is a set, in the order
-//! in which they are combined. Labels are left out from the end, and no label ever has another value. The first time,
-//! this is logged as a warning. A scoped recorder counts each time in `label_sets_overflowed_total`, which has no labels,
-//! and [`overflows`] returns how often it happened in the process.
+//! in which they are combined. The other labels are left out, and no label ever has another value. A scope does not know
+//! which labels it has lost, so combine labels in one step. The first time, this is logged as a warning. A scoped recorder
+//! counts each time in `label_sets_overflowed_total`, which has no labels, and [`overflows`] returns how often it happened
+//! in the process.
 
 mod client;
 mod compose;
