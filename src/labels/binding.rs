@@ -18,6 +18,8 @@ pub enum Protocol {
     Grpc,
     /// HTTP over TCP, written `http`.
     Http,
+    /// HTTP over QUIC, written `http3`.
+    Http3,
     /// HTTP over TLS, written `https`.
     Https,
     /// Any other protocol over TCP, written `tcp`.
@@ -27,12 +29,22 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The label value: `grpc`, `http`, `https`, `tcp` or `udp`.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Grpc,
+        Self::Http,
+        Self::Http3,
+        Self::Https,
+        Self::Tcp,
+        Self::Udp,
+    ];
+
+    /// The label value: `grpc`, `http`, `http3`, `https`, `tcp` or `udp`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Grpc => "grpc",
             Self::Http => "http",
+            Self::Http3 => "http3",
             Self::Https => "https",
             Self::Tcp => "tcp",
             Self::Udp => "udp",

@@ -152,6 +152,24 @@ impl ClientLabels {
         }
     }
 
+    /// The label value of the family: `inet`, `inet6` or `unknown`.
+    #[must_use]
+    pub const fn family_str(self) -> &'static str {
+        match self.family() {
+            Some(family) => family.as_str(),
+            None => UNKNOWN,
+        }
+    }
+
+    /// The label value of the type: `plain`, `v4_mapped_v6`, `nat64` or `unknown`.
+    #[must_use]
+    pub const fn ip_type_str(self) -> &'static str {
+        match self.ip_type() {
+            Some(ip_type) => ip_type.as_str(),
+            None => UNKNOWN,
+        }
+    }
+
     /// The two labels, as name and value, for any metrics system.
     #[must_use]
     pub const fn pairs(self) -> &'static [(&'static str, &'static str)] {
@@ -180,14 +198,8 @@ impl ClientLabels {
 impl fmt::Debug for ClientLabels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientLabels")
-            .field(
-                "family",
-                &format_args!("{}", value_of(self.family(), IpFamily::as_str)),
-            )
-            .field(
-                "ip_type",
-                &format_args!("{}", value_of(self.ip_type(), IpType::as_str)),
-            )
+            .field("family", &format_args!("{}", self.family_str()))
+            .field("ip_type", &format_args!("{}", self.ip_type_str()))
             .finish()
     }
 }
@@ -250,8 +262,8 @@ mod tests {
         };
         assert_eq!(family_name, "client_address_ip_family");
         assert_eq!(type_name, "client_address_ip_type");
-        assert_eq!(family, labels.family().unwrap().as_str());
-        assert_eq!(ip_type, labels.ip_type().unwrap().as_str());
+        assert_eq!(family, labels.family_str());
+        assert_eq!(ip_type, labels.ip_type_str());
         (family, ip_type)
     }
 
@@ -309,6 +321,8 @@ mod tests {
     fn each_class_is_at_its_index() {
         for (at, class) in ClientLabels::EVERY.iter().enumerate() {
             assert_eq!(class.index(), at);
+            let texts = class.pairs().iter().map(|&(_, value)| value);
+            assert!(texts.eq([class.family_str(), class.ip_type_str()]));
         }
         assert_eq!(
             [ClientLabels::ALL, &[ClientLabels::NAT64]].concat(),

@@ -11,7 +11,7 @@ pub const SERVER_BINDING_ADDRESS_IP_TYPE: &str = "server_binding_address_ip_type
 pub const SERVER_BINDING_IP: &str = "server_binding_ip";
 /// The name of the label for the listening socket's port, such as `6969`, or `unknown`.
 pub const SERVER_BINDING_PORT: &str = "server_binding_port";
-/// The name of the label for the listening socket's protocol: `grpc`, `http`, `https`, `tcp` or `udp`.
+/// The name of the label for the listening socket's protocol: `grpc`, `http`, `http3`, `https`, `tcp` or `udp`.
 pub const SERVER_BINDING_PROTOCOL: &str = "server_binding_protocol";
 
 /// The value of the labels of an address that is not known.

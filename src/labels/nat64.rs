@@ -1,4 +1,9 @@
-use std::{fmt, net::Ipv6Addr, num::NonZeroU8, str::FromStr};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    num::NonZeroU8,
+    str::FromStr,
+};
 
 /// A prefix from which a NAT64 or SIIT translator makes the IPv6 addresses of its IPv4 clients ([RFC 6052]).
 ///
@@ -39,7 +44,8 @@ impl Nat64Prefix {
     /// # Errors
     ///
     /// If RFC 6052 does not have the length, or a bit of the address is set that is not part of the prefix or is
-    /// reserved (bits 64 to 71).
+    /// reserved (bits 64 to 71). If addresses with the prefix have another meaning: `::`, `::1`, IPv4-mapped, link-local
+    /// and multicast addresses.
     pub fn new(address: Ipv6Addr, length: u8) -> Result<Self, InvalidNat64Prefix> {
         let octets = address.octets();
         let (32 | 40 | 48 | 56 | 64 | 96) = length else {
@@ -54,7 +60,14 @@ impl Nat64Prefix {
         if octets[RESERVED] != 0 {
             return Err(InvalidNat64Prefix::ReservedBits(address));
         }
-        Ok(Self { prefix, bytes })
+        let new = Self { prefix, bytes };
+        let has_special = [Ipv6Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()]
+            .into_iter()
+            .any(|special| new.contains(special));
+        if has_special || address.is_unicast_link_local() || address.is_multicast() {
+            return Err(InvalidNat64Prefix::Special(address, length));
+        }
+        Ok(new)
     }
 
     /// Whether a translator with this prefix made the address.
@@ -104,6 +117,8 @@ pub enum InvalidNat64Prefix {
     HostBits(Ipv6Addr, u8),
     /// One of the bits 64 to 71 is set.
     ReservedBits(Ipv6Addr),
+    /// Addresses with this prefix of this length have another meaning.
+    Special(Ipv6Addr, u8),
 }
 
 impl fmt::Display for InvalidNat64Prefix {
@@ -125,6 +140,12 @@ impl fmt::Display for InvalidNat64Prefix {
             Self::ReservedBits(address) => write!(
                 f,
                 "{address} cannot be a NAT64 prefix, because the bits 64 to 71 must be 0 (RFC 6052 §2.2)"
+            ),
+            Self::Special(address, length) => write!(
+                f,
+                "{address}/{length} cannot be a NAT64 prefix, because no translator makes its addresses: they include \
+                 IPv4-mapped, loopback, link-local or multicast addresses; use the prefix of your translator, such as \
+                 \"64:ff9b::/96\""
             ),
         }
     }
@@ -186,5 +207,20 @@ mod tests {
             error("2001:db8:0:0:100::/96"),
             "2001:db8:0:0:100:: cannot be a NAT64 prefix, because the bits 64 to 71 must be 0 (RFC 6052 §2.2)"
         );
+        let special = [
+            "::/96",
+            "::/64",
+            "::/32",
+            "::ffff:0:0/96",
+            "fe80::/64",
+            "ff02::/96",
+        ];
+        for text in special {
+            let words = "cannot be a NAT64 prefix, because no translator makes its addresses: ";
+            assert!(error(text).contains(words), "{text}: {}", error(text));
+        }
+        for text in ["64:ff9b:1::/48", "fd00:64::/96", "2001:db8::/32"] {
+            assert_eq!(prefix(text).to_string(), text);
+        }
     }
 }

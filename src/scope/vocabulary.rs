@@ -1,10 +1,10 @@
 //! The names of the labels of clients and servers.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::IpAddr};
 
 use super::pairs::{Pair, Pairs};
 use crate::labels::{
-    CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE, SERVER_BINDING_ADDRESS_IP_FAMILY,
+    CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE, Protocol, SERVER_BINDING_ADDRESS_IP_FAMILY,
     SERVER_BINDING_ADDRESS_IP_TYPE, SERVER_BINDING_IP, SERVER_BINDING_PORT, SERVER_BINDING_PROTOCOL,
     ServerBinding,
 };
@@ -66,6 +66,7 @@ impl Vocabulary {
         for protocol in ["grpc", "http", "https"] {
             self.rename_value(SERVER_BINDING_PROTOCOL, protocol, "tcp");
         }
+        self.rename_value(SERVER_BINDING_PROTOCOL, "http3", "quic");
     }
 
     pub(super) fn rename(&mut self, label: impl Into<Cow<'static, str>>, name: impl Into<Cow<'static, str>>) {
@@ -96,6 +97,24 @@ impl Vocabulary {
     pub(super) fn unknown_label(&self) -> Option<&str> {
         let mut labels = self.rules.iter().map(|rule| &*rule.label);
         labels.find(|label| !CONTRACT.contains(label))
+    }
+
+    /// A value that has a rule, and that its label never has.
+    pub(super) fn unknown_value(&self) -> Option<(&str, &str)> {
+        let has = |label: &str, value: &str| match label {
+            CLIENT_ADDRESS_IP_FAMILY | SERVER_BINDING_ADDRESS_IP_FAMILY => matches!(value, "inet" | "inet6"),
+            CLIENT_ADDRESS_IP_TYPE => matches!(value, "plain" | "v4_mapped_v6" | "nat64"),
+            SERVER_BINDING_ADDRESS_IP_TYPE => matches!(value, "plain" | "v4_mapped_v6"),
+            SERVER_BINDING_IP => value.parse::<IpAddr>().is_ok_and(|ip| ip.to_string() == value),
+            SERVER_BINDING_PORT => value.parse::<u16>().is_ok_and(|port| port.to_string() == value),
+            _ => value == "unix" || Protocol::ALL.iter().any(|protocol| protocol.as_str() == value),
+        };
+        let is_known =
+            |label, value| has(label, value) || (value == "unknown" && label != SERVER_BINDING_PROTOCOL);
+        self.rules.iter().find_map(|rule| match &rule.change {
+            Change::Value(value, _) if !is_known(&rule.label, value) => Some((&*rule.label, &**value)),
+            _ => None,
+        })
     }
 
     /// The first name that two labels would have.
@@ -230,6 +249,7 @@ mod tests {
             (Protocol::Grpc, "tcp"),
             (Protocol::Tcp, "tcp"),
             (Protocol::Udp, "udp"),
+            (Protocol::Http3, "quic"),
         ] {
             let binding = ServerBinding::new(protocol, "[::]:1".parse().unwrap());
             let scopes = ClientScopes::builder()

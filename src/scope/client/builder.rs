@@ -122,7 +122,7 @@ impl ClientScopesBuilder {
     /// | `client_address_ip_family` | `network.type` | `ipv4`, `ipv6`, `unknown` |
     /// | `server_binding_ip` | `network.local.address` | such as `::` |
     /// | `server_binding_port` | `network.local.port` | such as `6969` |
-    /// | `server_binding_protocol` | `network.transport` | `tcp`, `udp`, `unix` |
+    /// | `server_binding_protocol` | `network.transport` | `tcp`, `udp`, `quic`, `unix` |
     ///
     /// The conventions have no names for the other labels, so these are left out.
     ///
@@ -138,7 +138,8 @@ impl ClientScopesBuilder {
         self
     }
 
-    /// Writes `other` instead of a value of a label of the contract.
+    /// Writes `other` instead of a value of a label of the contract. A value that this binding does not have may be
+    /// renamed, but not one that no binding has.
     pub fn rename_value(
         mut self,
         label: impl Into<Cow<'static, str>>,
@@ -158,7 +159,8 @@ impl ClientScopesBuilder {
     /// Adds a label whose value is known at start-up, for example from the configuration. It replaces a label of the
     /// same name.
     ///
-    /// Never use a value from a request: each value is another label set.
+    /// It takes any text, so never pass a value from a request, such as the address of a client: each value is another
+    /// label set, and the scopes are the same for all clients.
     pub fn label(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Cow<'static, str>>) -> Self {
         self.own.insert(name.into(), value.into());
         self
@@ -212,11 +214,17 @@ impl ClientScopesBuilder {
     ///
     /// If a name is not a label name of Prometheus, two labels of the contract would have the same name, or a value is empty
     /// or has a control character or a backslash. If a label is renamed or left out that is not one of the
-    /// contract. If there are more than four NAT64 prefixes. If the process would have more than
+    /// contract, or a value that the label never has. If there are more than four NAT64 prefixes. If the process would have more than
     /// [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets.
     pub fn build(self) -> Result<ClientScopes, ClientScopesError> {
         if let Some(label) = self.vocabulary.unknown_label() {
             return Err(ClientScopesError::UnknownLabel(label.to_owned()));
+        }
+        if let Some((label, value)) = self.vocabulary.unknown_value() {
+            return Err(ClientScopesError::UnknownValue {
+                label: label.to_owned(),
+                value: value.to_owned(),
+            });
         }
         if let Some(name) = self.vocabulary.duplicate_name() {
             return Err(ClientScopesError::DuplicateName(name));
@@ -249,7 +257,10 @@ impl ClientScopesBuilder {
 mod tests {
     use super::*;
     use crate::{
-        labels::{CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE, LabelError, Protocol},
+        labels::{
+            CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE, LabelError, Protocol,
+            SERVER_BINDING_ADDRESS_IP_TYPE, SERVER_BINDING_IP, SERVER_BINDING_PORT, SERVER_BINDING_PROTOCOL,
+        },
         scope::{
             Scope,
             client::tests::{CLIENT, Eu, REGION, UNIX, inet},
@@ -321,6 +332,36 @@ mod tests {
             assert_eq!(
                 error(rule),
                 ClientScopesError::UnknownLabel("client_family".into())
+            );
+        }
+        for (label, value) in [
+            (CLIENT_ADDRESS_IP_FAMILY, "ipv4"),
+            (CLIENT_ADDRESS_IP_TYPE, "mapped"),
+            (SERVER_BINDING_ADDRESS_IP_TYPE, "nat64"),
+            (SERVER_BINDING_IP, "0::0"),
+            (SERVER_BINDING_PORT, "65536"),
+            (SERVER_BINDING_PROTOCOL, "unknown"),
+        ] {
+            assert_eq!(
+                error(ClientScopes::builder().rename_value(label, value, "x")).to_string(),
+                format!(
+                    "{value:?} cannot be renamed, because the label {label:?} never has this value: its documentation in \
+                     `dualstack_metrics::labels` lists its values"
+                )
+            );
+        }
+        for (label, value) in [
+            (CLIENT_ADDRESS_IP_FAMILY, "unknown"),
+            (SERVER_BINDING_IP, "::"),
+            (SERVER_BINDING_PORT, "443"),
+            (SERVER_BINDING_PROTOCOL, "http3"),
+        ] {
+            assert!(
+                ClientScopes::builder()
+                    .rename_value(label, value, "x")
+                    .build()
+                    .is_ok(),
+                "{label} {value}"
             );
         }
         let clash = ClientScopes::builder().rename(CLIENT_ADDRESS_IP_TYPE, "client.address.ip.family");

@@ -13,6 +13,13 @@ pub enum ClientScopesError {
     Label(LabelError),
     /// The label that was renamed or left out is not one of the contract.
     UnknownLabel(String),
+    /// A value was renamed that the label never has.
+    UnknownValue {
+        /// The label's name in the contract.
+        label: String,
+        /// The value.
+        value: String,
+    },
     /// Two labels of the contract would have this name.
     DuplicateName(String),
     /// The process already has [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS) label sets.
@@ -29,6 +36,11 @@ impl fmt::Display for ClientScopesError {
                 f,
                 "{name:?} cannot be renamed or left out, because it is not a label of a client or a server: use a constant \
                  of `dualstack_metrics::labels`, such as `CLIENT_ADDRESS_IP_FAMILY`"
+            ),
+            Self::UnknownValue { label, value } => write!(
+                f,
+                "{value:?} cannot be renamed, because the label {label:?} never has this value: its documentation in \
+                 `dualstack_metrics::labels` lists its values"
             ),
             Self::DuplicateName(name) => write!(
                 f,
