@@ -57,18 +57,6 @@ impl World {
         self.plans.value(n.to_string())
     }
 
-    /// Adds labels to a scope, and to the labels that it would have without a limit.
-    fn with<L: LabelSet>(
-        &self,
-        (scope, asked): (Scope, &Pairs),
-        labels: &L,
-        pairs: &[(&'static str, &'static str)],
-    ) -> (Scope, Pairs) {
-        let mut asked = asked.clone();
-        asked.extend(pairs.iter().copied());
-        (scope.with(labels), asked)
-    }
-
     fn run(&self, steps: &[Step]) -> Vec<(Scope, Pairs)> {
         let mut made = vec![(Scope::none(), Pairs::new())];
         for step in steps {
@@ -77,13 +65,13 @@ impl World {
             made.push(match *step {
                 Step::Client(n) => {
                     let client = self.scopes.for_client(ClientLabels::ALL[n]);
-                    self.with(now, &client, client.pairs())
+                    add(now, &client, client.pairs())
                 }
-                Step::Tenant(n) => self.with(now, &self.tenant(n), &[("tenant", self.tenant(n).as_str())]),
-                Step::Plan(n) => self.with(now, &self.plan(n), &[("plan", self.plan(n).as_str())]),
+                Step::Tenant(n) => add(now, &self.tenant(n), &[("tenant", self.tenant(n).as_str())]),
+                Step::Plan(n) => add(now, &self.plan(n), &[("plan", self.plan(n).as_str())]),
                 Step::Referer(n) => {
                     let referer = REFERER.value(n.to_string());
-                    self.with(now, &referer, &[("referer", referer.as_str())])
+                    add(now, &referer, &[("referer", referer.as_str())])
                 }
                 Step::Tuple(a, b, c) => {
                     let labels = (self.tenant(a), self.plan(b), self.tenant(c));
@@ -91,17 +79,28 @@ impl World {
                         ("plan", self.plan(b).as_str()),
                         ("tenant", self.tenant(c).as_str()),
                     ];
-                    self.with(now, &labels, &pairs)
+                    add(now, &labels, &pairs)
                 }
                 Step::Earlier(n) => {
                     // A scope does not know which labels it has lost.
                     let inner = made[n % made.len()].0;
-                    self.with(now, &inner, inner.pairs())
+                    add(now, &inner, inner.pairs())
                 }
             });
         }
         made
     }
+}
+
+/// Adds labels to a scope, and to the labels that it would have without a limit.
+fn add<L: LabelSet>(
+    (scope, asked): (Scope, &Pairs),
+    labels: &L,
+    pairs: &[(&'static str, &'static str)],
+) -> (Scope, Pairs) {
+    let mut asked = asked.clone();
+    asked.extend(pairs.iter().copied());
+    (scope.with(labels), asked)
 }
 
 #[test]
