@@ -12,6 +12,7 @@ pub enum LabelError {
     /// This is not the name of a label.
     InvalidName(String),
     /// The label cannot have this value.
+    #[non_exhaustive]
     InvalidValue {
         /// The label's name.
         label: String,
@@ -19,12 +20,14 @@ pub enum LabelError {
         value: String,
     },
     /// The label cannot have the value `other`, because unknown values are written as `other`.
+    #[non_exhaustive]
     ReservedValue {
         /// The label's name.
         label: String,
     },
     /// The label has more values than there can be label sets, or all labels of the process together have more than can
     /// be stored.
+    #[non_exhaustive]
     TooManyValues {
         /// The label's name.
         label: String,

@@ -14,6 +14,7 @@ pub enum ClientScopesError {
     /// The label that was renamed or left out is not one of the contract.
     UnknownLabel(String),
     /// A value was renamed that the label never has.
+    #[non_exhaustive]
     UnknownValue {
         /// The label's name in the contract.
         label: String,
