@@ -34,7 +34,8 @@
 //!
 //! # Which source
 //!
-//! - [`TrustedProxies::x_forwarded_for`] and [`forwarded`](TrustedProxies::forwarded): lists to which each proxy adds.
+//! - [`TrustedProxies::x_forwarded_for`] and [`forwarded`](TrustedProxies::forwarded): lists to which each proxy adds. If
+//!   a platform changes the addresses of its proxies, [`hops`](HeaderSource::hops) counts them.
 //! - [`TrustedProxies::header`]: one address, which the proxy sets and a client cannot extend.
 //! - [`TrustedProxies::proxy_protocol`]: a proxy that passes on TCP connections and knows no HTTP.
 //! - [`TrustedProxies::proxy_protocol_datagrams`]: a proxy that passes on datagrams.

@@ -71,6 +71,12 @@ pub fn headers(data: &[u8]) {
             assert_eq!(seen(peer, &lines), class(peer));
         }
         seen(PROXY, &lines);
+        // Two hops from the right, there is no other client, whatever is to the left.
+        if name != "forwarded" {
+            let platform = [&lines[..], &[b"2001:db8::7:50000, 192.0.2.7:1"]].concat();
+            let source = proxies().header(name).hops(2);
+            assert_eq!(self::seen(&source, PROXY, name, &platform), class(INET6));
+        }
         let hops = match name {
             "x-forwarded-for" => X_FORWARDED_FOR,
             "forwarded" => FORWARDED,

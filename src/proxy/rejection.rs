@@ -12,7 +12,7 @@ use crate::{client::Client, log::LogLimit, scope::Scope};
 /// | `reason` | meaning |
 /// |---|---|
 /// | `missing` | a trusted proxy gave no address |
-/// | `malformed` | the text or the header of a trusted proxy has no address in it |
+/// | `malformed` | the text or the header of a trusted proxy has no address in it, or two readings of different families |
 /// | `oversized` | longer than any address, or a list or header of which only a part is read |
 /// | `contradictory` | two addresses where there can be one |
 /// | `unknown` | the proxy does not know the address |
