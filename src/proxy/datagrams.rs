@@ -81,7 +81,11 @@ impl DatagramSource for ProxyProtocolDatagrams {
             }
             return Ok(DatagramClient::Peer);
         }
-        let reason = match protocol::split(payload) {
+        let header = protocol::split(payload);
+        if header.is_ok() && protocol::is_header(payload) == Some(true) {
+            self.policy.second_header(Some(peer));
+        }
+        let reason = match header {
             Ok(Header::Client(client)) => return Ok(DatagramClient::Behind(client)),
             Ok(Header::Local) => return Ok(DatagramClient::Peer),
             Ok(Header::Unknown) => Rejection::Unknown,

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 #[cfg(unix)]
 use tokio::net::{UnixListener, UnixStream};
 use tokio::{
@@ -217,7 +218,7 @@ impl<L: Accept> ProxyProtocolListener<L> {
             let client = peer.map_or(Client::UNIX, Client::from);
             if !self.policy.proxies.trusts(client) {
                 let policy = self.policy.clone();
-                let stream = ProxyStream::watched(io, move || policy.untrusted(client));
+                let stream = ProxyStream::new(io, Bytes::new(), move || policy.untrusted(client));
                 return Poll::Ready(Ok((stream, ClientConnectInfo::direct(peer))));
             }
             // Made outside of the task, because it panics without a time driver.
@@ -246,9 +247,13 @@ impl<L: Accept> ProxyProtocolListener<L> {
             Ok(Header::Client(client)) => ClientConnectInfo::new(Some(client), peer),
             Ok(Header::Local) => ClientConnectInfo::direct(peer),
             Ok(Header::Unknown) => unknown(Rejection::Unknown)?,
+            // A probe that only connects.
+            Err(Rejection::Closed) if early.is_empty() => return None,
             Err(reason) => unknown(reason)?,
         };
-        Some((ProxyStream::new(io, early.into()), info))
+        let policy = self.policy.clone();
+        let stream = ProxyStream::new(io, early.into(), move || policy.second_header(peer));
+        Some((stream, info))
     }
 }
 

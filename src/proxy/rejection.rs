@@ -14,12 +14,12 @@ use crate::{client::Client, log::LogLimit, scope::Scope};
 /// | `missing` | a trusted proxy gave no address |
 /// | `malformed` | the text or the header of a trusted proxy has no address in it, or two readings of different families |
 /// | `oversized` | longer than any address, or a list or header of which only a part is read |
-/// | `contradictory` | two addresses where there can be one |
+/// | `contradictory` | two addresses where there can be one, or two headers of the PROXY protocol |
 /// | `unknown` | the proxy does not know the address |
 /// | `obfuscated` | the proxy hides the address ([RFC 7239 §6.3]) |
 /// | `untrusted` | a peer that is not a trusted proxy gave an address; the peer itself is the client |
 /// | `timed_out` | the header of the PROXY protocol was not complete in time |
-/// | `closed` | the connection ended, or failed, before the header of the PROXY protocol was complete |
+/// | `closed` | the connection ended, or failed, in the header of the PROXY protocol. A probe that only connects is not counted |
 ///
 /// [RFC 7239 §6.3]: https://www.rfc-editor.org/rfc/rfc7239#section-6.3
 pub const REJECTED: &str = "client_address_rejected_total";

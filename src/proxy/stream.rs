@@ -19,31 +19,24 @@ pub struct ProxyStream<S> {
     watch: Option<Watch>,
 }
 
-/// Notices a header that is not read, because the peer is not trusted.
+/// Notices a header that is not read, because the peer is not trusted or has already sent one.
 struct Watch {
-    /// The first bytes of the connection, until they are known to be a header or not.
+    /// The first bytes, until they are known to be a header or not.
     start: Vec<u8>,
     found: Box<dyn FnOnce() + Send + Sync>,
 }
 
 impl<S> ProxyStream<S> {
-    pub(super) fn new(inner: S, early: Bytes) -> Self {
-        Self {
-            inner,
-            early,
-            watch: None,
-        }
-    }
-
-    /// Calls `found` if the first bytes that are read are the beginning of a header. They are passed on.
-    pub(super) fn watched(inner: S, found: impl FnOnce() + Send + Sync + 'static) -> Self {
+    /// Calls `found` if `early` and the bytes that are read after it are the beginning of a header. They are passed on.
+    pub(super) fn new(inner: S, early: Bytes, found: impl FnOnce() + Send + Sync + 'static) -> Self {
         let watch = Watch {
             start: Vec::new(),
             found: Box::new(found),
         };
         Self {
-            watch: Some(watch),
-            ..Self::new(inner, Bytes::new())
+            watch: watch.after(&early),
+            inner,
+            early,
         }
     }
 
