@@ -78,5 +78,5 @@ pub use self::{
     policy::Fallback,
     rejection::REJECTED,
     stream::ProxyStream,
-    trust::{TrustedProxies, TrustedProxiesError},
+    trust::{TrustedProxies, TrustedProxiesError, TrustedProxy},
 };

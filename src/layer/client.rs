@@ -37,9 +37,9 @@ impl ClientLabelsLayer {
 impl<Src, const BODY: bool> ClientLabelsLayer<Src, BODY> {
     /// Takes the client's address from `source` instead of the request.
     ///
-    /// A source is a closure `|request: &Request<_>|` that returns a `SocketAddr`, an `IpAddr`, a [`ClientLabels`], or an
-    /// `Option` of one. One of these three as a fixed value is a source too, for a stack that is built for each
-    /// connection.
+    /// A source is a closure `|request: &Request<_>|` that returns [an address](IntoClient): a `SocketAddr`, an `IpAddr`, a
+    /// [`ClientLabels`], a [`ClientConnectInfo`](crate::client::ClientConnectInfo), or an `Option` of one. One of these as a
+    /// fixed value is a source too, for a stack that is built for each connection.
     #[must_use]
     pub fn source<NewSrc>(self, source: NewSrc) -> ClientLabelsLayer<NewSrc, BODY> {
         ClientLabelsLayer {
