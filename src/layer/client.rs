@@ -48,8 +48,8 @@ impl<Src, const BODY: bool> ClientLabelsLayer<Src, BODY> {
         }
     }
 
-    /// Takes the client's address from a `T` in the extensions of the request, such as the `ConnectInfo` of another
-    /// version of axum, the `TcpConnectInfo` of tonic, or a type that your own listener puts there.
+    /// Takes the client's address from a `T` in the extensions of the request, such as the `TcpConnectInfo` of tonic,
+    /// or a type that your own listener puts there.
     ///
     /// Short for [`source`](Self::source)`(`[`connect_info`]`(address))`.
     #[must_use]

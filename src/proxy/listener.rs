@@ -257,14 +257,14 @@ impl<L: Accept> ProxyProtocolListener<L> {
     }
 }
 
-/// For axum 0.8. Axum 0.7 has no such listeners.
-#[cfg(feature = "axum")]
+/// Axum 0.7 has no such listeners.
+#[cfg(feature = "axum08")]
 mod axum {
     use std::{io, time::Duration};
 
     use axum::{
         extract::connect_info::Connected,
-        serve::{IncomingStream, Listener}, // needs axum 0.8
+        serve::{IncomingStream, Listener},
     };
     use tokio::net::TcpListener;
     #[cfg(unix)]

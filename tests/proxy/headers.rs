@@ -491,7 +491,7 @@ fn without_connect_info_the_warning_says_which_line_is_missing() {
         assert_eq!(ask(layer, request.body(Body::empty()).unwrap()), UNKNOWN);
     });
     let advice = "`forwarded` is only read if the peer is known: serve an axum router with \
-                  `into_make_service_with_connect_info::<SocketAddr>()`; if";
+                  `into_make_service_with_connect_info::<SocketAddr>()`; for axum 0.7";
     assert_eq!(log.count(advice), 1, "{log:?}");
 }
 
