@@ -83,6 +83,7 @@
 //! | `kernel` | yes | [`kernel`][mod@kernel]: the host's IPv6 counters (Linux) | none |
 //! | `derive` | no | the derives of [`BoundedLabel`] and [`LabelSet`] for labels of your own | 2 beside the default; 5 without other features |
 //! | `proxy` | no | [`proxy`][mod@proxy]: the client's address behind a proxy, from headers and the PROXY protocol | 2 that an axum server does not have; 5 without other features |
+//! | `tonic` | no | [`proxy`][mod@proxy], and the PROXY protocol under the server of tonic 0.14 | none that tonic does not have |
 //! | `opentelemetry` | no | [`opentelemetry`][mod@opentelemetry]: scopes for the instruments of OpenTelemetry 0.33 | 1: its API, not its SDK |
 //! | `opentelemetry-bound` | no | the same, bound to the attributes of each scope: as fast as without attributes | none more |
 //! | `http-listener` | no | the exporter's own HTTP listener | 19 more than `prometheus` |

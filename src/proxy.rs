@@ -68,6 +68,8 @@ mod policy;
 mod protocol;
 mod reason;
 mod rejection;
+#[cfg(feature = "axum08")]
+mod serve;
 mod stream;
 mod trust;
 

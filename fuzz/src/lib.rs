@@ -211,7 +211,6 @@ fn accept(bytes: &[u8], piece: usize, peer: &str) -> Option<(ClientConnectInfo, 
             let once = Once {
                 stream: Some(stream),
                 peer: address(peer),
-                has_waited: false,
             };
             let (mut stream, info) = proxies().proxy_protocol(once).accept().await.ok()?;
             let mut read = Vec::new();
@@ -226,23 +225,18 @@ fn accept(bytes: &[u8], piece: usize, peer: &str) -> Option<(ClientConnectInfo, 
 struct Once {
     stream: Option<Pieces>,
     peer: SocketAddr,
-    has_waited: bool,
 }
 
 impl Accept for Once {
     type Io = Pieces;
 
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Pieces, Option<SocketAddr>)>> {
+    async fn accept(&mut self) -> io::Result<(Pieces, Option<SocketAddr>)> {
         if let Some(stream) = self.stream.take() {
-            return Poll::Ready(Ok((stream, Some(self.peer))));
-        }
-        if self.has_waited {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+            return Ok((stream, Some(self.peer)));
         }
         // Now the header is read, by a task that is never pending.
-        self.has_waited = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        tokio::task::yield_now().await;
+        Err(io::ErrorKind::NotConnected.into())
     }
 
     fn local_addr(&self) -> io::Result<Option<SocketAddr>> {

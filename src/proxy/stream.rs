@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::protocol;
+use crate::client::ClientConnectInfo;
 
 /// A connection after its PROXY protocol header.
 #[derive(Debug)]
@@ -16,6 +17,7 @@ pub struct ProxyStream<S> {
     inner: S,
     /// Bytes that arrived together with the header and were not read yet.
     early: Bytes,
+    info: ClientConnectInfo,
     watch: Option<Watch>,
 }
 
@@ -28,7 +30,12 @@ struct Watch {
 
 impl<S> ProxyStream<S> {
     /// Calls `found` if `early` and the bytes that are read after it are the beginning of a header. They are passed on.
-    pub(super) fn new(inner: S, early: Bytes, found: impl FnOnce() + Send + Sync + 'static) -> Self {
+    pub(super) fn new(
+        inner: S,
+        early: Bytes,
+        info: ClientConnectInfo,
+        found: impl FnOnce() + Send + Sync + 'static,
+    ) -> Self {
         let watch = Watch {
             start: Vec::new(),
             found: Box::new(found),
@@ -37,7 +44,13 @@ impl<S> ProxyStream<S> {
             watch: watch.after(&early),
             inner,
             early,
+            info,
         }
+    }
+
+    /// The client and the peer.
+    pub const fn connect_info(&self) -> ClientConnectInfo {
+        self.info
     }
 
     /// The socket. Do not read from it: the first bytes may have been read already.
@@ -48,6 +61,16 @@ impl<S> ProxyStream<S> {
     /// The socket, and the bytes behind the header that were already read from it.
     pub fn into_parts(self) -> (S, Bytes) {
         (self.inner, self.early)
+    }
+}
+
+/// Tonic puts the client and the peer into the extensions of each request.
+#[cfg(feature = "tonic")]
+impl<S> tonic::transport::server::Connected for ProxyStream<S> {
+    type ConnectInfo = ClientConnectInfo;
+
+    fn connect_info(&self) -> ClientConnectInfo {
+        self.info
     }
 }
 
