@@ -59,6 +59,7 @@
 //! complete within 5 s and 8 KiB.
 
 mod datagrams;
+mod fallback;
 mod forwarded;
 mod header;
 mod list;
@@ -75,9 +76,9 @@ mod trust;
 
 pub use self::{
     datagrams::ProxyProtocolDatagrams,
+    fallback::Fallback,
     header::HeaderSource,
     listener::{Accept, ProxyProtocolListener},
-    policy::Fallback,
     rejection::REJECTED,
     stream::ProxyStream,
     trust::{TrustedProxies, TrustedProxiesError, TrustedProxy},

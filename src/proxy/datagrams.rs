@@ -3,7 +3,8 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use super::{
-    policy::{Fallback, Policy},
+    fallback::Fallback,
+    policy::Policy,
     protocol::{self, Header},
     reason::Rejection,
     trust::TrustedProxies,

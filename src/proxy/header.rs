@@ -3,7 +3,7 @@ use std::{net::IpAddr, sync::Arc};
 use http::{HeaderMap, HeaderName, Request};
 
 use super::{
-    forwarded, list::FromRight, node, policy::Fallback, reason::Rejection, rejection::Rejections,
+    fallback::Fallback, forwarded, list::FromRight, node, reason::Rejection, rejection::Rejections,
     trust::TrustedProxies,
 };
 use crate::{
@@ -296,7 +296,7 @@ where
             Ok(address) => address.into(),
             Err(reason) => {
                 let advice = || format!("the trusted proxy sent {}", shared.advice(reason, self.pick));
-                shared.rejections.count(reason, peer.ip(), advice);
+                shared.rejections.count(reason, self.fallback, peer.ip(), advice);
                 match self.fallback {
                     Fallback::Peer => peer,
                     Fallback::Unknown => ClientLabels::UNKNOWN.into(),

@@ -11,7 +11,8 @@ use tokio::{
 };
 
 use super::{
-    policy::{Fallback, Policy},
+    fallback::Fallback,
+    policy::Policy,
     protocol::{self, Header},
     reason::Rejection,
     stream::ProxyStream,

@@ -1,19 +1,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{reason::Rejection, rejection::Rejections, trust::TrustedProxies};
+use super::{fallback::Fallback, reason::Rejection, rejection::Rejections, trust::TrustedProxies};
 use crate::client::Client;
-
-/// Whose labels a request has if a trusted proxy did not give the address of its client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Fallback {
-    /// The labels of an unknown client, so that no client is counted in the family of a proxy.
-    #[default]
-    Unknown,
-    /// The labels of the peer, which is the proxy. Fits if the proxy also sends requests of its own, such as health
-    /// checks. `PROXY UNKNOWN`, which some send then, is not [counted](super::REJECTED) as rejected.
-    Peer,
-}
 
 /// Which clients of the PROXY protocol are served although their address is missing, and with whose labels. Clones share
 /// the limit of their warnings.
@@ -48,7 +36,8 @@ impl Policy {
 
     fn count(&self, reason: Rejection, peer: Option<SocketAddr>) {
         let peer = peer.map(|peer| peer.ip());
-        self.rejections.count(reason, peer, || advice(reason).to_owned());
+        let advice = || advice(reason).to_owned();
+        self.rejections.count(reason, self.fallback, peer, advice);
     }
 
     /// Counts a header of a trusted peer that has no address of a client. Returns the fallback, as an error if the client

@@ -353,6 +353,28 @@ fn the_warning_is_not_repeated() {
     );
 }
 
+/// A health check has no header. With `Fallback::Peer` that has a limit of its own, which is never over.
+#[test]
+fn a_health_check_is_counted_and_logged_once() {
+    let log = Log::of_thread();
+    recorded(async |metrics| {
+        let source = proxies().x_forwarded_for();
+        for _ in 0..3 {
+            assert_eq!(seen(source.clone(), PROXY, &[]), UNKNOWN);
+            assert_eq!(seen(source.clone().fallback(Fallback::Peer), PROXY, &[]), MAPPED);
+        }
+        metrics.assert([rejected("x-forwarded-for", "missing", 6)]);
+    });
+    let advice = "the trusted proxy sent no address in `x-forwarded-for`; let the proxy set it";
+    assert_eq!(
+        warnings(&log)
+            .iter()
+            .filter(|warning| warning.starts_with(advice))
+            .count(),
+        2
+    );
+}
+
 #[test]
 fn the_warning_fits_the_configuration() {
     let overlong = "x".repeat(100);
