@@ -43,7 +43,7 @@
 //! # let binding = ServerBinding::new(Protocol::Http, "[::]:7070".parse().unwrap());
 //! # let router = || Router::<()>::new().route("/", get(async || ()));
 //!
-//! // The connection info of tonic, or of another version of axum.
+//! // The connection info of tonic.
 //! let grpc = ClientLabelsLayer::new(binding).connect_info(|info: &TcpConnectInfo| info.remote_addr());
 //! let app = router().layer(grpc);
 //!

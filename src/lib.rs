@@ -75,12 +75,15 @@
 //!
 //! | feature | default | purpose | packages |
 //! |---|---|---|---|
-//! | `axum` | yes | reads the client's address from the `ConnectInfo` of axum 0.8 or 0.7; [`socket`] | 25, which an axum program has already |
+//! | `axum` | yes | the feature of the current axum, which is `axum08` | |
+//! | `axum08` | yes | reads the client's address from the `ConnectInfo` of axum 0.8; [`socket`] | 25, which an axum program has already |
+//! | `axum07` | no | the same for axum 0.7, alone or beside 0.8 | 25, which an axum program has already |
 //! | `udp` | yes | [`udp_adapter`] and [`socket`] | 12; 5 beside `axum` and `prometheus` |
 //! | `prometheus` | yes | [`prometheus`][mod@prometheus]: the exporter, installed in one call | 28 |
 //! | `kernel` | yes | [`kernel`][mod@kernel]: the host's IPv6 counters (Linux) | none |
 //! | `derive` | no | the derives of [`BoundedLabel`] and [`LabelSet`] for labels of your own | 2 beside the default; 5 without other features |
 //! | `proxy` | no | [`proxy`][mod@proxy]: the client's address behind a proxy, from headers and the PROXY protocol | 2 that an axum server does not have; 5 without other features |
+//! | `tonic` | no | [`proxy`][mod@proxy], and the PROXY protocol under the server of tonic 0.14 | none that tonic does not have |
 //! | `opentelemetry` | no | [`opentelemetry`][mod@opentelemetry]: scopes for the instruments of OpenTelemetry 0.33 | 1: its API, not its SDK |
 //! | `opentelemetry-bound` | no | the same, bound to the attributes of each scope: as fast as without attributes | none more |
 //! | `http-listener` | no | the exporter's own HTTP listener | 19 more than `prometheus` |
@@ -96,7 +99,7 @@
 
 // Items of features that are turned off cannot be linked.
 #![cfg_attr(
-    not(any(feature = "axum", feature = "udp")),
+    not(any(feature = "axum07", feature = "axum08", feature = "udp")),
     doc = "[`SocketOptions`]: #features\n[`socket`]: #features"
 )]
 #![cfg_attr(
@@ -134,7 +137,7 @@ pub mod prometheus;
 pub mod proxy;
 pub mod recorder;
 pub mod scope;
-#[cfg(any(feature = "axum", feature = "udp"))]
+#[cfg(any(feature = "axum07", feature = "axum08", feature = "udp"))]
 pub mod socket;
 #[cfg(feature = "udp")]
 #[cfg_attr(docsrs, doc(cfg(feature = "udp")))]
@@ -153,7 +156,7 @@ pub use self::opentelemetry::ScopedMeterProvider;
 #[cfg(feature = "proxy")]
 #[doc(inline)]
 pub use self::proxy::TrustedProxies;
-#[cfg(any(feature = "axum", feature = "udp"))]
+#[cfg(any(feature = "axum07", feature = "axum08", feature = "udp"))]
 #[doc(inline)]
 pub use self::socket::SocketOptions;
 #[cfg(feature = "udp")]
@@ -171,16 +174,16 @@ pub use self::{
 };
 
 /// The snippets of the documentation compile.
-#[cfg(all(doctest, feature = "axum", feature = "proxy", feature = "udp"))]
+#[cfg(all(doctest, feature = "axum08", feature = "proxy", feature = "udp"))]
 #[doc = include_str!("../docs/behind-a-proxy.md")]
 struct BehindAProxy;
 
 /// The snippets of the documentation compile.
-#[cfg(all(doctest, feature = "axum", feature = "opentelemetry"))]
+#[cfg(all(doctest, feature = "axum08", feature = "opentelemetry"))]
 #[doc = include_str!("../docs/opentelemetry.md")]
 struct OpenTelemetry;
 
 /// The README's snippets compile.
-#[cfg(all(doctest, feature = "axum", feature = "udp", feature = "prometheus"))]
+#[cfg(all(doctest, feature = "axum08", feature = "udp", feature = "prometheus"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -63,4 +63,11 @@ mod tests {
         assert_eq!(at(119), None);
         assert_eq!(at(500), Some(1));
     }
+
+    #[test]
+    fn the_longest_interval_has_one_line() {
+        let limit = LogLimit::new(Duration::MAX);
+        assert_eq!(limit.should_log_at(Duration::from_secs(1)), Some(0));
+        assert_eq!(limit.should_log_at(Duration::from_secs(1_000_000_000)), None);
+    }
 }

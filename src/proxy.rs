@@ -34,7 +34,8 @@
 //!
 //! # Which source
 //!
-//! - [`TrustedProxies::x_forwarded_for`] and [`forwarded`](TrustedProxies::forwarded): lists to which each proxy adds.
+//! - [`TrustedProxies::x_forwarded_for`] and [`forwarded`](TrustedProxies::forwarded): lists to which each proxy adds. If
+//!   a platform changes the addresses of its proxies, [`hops`](HeaderSource::hops) counts them.
 //! - [`TrustedProxies::header`]: one address, which the proxy sets and a client cannot extend.
 //! - [`TrustedProxies::proxy_protocol`]: a proxy that passes on TCP connections and knows no HTTP.
 //! - [`TrustedProxies::proxy_protocol_datagrams`]: a proxy that passes on datagrams.
@@ -58,6 +59,7 @@
 //! complete within 5 s and 8 KiB.
 
 mod datagrams;
+mod fallback;
 mod forwarded;
 mod header;
 mod list;
@@ -67,15 +69,17 @@ mod policy;
 mod protocol;
 mod reason;
 mod rejection;
+#[cfg(feature = "axum08")]
+mod serve;
 mod stream;
 mod trust;
 
 pub use self::{
     datagrams::ProxyProtocolDatagrams,
+    fallback::Fallback,
     header::HeaderSource,
     listener::{Accept, ProxyProtocolListener},
-    policy::Fallback,
     rejection::REJECTED,
     stream::ProxyStream,
-    trust::{TrustedProxies, TrustedProxiesError},
+    trust::{TrustedProxies, TrustedProxiesError, TrustedProxy},
 };

@@ -164,8 +164,8 @@ fn the_warning_fits_the_source() {
     let unknown = |advice: &str| (Some(advice.to_owned()), "unknown");
     let of_layer = "the source that was given to `ClientLabelsLayer` returned `None`; add another with `or`, or \
                     `or(ClientLabels::UNKNOWN)` if clients have no address here";
-    let of_request = "serve an axum router with `into_make_service_with_connect_info::<SocketAddr>()`; if the \
-                      address is in another type, such as the `ConnectInfo` of another version of axum or the \
+    let of_request = "serve an axum router with `into_make_service_with_connect_info::<SocketAddr>()`; for axum \
+                      0.7, turn on the feature `axum07`; if the address is in another type, such as the \
                       `TcpConnectInfo` of tonic, name the type with `ClientLabelsLayer::connect_info`";
 
     // The request itself, which has connection info that the layer does not know.

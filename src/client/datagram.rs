@@ -17,6 +17,7 @@ pub trait DatagramSource: fmt::Debug + Send + Sync + 'static {
 
 /// The client of a datagram, as a [`DatagramSource`] has read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DatagramClient {
     /// The peer itself, or a client that is counted as the peer.
     Peer,

@@ -71,11 +71,11 @@ impl From<ClientLabels> for Client {
     }
 }
 
-/// An address of a client: a [`SocketAddr`], an [`IpAddr`], a [`ClientLabels`], a [`Client`], a `&Datagram`, or an
-/// `Option` of one.
+/// An address of a client: a [`SocketAddr`], an [`IpAddr`], a [`ClientLabels`], a
+/// [`ClientConnectInfo`](super::ClientConnectInfo), a [`Client`], a `&Datagram`, or an `Option` of one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not the address of a client",
-    note = "return a `SocketAddr`, an `IpAddr`, a `ClientLabels`, or an `Option` of one"
+    note = "return a `SocketAddr`, an `IpAddr`, a `ClientLabels`, a `ClientConnectInfo`, or an `Option` of one"
 )]
 pub trait IntoClient {
     /// The client, or `None` if there is no address.

@@ -1,10 +1,13 @@
+#[cfg(any(feature = "axum07", feature = "axum08"))]
+use std::net::SocketAddr;
 use std::{any::type_name, fmt, marker::PhantomData};
 
+#[cfg(any(feature = "axum07", feature = "axum08"))]
+use http::Extensions;
 use http::Request;
 
-#[cfg(feature = "axum")]
-use super::connection::ClientConnectInfo;
 use super::{
+    connection::ClientConnectInfo,
     identity::{Client, IntoClient},
     source::ClientSource,
 };
@@ -12,10 +15,9 @@ use crate::labels::ClientLabels;
 
 /// The default source: the request itself.
 ///
-/// In the extensions of an [`http::Request`] it takes the first of [`ClientLabels`] and, with the feature `axum`,
-/// `ConnectInfo<SocketAddr>`, `MockConnectInfo<SocketAddr>` and
-/// `ConnectInfo<`[`ClientConnectInfo`](super::ClientConnectInfo)`>`. It does not remove them. Their axum is the version, 0.8
-/// or 0.7, that Cargo chose for this crate. Of a `Datagram` it takes the client.
+/// In the extensions of an [`http::Request`] it takes the first of [`ClientLabels`], axum's `ConnectInfo` and
+/// `MockConnectInfo` of a `SocketAddr` or a [`ClientConnectInfo`], and a `ClientConnectInfo` itself. It does not remove
+/// them. The features `axum08` and `axum07` decide which versions of axum it knows. Of a `Datagram` it takes the client.
 ///
 /// For a request type of your own, implement [`ClientSource`]:
 ///
@@ -41,38 +43,58 @@ impl<B> ClientSource<Request<B>> for FromRequest {
         if let Some(&client) = extensions.get::<ClientLabels>() {
             return Some(client.into());
         }
-        #[cfg(feature = "axum")]
-        {
-            use std::net::SocketAddr;
-
-            use axum::extract::connect_info::{ConnectInfo, MockConnectInfo};
-
-            let address = extensions
-                .get::<ConnectInfo<SocketAddr>>()
-                .map(|&ConnectInfo(address)| address)
-                .or_else(|| extensions.get::<MockConnectInfo<SocketAddr>>().map(|mock| mock.0));
-            if let Some(address) = address {
-                return Some(address.into());
-            }
-            if let Some(ConnectInfo(info)) = extensions.get::<ConnectInfo<ClientConnectInfo>>() {
-                return info.into_client();
-            }
+        #[cfg(feature = "axum08")]
+        if let Some(client) = axum08(extensions) {
+            return Some(client);
         }
-        None
+        #[cfg(feature = "axum07")]
+        if let Some(client) = axum07(extensions) {
+            return Some(client);
+        }
+        extensions.get::<ClientConnectInfo>()?.into_client()
     }
 
     fn help(&self, _: &Request<B>) -> String {
-        let axum = if cfg!(feature = "axum") {
+        let axum = if cfg!(any(feature = "axum07", feature = "axum08")) {
             "serve an axum router with `into_make_service_with_connect_info::<SocketAddr>()`"
         } else {
             "for axum, turn on the feature `axum` of `dualstack-metrics`"
         };
         format!(
-            "{axum}; if the address is in another type, such as the `ConnectInfo` of another version of axum or the \
+            "{axum}; for axum 0.7, turn on the feature `axum07`; if the address is in another type, such as the \
              `TcpConnectInfo` of tonic, name the type with `ClientLabelsLayer::connect_info`"
         )
     }
 }
+
+/// Each version of axum has its own types.
+#[cfg(any(feature = "axum07", feature = "axum08"))]
+macro_rules! read_connect_info {
+    ($version:ident, $axum:ident) => {
+        fn $version(extensions: &Extensions) -> Option<Client> {
+            use $axum::extract::connect_info::{ConnectInfo, MockConnectInfo};
+
+            macro_rules! read {
+                ($info:ident<$address:ty>) => {
+                    if let Some($info(address)) = extensions.get::<$info<$address>>() {
+                        return address.into_client();
+                    }
+                };
+            }
+
+            read!(ConnectInfo<SocketAddr>);
+            read!(MockConnectInfo<SocketAddr>);
+            read!(ConnectInfo<ClientConnectInfo>);
+            read!(MockConnectInfo<ClientConnectInfo>);
+            None
+        }
+    };
+}
+
+#[cfg(feature = "axum07")]
+read_connect_info!(axum07, axum07);
+#[cfg(feature = "axum08")]
+read_connect_info!(axum08, axum);
 
 /// A source that reads a type from the extensions of a request. Made by [`connect_info`].
 pub struct FromExtension<T, F> {

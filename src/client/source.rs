@@ -1,18 +1,22 @@
 use std::net::{IpAddr, SocketAddr};
 
-use super::identity::{Client, IntoClient};
+use super::{
+    connection::ClientConnectInfo,
+    identity::{Client, IntoClient},
+};
 use crate::labels::ClientLabels;
 
 /// Where [`ClientLabelsLayer`](crate::ClientLabelsLayer) takes the client of a request from.
 ///
 /// Implemented for closures `Fn(&Request) -> T` whose result is [an address](IntoClient), and for a `SocketAddr`, an
-/// `IpAddr`, a [`ClientLabels`] and a [`Client`] themselves.
+/// `IpAddr`, a [`ClientLabels`], a [`ClientConnectInfo`], a [`Client`], and an `Option` of one, which are the same for each
+/// request.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a source of the client's address for `{Request}`",
     note = "`FromRequest`, the default, reads an `http::Request` or a `Datagram`; for other requests call \
             `ClientLabelsLayer::source`",
     note = "a source is an address, or a closure such as `|request: &Request<_>| request.extensions().get::<Peer>()?.0`, \
-            which returns a `SocketAddr`, an `IpAddr`, a `ClientLabels`, or an `Option` of one"
+            which returns a `SocketAddr`, an `IpAddr`, a `ClientLabels`, a `ClientConnectInfo`, or an `Option` of one"
 )]
 pub trait ClientSource<Request> {
     /// The client, or `None` if the address is missing, which the layer logs as a warning.
@@ -48,7 +52,13 @@ macro_rules! fixed_source {
     };
 }
 
-fixed_source!(Client ClientLabels IpAddr SocketAddr);
+fixed_source!(Client ClientConnectInfo ClientLabels IpAddr SocketAddr);
+
+impl<Request, T: IntoClient + Copy> ClientSource<Request> for Option<T> {
+    fn client(&self, _: &Request) -> Option<Client> {
+        self.into_client()
+    }
+}
 
 /// Two sources: the second is asked if the first has no address. Made by
 /// [`ClientLabelsLayer::or`](crate::ClientLabelsLayer::or).

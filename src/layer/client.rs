@@ -37,9 +37,9 @@ impl ClientLabelsLayer {
 impl<Src, const BODY: bool> ClientLabelsLayer<Src, BODY> {
     /// Takes the client's address from `source` instead of the request.
     ///
-    /// A source is a closure `|request: &Request<_>|` that returns a `SocketAddr`, an `IpAddr`, a [`ClientLabels`], or an
-    /// `Option` of one. One of these three as a fixed value is a source too, for a stack that is built for each
-    /// connection.
+    /// A source is a closure `|request: &Request<_>|` that returns [an address](IntoClient): a `SocketAddr`, an `IpAddr`, a
+    /// [`ClientLabels`], a [`ClientConnectInfo`](crate::client::ClientConnectInfo), or an `Option` of one. One of these as a
+    /// fixed value is a source too, for a stack that is built for each connection.
     #[must_use]
     pub fn source<NewSrc>(self, source: NewSrc) -> ClientLabelsLayer<NewSrc, BODY> {
         ClientLabelsLayer {
@@ -48,8 +48,8 @@ impl<Src, const BODY: bool> ClientLabelsLayer<Src, BODY> {
         }
     }
 
-    /// Takes the client's address from a `T` in the extensions of the request, such as the `ConnectInfo` of another
-    /// version of axum, the `TcpConnectInfo` of tonic, or a type that your own listener puts there.
+    /// Takes the client's address from a `T` in the extensions of the request, such as the `TcpConnectInfo` of tonic,
+    /// or a type that your own listener puts there.
     ///
     /// Short for [`source`](Self::source)`(`[`connect_info`]`(address))`.
     #[must_use]

@@ -3,7 +3,8 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use super::{
-    policy::{Fallback, Policy},
+    fallback::Fallback,
+    policy::Policy,
     protocol::{self, Header},
     reason::Rejection,
     trust::TrustedProxies,
@@ -81,7 +82,11 @@ impl DatagramSource for ProxyProtocolDatagrams {
             }
             return Ok(DatagramClient::Peer);
         }
-        let reason = match protocol::split(payload) {
+        let header = protocol::split(payload);
+        if header.is_ok() && protocol::is_header(payload) == Some(true) {
+            self.policy.second_header(Some(peer));
+        }
+        let reason = match header {
             Ok(Header::Client(client)) => return Ok(DatagramClient::Behind(client)),
             Ok(Header::Local) => return Ok(DatagramClient::Peer),
             Ok(Header::Unknown) => Rejection::Unknown,

@@ -2,10 +2,10 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
-use super::{node, reason::Rejection};
+use super::{node, reason::Rejection, trust::TrustedProxies};
 
 /// Reads the parameter `for` of one element, such as `for="[2001:db8::7]:50000";proto=https`.
-pub(super) fn node_of(element: &[u8]) -> Result<IpAddr, Rejection> {
+pub(super) fn node_of(element: &[u8], proxies: &TrustedProxies) -> Result<IpAddr, Rejection> {
     let mut rest = element;
     let mut node = None;
     while !rest.is_empty() {
@@ -15,7 +15,7 @@ pub(super) fn node_of(element: &[u8]) -> Result<IpAddr, Rejection> {
         }
         rest = next;
     }
-    node::parse(&node.ok_or(Rejection::Missing)?)
+    node::parse(&node.ok_or(Rejection::Missing)?, proxies)
 }
 
 /// A parameter, its value without quotes, and the parameters behind its semicolon.
@@ -82,6 +82,10 @@ fn is_token(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn node_of(element: &[u8]) -> Result<IpAddr, Rejection> {
+        super::node_of(element, &TrustedProxies::default())
+    }
 
     #[test]
     fn reads_the_examples_of_the_rfc_and_the_forms_of_proxies() {

@@ -3,7 +3,7 @@ use std::{net::IpAddr, sync::Arc};
 use http::{HeaderMap, HeaderName, Request};
 
 use super::{
-    forwarded, list::FromRight, node, policy::Fallback, reason::Rejection, rejection::Rejections,
+    fallback::Fallback, forwarded, list::FromRight, node, reason::Rejection, rejection::Rejections,
     trust::TrustedProxies,
 };
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct HeaderSource<Peer = FromRequest> {
     shared: Arc<Shared>,
+    pick: Pick,
     fallback: Fallback,
     peer: Peer,
 }
@@ -34,17 +35,25 @@ struct Shared {
     rejections: Rejections,
 }
 
-/// The form of a header's value.
+/// How an address is written.
 #[derive(Clone, Copy, Debug)]
 enum Form {
-    /// Addresses with commas between them. Each proxy adds one at the right end.
-    List,
-    /// A list of RFC 7239.
+    Address,
+    /// With a port that is never left out, and without brackets.
+    AddressWithPort,
+    /// As an element of RFC 7239.
     Forwarded,
-    /// One address.
-    Single,
-    /// One address and always a port, without brackets.
-    SingleWithPort,
+}
+
+/// Which address is the client's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pick {
+    /// The only one.
+    Only,
+    /// The first from the right that is no proxy. Each proxy adds one at the right end.
+    FirstUntrusted,
+    /// This one, counted from the right. The peer is 0.
+    Hop(usize),
 }
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
@@ -58,7 +67,7 @@ impl TrustedProxies {
     /// or the leftmost address if all are. The text left of it was written by the client, and is not read.
     #[must_use]
     pub fn x_forwarded_for(&self) -> HeaderSource {
-        self.source(X_FORWARDED_FOR, Form::List)
+        self.source(X_FORWARDED_FOR, Form::Address, Pick::FirstUntrusted)
     }
 
     /// Reads the parameter `for` of `Forwarded` ([RFC 7239]), in the same way as
@@ -67,7 +76,7 @@ impl TrustedProxies {
     /// [RFC 7239]: https://www.rfc-editor.org/rfc/rfc7239
     #[must_use]
     pub fn forwarded(&self) -> HeaderSource {
-        self.source(FORWARDED, Form::Forwarded)
+        self.source(FORWARDED, Form::Forwarded, Pick::FirstUntrusted)
     }
 
     /// Reads a header whose value is one address, such as `X-Real-IP`, `CF-Connecting-IP`, `True-Client-IP`,
@@ -86,16 +95,16 @@ impl TrustedProxies {
         let Ok(name) = name.try_into() else {
             panic!("the argument of `TrustedProxies::header` is not the name of a header");
         };
-        let form = match &name {
-            name if *name == X_FORWARDED_FOR => Form::List,
-            name if *name == FORWARDED => Form::Forwarded,
-            name if *name == CLOUDFRONT_VIEWER_ADDRESS => Form::SingleWithPort,
-            _ => Form::Single,
+        let (form, pick) = match &name {
+            name if *name == X_FORWARDED_FOR => (Form::Address, Pick::FirstUntrusted),
+            name if *name == FORWARDED => (Form::Forwarded, Pick::FirstUntrusted),
+            name if *name == CLOUDFRONT_VIEWER_ADDRESS => (Form::AddressWithPort, Pick::Only),
+            _ => (Form::Address, Pick::Only),
         };
-        self.source(name, form)
+        self.source(name, form, pick)
     }
 
-    fn source(&self, name: HeaderName, form: Form) -> HeaderSource {
+    fn source(&self, name: HeaderName, form: Form, pick: Pick) -> HeaderSource {
         let rejections = Rejections::new(name.as_str().to_owned().into());
         HeaderSource {
             shared: Arc::new(Shared {
@@ -104,6 +113,7 @@ impl TrustedProxies {
                 form,
                 rejections,
             }),
+            pick,
             fallback: Fallback::default(),
             peer: FromRequest,
         }
@@ -111,6 +121,36 @@ impl TrustedProxies {
 }
 
 impl<Peer> HeaderSource<Peer> {
+    /// Takes the address number `hops` from the right, whoever it belongs to.
+    ///
+    /// For proxies whose addresses cannot be listed, because the platform changes them. `hops` is how many addresses these
+    /// proxies add to the header of each request, so that the client's is the leftmost of them. 1 is the address that the
+    /// peer has written, and 0 is the peer itself. A header with one address is read as a list as well.
+    ///
+    /// The peer must be a trusted proxy as before. The number must be right for every request that reaches the socket: a
+    /// client that can go around one of the proxies chooses its labels. A header with fewer addresses is
+    /// [counted](super::REJECTED) as `missing`.
+    ///
+    /// ```
+    /// use dualstack_metrics::{ClientLabels, TrustedProxies, client::ClientSource};
+    /// use std::net::IpAddr;
+    ///
+    /// // Google's load balancer adds the client's address and its own.
+    /// let proxies = TrustedProxies::new(["35.191.0.0/16", "130.211.0.0/22"])?;
+    /// let peer: IpAddr = "35.191.0.1".parse()?;
+    /// let source = proxies.x_forwarded_for().hops(2).peer(peer);
+    ///
+    /// let request = http::Request::get("/").header("x-forwarded-for", "192.0.2.1, 2001:db8::7, 203.0.113.9");
+    /// let client = source.client(&request.body(())?).unwrap();
+    /// assert_eq!(client.class(), ClientLabels::from_ip("2001:db8::7".parse()?));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn hops(mut self, hops: usize) -> Self {
+        self.pick = Pick::Hop(hops);
+        self
+    }
+
     /// Whose labels a request has if a trusted proxy did not give the address of its client;
     /// [`Fallback::Unknown`] by default.
     #[must_use]
@@ -135,6 +175,7 @@ impl<Peer> HeaderSource<Peer> {
     pub fn peer<NewPeer>(self, peer: NewPeer) -> HeaderSource<NewPeer> {
         HeaderSource {
             shared: self.shared,
+            pick: self.pick,
             fallback: self.fallback,
             peer,
         }
@@ -142,24 +183,18 @@ impl<Peer> HeaderSource<Peer> {
 }
 
 impl Shared {
-    /// The address that the proxies give for the client.
-    fn read(&self, headers: &HeaderMap) -> Result<IpAddr, Rejection> {
+    fn parse(&self, text: &[u8]) -> Result<IpAddr, Rejection> {
         match self.form {
-            Form::List => self.first_untrusted(headers, node::parse),
-            Form::Forwarded => self.first_untrusted(headers, forwarded::node_of),
-            Form::Single => self.only(headers, node::parse),
-            Form::SingleWithPort => self.only(headers, node::parse_with_port),
+            Form::Address => node::parse(text, &self.proxies),
+            Form::AddressWithPort => node::parse_with_port(text),
+            Form::Forwarded => forwarded::node_of(text, &self.proxies),
         }
     }
 
-    fn first_untrusted(
-        &self,
-        headers: &HeaderMap,
-        parse: fn(&[u8]) -> Result<IpAddr, Rejection>,
-    ) -> Result<IpAddr, Rejection> {
+    fn first_untrusted(&self, headers: &HeaderMap) -> Result<IpAddr, Rejection> {
         let mut farthest = Err(Rejection::Missing);
         for element in FromRight::new(headers, &self.name) {
-            let hop = parse(element?)?;
+            let hop = self.parse(element?)?;
             if !self.proxies.contains(hop) {
                 return Ok(hop);
             }
@@ -168,17 +203,21 @@ impl Shared {
         farthest
     }
 
-    fn only(
-        &self,
-        headers: &HeaderMap,
-        parse: fn(&[u8]) -> Result<IpAddr, Rejection>,
-    ) -> Result<IpAddr, Rejection> {
+    fn hop(&self, headers: &HeaderMap, hops: usize) -> Result<IpAddr, Rejection> {
+        let mut elements = FromRight::new(headers, &self.name);
+        for _ in 1..hops {
+            elements.next().ok_or(Rejection::Missing)??;
+        }
+        self.parse(elements.next().ok_or(Rejection::Missing)??)
+    }
+
+    fn only(&self, headers: &HeaderMap) -> Result<IpAddr, Rejection> {
         let mut lines = headers.get_all(&self.name).into_iter();
         let line = lines.next().ok_or(Rejection::Missing)?.as_bytes();
         if lines.next().is_some() {
             return Err(Rejection::Contradictory);
         }
-        parse(line).map_err(|reason| match reason {
+        self.parse(line).map_err(|reason| match reason {
             // A proxy on the way has joined two lines.
             Rejection::Malformed | Rejection::Oversized
                 if line.iter().take(node::MAX_LENGTH).any(|&byte| byte == b',') =>
@@ -190,33 +229,36 @@ impl Shared {
     }
 
     /// The mistake of a trusted proxy, and its fix.
-    fn advice(&self, reason: Rejection) -> String {
+    fn advice(&self, reason: Rejection, pick: Pick) -> String {
         let Self { name, form, .. } = self;
-        let is_list = matches!(form, Form::List | Form::Forwarded);
-        match reason {
-            Rejection::Missing => format!(
+        let is_list = pick != Pick::Only;
+        match (reason, pick) {
+            (Rejection::Missing, Pick::Hop(hops)) => format!(
+                "fewer than {hops} addresses in `{name}`; let `hops` be how many addresses your proxies add to each request"
+            ),
+            (Rejection::Missing, _) => format!(
                 "no address in `{name}`; let the proxy set it, or read the header that the proxy sets"
             ),
-            Rejection::Contradictory if is_list => {
+            (Rejection::Contradictory, _) if is_list => {
                 format!("two `for` in one element of `{name}`; let the proxy write one")
             }
-            Rejection::Contradictory => format!(
+            (Rejection::Contradictory, _) => format!(
                 "several addresses in `{name}`; let the proxy replace the value of the client, and not add to it"
             ),
-            Rejection::Oversized if is_list => format!(
+            (Rejection::Oversized, _) if is_list => format!(
                 "an element that is longer than an address, or more than 8 KiB of trusted hops, in `{name}`; let the proxy \
                  write addresses, and trust no network with clients in it"
             ),
-            Rejection::Oversized => {
+            (Rejection::Oversized, _) => {
                 format!("more than an address in `{name}`; let the proxy replace the value of the client")
             }
-            Rejection::Unknown | Rejection::Obfuscated => format!(
+            (Rejection::Unknown | Rejection::Obfuscated, _) => format!(
                 "`{name}` without the address, because it hides it or does not know it; let the proxy write the address, or \
                  read another header"
             ),
             _ => {
                 let address = match form {
-                    Form::SingleWithPort => "address with a port",
+                    Form::AddressWithPort => "address with a port",
                     _ => "address",
                 };
                 format!(
@@ -235,6 +277,9 @@ where
     fn client(&self, request: &Request<B>) -> Option<Client> {
         let peer = self.peer.client(request)?;
         let (shared, headers) = (&*self.shared, request.headers());
+        if self.pick == Pick::Hop(0) {
+            return Some(peer);
+        }
         if !shared.proxies.trusts(peer) {
             if headers.contains_key(&shared.name) {
                 let rejections = &shared.rejections;
@@ -242,11 +287,16 @@ where
             }
             return (peer != Client::UNIX).then_some(peer);
         }
-        Some(match shared.read(headers) {
+        let read = match self.pick {
+            Pick::Only => shared.only(headers),
+            Pick::FirstUntrusted => shared.first_untrusted(headers),
+            Pick::Hop(hops) => shared.hop(headers, hops),
+        };
+        Some(match read {
             Ok(address) => address.into(),
             Err(reason) => {
-                let advice = || format!("the trusted proxy sent {}", shared.advice(reason));
-                shared.rejections.count(reason, peer.ip(), advice);
+                let advice = || format!("the trusted proxy sent {}", shared.advice(reason, self.pick));
+                shared.rejections.count(reason, self.fallback, peer.ip(), advice);
                 match self.fallback {
                     Fallback::Peer => peer,
                     Fallback::Unknown => ClientLabels::UNKNOWN.into(),

@@ -1,11 +1,6 @@
-use std::{
-    future::poll_fn,
-    io,
-    net::SocketAddr,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{future::poll_fn, io, net::SocketAddr, ops::ControlFlow, pin::pin, task::Poll, time::Duration};
 
+use bytes::Bytes;
 #[cfg(unix)]
 use tokio::net::{UnixListener, UnixStream};
 use tokio::{
@@ -16,7 +11,8 @@ use tokio::{
 };
 
 use super::{
-    policy::{Fallback, Policy},
+    fallback::Fallback,
+    policy::Policy,
     protocol::{self, Header},
     reason::Rejection,
     stream::ProxyStream,
@@ -24,17 +20,20 @@ use super::{
 };
 use crate::client::{Client, ClientConnectInfo};
 
-/// A listener for [`TrustedProxies::proxy_protocol`]: a `TcpListener` or `UnixListener` of tokio, or your own.
+/// A listener for [`TrustedProxies::proxy_protocol`]: a `TcpListener` or `UnixListener` of tokio, one of them with axum's
+/// `tap_io`, or your own.
 pub trait Accept: Send + 'static {
     /// The connection.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// Accepts a connection, with the address of the peer, or `None` if it is on a Unix socket.
     ///
+    /// The future may be dropped at any time. Then no connection must be lost.
+    ///
     /// # Errors
     ///
     /// If the system cannot accept a connection.
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, Option<SocketAddr>)>>;
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Option<SocketAddr>)>> + Send;
 
     /// The address of the listener, or `None` if it is a Unix socket.
     ///
@@ -47,9 +46,9 @@ pub trait Accept: Send + 'static {
 impl Accept for TcpListener {
     type Io = TcpStream;
 
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, Option<SocketAddr>)>> {
-        let (stream, peer) = ready!(Self::poll_accept(self, cx))?;
-        Poll::Ready(Ok((stream, Some(peer))))
+    async fn accept(&mut self) -> io::Result<(Self::Io, Option<SocketAddr>)> {
+        let (stream, peer) = Self::accept(self).await?;
+        Ok((stream, Some(peer)))
     }
 
     fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
@@ -61,9 +60,9 @@ impl Accept for TcpListener {
 impl Accept for UnixListener {
     type Io = UnixStream;
 
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, Option<SocketAddr>)>> {
-        let (stream, _) = ready!(Self::poll_accept(self, cx))?;
-        Poll::Ready(Ok((stream, None)))
+    async fn accept(&mut self) -> io::Result<(Self::Io, Option<SocketAddr>)> {
+        let (stream, _) = Self::accept(self).await?;
+        Ok((stream, None))
     }
 
     fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
@@ -73,20 +72,23 @@ impl Accept for UnixListener {
 
 /// A listener that reads the header of the PROXY protocol, versions 1 and 2, from the connections of trusted proxies.
 ///
-/// Made by [`TrustedProxies::proxy_protocol`]. With the feature `axum` it is an `axum::serve::Listener` of axum 0.8. For
-/// everything else there is [`accept`](Self::accept).
+/// Made by [`TrustedProxies::proxy_protocol`]. With the feature `axum08` it is an `axum::serve::Listener`. With the feature
+/// `tonic`, a stream of its connections is for `serve_with_incoming`. For everything else there is
+/// [`accept`](Self::accept).
 ///
 /// Connections of untrusted peers are returned as they are, with all bytes. If they begin with a header, it is
 /// [counted](super::REJECTED) as `untrusted`. The headers of trusted peers are read at the same time, so that a slow one
 /// delays no other.
 #[derive(Debug)]
 pub struct ProxyProtocolListener<L: Accept> {
-    listener: L,
+    pub(super) listener: L,
     policy: Policy,
     timeout: Duration,
     max_pending: usize,
     pending: JoinSet<Handshake<L::Io>>,
 }
+
+type Connection<Io> = (ProxyStream<Io>, ClientConnectInfo);
 
 /// The peer; the connection with its header and the bytes that were read behind it, unless the header took too long.
 type Handshake<Io> = (
@@ -194,31 +196,17 @@ impl<L: Accept> ProxyProtocolListener<L> {
     ///
     /// Outside of a tokio runtime, or if its time driver is not enabled.
     pub async fn accept(&mut self) -> io::Result<(ProxyStream<L::Io>, ClientConnectInfo)> {
-        poll_fn(|cx| self.poll_accept(cx)).await
-    }
-
-    fn poll_accept(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<(ProxyStream<L::Io>, ClientConnectInfo)>> {
         loop {
-            while let Poll::Ready(Some(handshake)) = self.pending.poll_join_next(cx) {
-                // A task does not panic, and is only cancelled when this is dropped.
-                if let Ok(handshake) = handshake
-                    && let Some(connection) = self.finish(handshake)
-                {
-                    return Poll::Ready(Ok(connection));
-                }
-            }
-            if self.pending.len() >= self.max_pending {
-                return Poll::Pending;
-            }
-            let (mut io, peer) = ready!(self.listener.poll_accept(cx))?;
+            let (mut io, peer) = match self.next().await? {
+                ControlFlow::Break(connection) => return Ok(connection),
+                ControlFlow::Continue(accepted) => accepted,
+            };
             let client = peer.map_or(Client::UNIX, Client::from);
             if !self.policy.proxies.trusts(client) {
                 let policy = self.policy.clone();
-                let stream = ProxyStream::watched(io, move || policy.untrusted(client));
-                return Poll::Ready(Ok((stream, ClientConnectInfo::direct(peer))));
+                let info = ClientConnectInfo::direct(peer);
+                let stream = ProxyStream::new(io, Bytes::new(), info, move || policy.untrusted(client));
+                return Ok((stream, info));
             }
             // Made outside of the task, because it panics without a time driver.
             let read = timeout(self.timeout, async move {
@@ -230,93 +218,48 @@ impl<L: Accept> ProxyProtocolListener<L> {
         }
     }
 
-    fn finish(&self, (peer, read): Handshake<L::Io>) -> Option<(ProxyStream<L::Io>, ClientConnectInfo)> {
-        let fallback_for = |reason| self.policy.fallback_for(reason, peer).ok();
-        let Ok((io, header, early)) = read else {
-            fallback_for(Rejection::TimedOut);
-            return None;
-        };
-        let unknown = |reason| {
-            Some(match fallback_for(reason)? {
-                Fallback::Peer => ClientConnectInfo::counted_as_peer(peer),
-                Fallback::Unknown => ClientConnectInfo::new(None, peer),
-            })
-        };
-        let info = match header {
-            Ok(Header::Client(client)) => ClientConnectInfo::new(Some(client), peer),
-            Ok(Header::Local) => ClientConnectInfo::direct(peer),
-            Ok(Header::Unknown) => unknown(Rejection::Unknown)?,
-            Err(reason) => unknown(reason)?,
-        };
-        Some((ProxyStream::new(io, early.into()), info))
+    /// A connection whose header was read, or else one that was accepted.
+    async fn next(&mut self) -> io::Result<ControlFlow<Connection<L::Io>, (L::Io, Option<SocketAddr>)>> {
+        let mut accepted = pin!(self.listener.accept());
+        poll_fn(|cx| {
+            while let Poll::Ready(Some(handshake)) = self.pending.poll_join_next(cx) {
+                // A task does not panic, and is only cancelled when this is dropped.
+                if let Ok(handshake) = handshake
+                    && let Some(connection) = finish(&self.policy, handshake)
+                {
+                    return Poll::Ready(Ok(ControlFlow::Break(connection)));
+                }
+            }
+            if self.pending.len() >= self.max_pending {
+                return Poll::Pending;
+            }
+            accepted.as_mut().poll(cx).map_ok(ControlFlow::Continue)
+        })
+        .await
     }
 }
 
-/// For axum 0.8. Axum 0.7 has no such listeners.
-#[cfg(feature = "axum")]
-mod axum {
-    use std::{io, time::Duration};
-
-    use axum::{
-        extract::connect_info::Connected,
-        serve::{IncomingStream, Listener}, // needs axum 0.8
+fn finish<Io>(policy: &Policy, (peer, read): Handshake<Io>) -> Option<Connection<Io>> {
+    let fallback_for = |reason| policy.fallback_for(reason, peer).ok();
+    let Ok((io, header, early)) = read else {
+        fallback_for(Rejection::TimedOut);
+        return None;
     };
-    use tokio::net::TcpListener;
-    #[cfg(unix)]
-    use tokio::net::UnixListener;
-
-    use super::{Accept, ProxyProtocolListener, ProxyStream};
-    use crate::client::ClientConnectInfo;
-
-    impl<L: Accept> Listener for ProxyProtocolListener<L> {
-        type Io = ProxyStream<L::Io>;
-        type Addr = ClientConnectInfo;
-
-        async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-            loop {
-                match Self::accept(self).await {
-                    Ok(connection) => return connection,
-                    // The connection was gone before it was accepted.
-                    Err(error) if is_of_connection(&error) => {}
-                    // Such as too many open files, which pass. Axum's own listeners wait as long.
-                    Err(error) => {
-                        tracing::error!(%error, "no connection can be accepted, trying again in 1 s");
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                    }
-                }
-            }
-        }
-
-        fn local_addr(&self) -> io::Result<Self::Addr> {
-            self.listener.local_addr().map(ClientConnectInfo::direct)
-        }
-    }
-
-    fn is_of_connection(error: &io::Error) -> bool {
-        matches!(
-            error.kind(),
-            io::ErrorKind::ConnectionRefused
-                | io::ErrorKind::ConnectionAborted
-                | io::ErrorKind::ConnectionReset
-        )
-    }
-
-    impl<L: Accept> Connected<IncomingStream<'_, ProxyProtocolListener<L>>> for ClientConnectInfo {
-        fn connect_info(stream: IncomingStream<'_, ProxyProtocolListener<L>>) -> Self {
-            *stream.remote_addr()
-        }
-    }
-
-    impl Connected<IncomingStream<'_, TcpListener>> for ClientConnectInfo {
-        fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
-            Self::direct(Some(*stream.remote_addr()))
-        }
-    }
-
-    #[cfg(unix)]
-    impl Connected<IncomingStream<'_, UnixListener>> for ClientConnectInfo {
-        fn connect_info(_: IncomingStream<'_, UnixListener>) -> Self {
-            Self::direct(None)
-        }
-    }
+    let unknown = |reason| {
+        Some(match fallback_for(reason)? {
+            Fallback::Peer => ClientConnectInfo::counted_as_peer(peer),
+            Fallback::Unknown => ClientConnectInfo::new(None, peer),
+        })
+    };
+    let info = match header {
+        Ok(Header::Client(client)) => ClientConnectInfo::new(Some(client), peer),
+        Ok(Header::Local) => ClientConnectInfo::direct(peer),
+        Ok(Header::Unknown) => unknown(Rejection::Unknown)?,
+        // A probe that only connects.
+        Err(Rejection::Closed) if early.is_empty() => return None,
+        Err(reason) => unknown(reason)?,
+    };
+    let policy = policy.clone();
+    let stream = ProxyStream::new(io, early.into(), info, move || policy.second_header(peer));
+    Some((stream, info))
 }

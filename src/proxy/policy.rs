@@ -1,18 +1,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{reason::Rejection, rejection::Rejections, trust::TrustedProxies};
+use super::{fallback::Fallback, reason::Rejection, rejection::Rejections, trust::TrustedProxies};
 use crate::client::Client;
-
-/// Whose labels a request has if a trusted proxy did not give the address of its client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Fallback {
-    /// The labels of an unknown client, so that no client is counted in the family of a proxy.
-    #[default]
-    Unknown,
-    /// The labels of the peer, which is the proxy. Fits if the proxy also sends requests of its own, such as health
-    /// checks.
-    Peer,
-}
 
 /// Which clients of the PROXY protocol are served although their address is missing, and with whose labels. Clones share
 /// the limit of their warnings.
@@ -39,6 +28,18 @@ impl Policy {
         self.rejections.untrusted(peer, "a PROXY protocol header");
     }
 
+    /// Counts a header behind the header of a trusted peer. It is not read, because the client may have sent it.
+    #[cold]
+    pub(super) fn second_header(&self, peer: Option<SocketAddr>) {
+        self.count(Rejection::Contradictory, peer);
+    }
+
+    fn count(&self, reason: Rejection, peer: Option<SocketAddr>) {
+        let peer = peer.map(|peer| peer.ip());
+        let advice = || advice(reason).to_owned();
+        self.rejections.count(reason, self.fallback, peer, advice);
+    }
+
     /// Counts a header of a trusted peer that has no address of a client. Returns the fallback, as an error if the client
     /// must not be served.
     #[cold]
@@ -47,8 +48,9 @@ impl Policy {
         reason: Rejection,
         peer: Option<SocketAddr>,
     ) -> Result<Fallback, Fallback> {
-        let peer = peer.map(|peer| peer.ip());
-        self.rejections.count(reason, peer, || advice(reason).to_owned());
+        if (reason, self.fallback) != (Rejection::Unknown, Fallback::Peer) {
+            self.count(reason, peer);
+        }
         match reason {
             Rejection::Unknown => Ok(self.fallback),
             Rejection::Missing if self.is_optional => Ok(self.fallback),
@@ -60,12 +62,18 @@ impl Policy {
 fn advice(reason: Rejection) -> &'static str {
     match reason {
         Rejection::Unknown => {
-            "the proxy does not know it, or the client has no IP address, such as a client on a Unix socket"
+            "the proxy does not know it, or the client has no IP address, such as a client on a Unix socket; if these are \
+             health checks of the proxy, choose `Fallback::Peer`"
         }
         Rejection::Missing => {
             "the trusted peer sent something else than a PROXY protocol header; let the proxy send one \
              (`proxy_protocol on` in nginx, `send-proxy-v2` in HAProxy), or take the peer out of `TrustedProxies` if it \
              is a client, or make the header `optional`"
+        }
+        Rejection::Contradictory => {
+            "the trusted peer sent two PROXY protocol headers, of which the first counts; if a proxy in front of the peer \
+             sends one as well, let the peer read it (`accept-proxy` in HAProxy, `listen … proxy_protocol` in nginx), or \
+             else the client has made it up"
         }
         Rejection::TimedOut | Rejection::Closed => {
             "the trusted peer sent no complete PROXY protocol header; if this is a health check, let the proxy send one \

@@ -2,7 +2,7 @@ use std::{fmt::Display, net::IpAddr, time::Duration};
 
 use metrics::{SharedString, counter};
 
-use super::reason::Rejection;
+use super::{fallback::Fallback, reason::Rejection};
 use crate::{client::Client, log::LogLimit, scope::Scope};
 
 /// The name of the counter of addresses that were not used. Its labels are `source` and `reason`.
@@ -12,14 +12,14 @@ use crate::{client::Client, log::LogLimit, scope::Scope};
 /// | `reason` | meaning |
 /// |---|---|
 /// | `missing` | a trusted proxy gave no address |
-/// | `malformed` | the text or the header of a trusted proxy has no address in it |
+/// | `malformed` | the text or the header of a trusted proxy has no address in it, or two readings of different families |
 /// | `oversized` | longer than any address, or a list or header of which only a part is read |
-/// | `contradictory` | two addresses where there can be one |
+/// | `contradictory` | two addresses where there can be one, or two headers of the PROXY protocol |
 /// | `unknown` | the proxy does not know the address |
 /// | `obfuscated` | the proxy hides the address ([RFC 7239 §6.3]) |
 /// | `untrusted` | a peer that is not a trusted proxy gave an address; the peer itself is the client |
 /// | `timed_out` | the header of the PROXY protocol was not complete in time |
-/// | `closed` | the connection ended, or failed, before the header of the PROXY protocol was complete |
+/// | `closed` | the connection ended, or failed, in the header of the PROXY protocol. A probe that only connects is not counted |
 ///
 /// [RFC 7239 §6.3]: https://www.rfc-editor.org/rfc/rfc7239#section-6.3
 pub const REJECTED: &str = "client_address_rejected_total";
@@ -33,6 +33,7 @@ pub(super) struct Rejections {
     source: SharedString,
     /// By reason.
     limits: [LogLimit; Rejection::COUNT],
+    of_own_requests: LogLimit,
 }
 
 impl Rejections {
@@ -44,6 +45,7 @@ impl Rejections {
         Self {
             source,
             limits: [const { LogLimit::new(WARN_EVERY) }; Rejection::COUNT],
+            of_own_requests: LogLimit::new(Duration::MAX),
         }
     }
 
@@ -51,7 +53,7 @@ impl Rejections {
     #[cold]
     pub(super) fn untrusted(&self, peer: Client, sent: impl Display) {
         let ip = peer.ip();
-        self.count(Rejection::Untrusted, ip, || {
+        self.count(Rejection::Untrusted, Fallback::Unknown, ip, || {
             if peer == Client::UNIX {
                 format!(
                     "the peer on a Unix socket sent {sent}, but is not trusted; if only your proxy can connect to the \
@@ -70,12 +72,23 @@ impl Rejections {
 
     /// `advice` names the fix. It is only called for a warning.
     #[cold]
-    pub(super) fn count(&self, reason: Rejection, peer: Option<IpAddr>, advice: impl FnOnce() -> String) {
+    pub(super) fn count(
+        &self,
+        reason: Rejection,
+        fallback: Fallback,
+        peer: Option<IpAddr>,
+        advice: impl FnOnce() -> String,
+    ) {
         // Outside of scopes, so that the labels do not depend on the scope in which the address is read.
         Scope::none().run(|| {
             counter!(REJECTED, "source" => self.source.clone(), "reason" => reason.as_str()).increment(1);
         });
-        if let Some(unlogged) = self.limits[reason as usize].should_log() {
+        let limit = match (reason, fallback) {
+            // Health checks go on for ever.
+            (Rejection::Missing, Fallback::Peer) => &self.of_own_requests,
+            _ => &self.limits[reason as usize],
+        };
+        if let Some(unlogged) = limit.should_log() {
             let peer = peer.map(|peer| tracing::field::display(peer.to_canonical()));
             tracing::warn!(
                 source = %self.source,

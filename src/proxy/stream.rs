@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::protocol;
+use crate::client::ClientConnectInfo;
 
 /// A connection after its PROXY protocol header.
 #[derive(Debug)]
@@ -16,35 +17,40 @@ pub struct ProxyStream<S> {
     inner: S,
     /// Bytes that arrived together with the header and were not read yet.
     early: Bytes,
+    info: ClientConnectInfo,
     watch: Option<Watch>,
 }
 
-/// Notices a header that is not read, because the peer is not trusted.
+/// Notices a header that is not read, because the peer is not trusted or has already sent one.
 struct Watch {
-    /// The first bytes of the connection, until they are known to be a header or not.
+    /// The first bytes, until they are known to be a header or not.
     start: Vec<u8>,
     found: Box<dyn FnOnce() + Send + Sync>,
 }
 
 impl<S> ProxyStream<S> {
-    pub(super) fn new(inner: S, early: Bytes) -> Self {
-        Self {
-            inner,
-            early,
-            watch: None,
-        }
-    }
-
-    /// Calls `found` if the first bytes that are read are the beginning of a header. They are passed on.
-    pub(super) fn watched(inner: S, found: impl FnOnce() + Send + Sync + 'static) -> Self {
+    /// Calls `found` if `early` and the bytes that are read after it are the beginning of a header. They are passed on.
+    pub(super) fn new(
+        inner: S,
+        early: Bytes,
+        info: ClientConnectInfo,
+        found: impl FnOnce() + Send + Sync + 'static,
+    ) -> Self {
         let watch = Watch {
             start: Vec::new(),
             found: Box::new(found),
         };
         Self {
-            watch: Some(watch),
-            ..Self::new(inner, Bytes::new())
+            watch: watch.after(&early),
+            inner,
+            early,
+            info,
         }
+    }
+
+    /// The client and the peer.
+    pub const fn connect_info(&self) -> ClientConnectInfo {
+        self.info
     }
 
     /// The socket. Do not read from it: the first bytes may have been read already.
@@ -55,6 +61,16 @@ impl<S> ProxyStream<S> {
     /// The socket, and the bytes behind the header that were already read from it.
     pub fn into_parts(self) -> (S, Bytes) {
         (self.inner, self.early)
+    }
+}
+
+/// Tonic puts the client and the peer into the extensions of each request.
+#[cfg(feature = "tonic")]
+impl<S> tonic::transport::server::Connected for ProxyStream<S> {
+    type ConnectInfo = ClientConnectInfo;
+
+    fn connect_info(&self) -> ClientConnectInfo {
+        self.info
     }
 }
 

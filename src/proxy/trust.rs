@@ -1,10 +1,11 @@
 use std::{
+    borrow::Cow,
     fmt,
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::client::Client;
 
@@ -29,16 +30,21 @@ const UNIX: &str = "unix:";
 impl TrustedProxies {
     /// Trusts peers in these networks.
     ///
-    /// An entry is a network, such as `10.0.0.0/8` or `2001:db8::/32`, or an address, or `unix:` for every peer on a Unix
-    /// socket. List the addresses from which your proxies connect, and no network with clients in it: a client in a
-    /// trusted network can choose its labels.
+    /// An [entry](TrustedProxy) is a network, such as `10.0.0.0/8` or `2001:db8::/32`, or an address, or `unix:` for every
+    /// peer on a Unix socket. List the addresses from which your proxies connect, and no network with clients in it: a
+    /// client in a trusted network can choose its labels.
     ///
     /// ```
     /// use dualstack_metrics::TrustedProxies;
+    /// use std::net::IpAddr;
     ///
     /// let proxies = TrustedProxies::new(["10.0.0.0/8", "::1", "unix:"])?;
     /// assert!(proxies.contains("::ffff:10.1.2.3".parse()?));
     /// assert!(!proxies.contains("192.0.2.7".parse()?));
+    ///
+    /// // From the address and the length of the prefix, which each type for networks has.
+    /// let network: (IpAddr, u8) = ("10.0.0.0".parse()?, 8);
+    /// assert!(TrustedProxies::new([network])?.contains("10.1.2.3".parse()?));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -48,14 +54,14 @@ impl TrustedProxies {
     pub fn new<I>(networks: I) -> Result<Self, TrustedProxiesError>
     where
         I: IntoIterator,
-        I::Item: AsRef<str>,
+        I::Item: TrustedProxy,
     {
         let mut unix = false;
         let mut ip = Vec::new();
         for network in networks {
-            match network.as_ref() {
-                UNIX => unix = true,
-                text => ip.push(parse(text)?),
+            match network.read()? {
+                Entry::Unix => unix = true,
+                Entry::Ip(network) => ip.push(network),
             }
         }
         let ip = IpNet::aggregate(&ip).into();
@@ -80,24 +86,95 @@ impl TrustedProxies {
     }
 }
 
-fn parse(text: &str) -> Result<IpNet, TrustedProxiesError> {
-    let network = match text.parse::<IpAddr>() {
-        Ok(address) => IpNet::from(address),
-        Err(_) => text.parse::<IpNet>().map_err(|_| {
+/// An entry of [`TrustedProxies::new`]: a text, an `IpAddr`, or an `IpAddr` and the length of a prefix.
+///
+/// For the networks of another crate, give their parts, such as `(network.addr(), network.prefix_len())` of `ipnet`. This
+/// trait is sealed.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an entry of `TrustedProxies`",
+    note = "an entry is a string, an `IpAddr`, or a network as `(IpAddr, u8)`"
+)]
+pub trait TrustedProxy: Read {}
+
+impl<T: Read> TrustedProxy for T {}
+
+/// Cannot be named by others, so that no method of it is public.
+pub trait Read {
+    fn read(&self) -> Result<Entry, TrustedProxiesError>;
+}
+
+#[derive(Debug)]
+pub enum Entry {
+    Ip(IpNet),
+    Unix,
+}
+
+impl<T: Read + ?Sized> Read for &T {
+    fn read(&self) -> Result<Entry, TrustedProxiesError> {
+        T::read(self)
+    }
+}
+
+impl Read for str {
+    fn read(&self) -> Result<Entry, TrustedProxiesError> {
+        if self == UNIX {
+            return Ok(Entry::Unix);
+        }
+        if let Ok(address) = self.parse::<IpAddr>() {
+            return address.read();
+        }
+        let network = self.parse().map_err(|_| {
             TrustedProxiesError(format!(
-                "{text:?} is not a trusted proxy: write a network such as \"10.0.0.0/8\", an address such as \"::1\", or \
+                "{self:?} is not a trusted proxy: write a network such as \"10.0.0.0/8\", an address such as \"::1\", or \
                  \"{UNIX}\" for Unix sockets"
             ))
-        })?,
+        })?;
+        read_network(network)
+    }
+}
+
+macro_rules! read_text {
+    ($($text:ty)+) => {
+        $(impl Read for $text {
+            fn read(&self) -> Result<Entry, TrustedProxiesError> {
+                str::read(self)
+            }
+        })+
     };
+}
+
+read_text!(String Box<str> Arc<str> Cow<'_, str>);
+
+impl Read for IpAddr {
+    fn read(&self) -> Result<Entry, TrustedProxiesError> {
+        Ok(Entry::Ip(canonical((*self).into())))
+    }
+}
+
+impl Read for (IpAddr, u8) {
+    fn read(&self) -> Result<Entry, TrustedProxiesError> {
+        let &(address, length) = self;
+        let network = match address {
+            IpAddr::V4(address) => Ipv4Net::new(address, length).map(IpNet::V4),
+            IpAddr::V6(address) => Ipv6Net::new(address, length).map(IpNet::V6),
+        };
+        read_network(network.map_err(|_| {
+            TrustedProxiesError(format!(
+                "the trusted proxy {address} has no prefix of {length} bits: write at most 32 for IPv4, and 128 for IPv6"
+            ))
+        })?)
+    }
+}
+
+fn read_network(network: IpNet) -> Result<Entry, TrustedProxiesError> {
     if network.trunc() != network {
         return Err(TrustedProxiesError(format!(
-            "the trusted proxy {text:?} has bits that are not part of its network: write \"{}\" for the network, or leave \
-             out the slash for one address",
+            "the trusted proxy \"{network}\" has bits that are not part of its network: write \"{}\" for the network, or \
+             leave out the slash for one address",
             network.trunc()
         )));
     }
-    Ok(canonical(network))
+    Ok(Entry::Ip(canonical(network)))
 }
 
 /// The IPv4 network if this is a network of mapped addresses.
@@ -153,6 +230,45 @@ mod tests {
         let all_ipv6 = TrustedProxies::new(["::/0"]).unwrap();
         assert!(contains(&all_ipv6, "2001:db8::7"));
         assert!(!contains(&all_ipv6, "::ffff:192.0.2.7"));
+    }
+
+    #[test]
+    fn takes_texts_and_parsed_networks() {
+        let address: IpAddr = "::ffff:10.1.2.0".parse().unwrap();
+        for proxies in [
+            TrustedProxies::new(["10.1.2.0"]),
+            TrustedProxies::new(&[String::from("10.1.2.0")]),
+            TrustedProxies::new([Cow::from("10.1.2.0")]),
+            TrustedProxies::new([Box::<str>::from("10.1.2.0")]),
+            TrustedProxies::new([Arc::<str>::from("10.1.2.0")]),
+            TrustedProxies::new([address]),
+            TrustedProxies::new([&address]),
+            TrustedProxies::new([(address, 128)]),
+            TrustedProxies::new(Some((address.to_canonical(), 32))),
+        ] {
+            let proxies = proxies.unwrap();
+            assert!(contains(&proxies, "10.1.2.0"));
+            assert!(!contains(&proxies, "10.1.2.1"));
+        }
+        let network = TrustedProxies::new([(address, 120)]).unwrap();
+        assert!(contains(&network, "10.1.2.255"));
+        assert!(!contains(&network, "10.1.3.0"));
+        for (length, expected) in [
+            (
+                129,
+                "the trusted proxy ::ffff:10.1.2.0 has no prefix of 129 bits: write at most 32 for IPv4, and 128 for IPv6",
+            ),
+            (
+                104,
+                "the trusted proxy \"::ffff:10.1.2.0/104\" has bits that are not part of its network: write \
+                 \"::ffff:10.0.0.0/104\" for the network, or leave out the slash for one address",
+            ),
+        ] {
+            assert_eq!(
+                TrustedProxies::new([(address, length)]).unwrap_err().to_string(),
+                expected
+            );
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::{convert::Infallible, net::SocketAddr};
 
 use axum::body::Body;
 use bytes::Bytes;
-use dualstack_metrics::{ClientLabels, ClientLabelsLayer, Protocol, ServerBinding};
+use dualstack_metrics::{
+    ClientLabels, ClientLabelsLayer, Protocol, ServerBinding, client::ClientConnectInfo,
+};
 use http::{Request, Response, Version, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -27,11 +29,26 @@ fn sources_of_every_kind() {
     recorded(async |metrics| {
         let address: SocketAddr = "[::ffff:192.0.2.7]:1".parse().unwrap();
         let class = ClientLabels::from(address);
+        let info = ClientConnectInfo::direct(Some(address));
         let layer = mock_layer;
         for answer in [
             layer().source(address.ip()).layer(counted()).oneshot(()).await,
             layer().source(address).layer(counted()).oneshot(()).await,
             layer().source(class).layer(counted()).oneshot(()).await,
+            layer().source(info).layer(counted()).oneshot(()).await,
+            layer().source(Some(address)).layer(counted()).oneshot(()).await,
+            layer().source(Some(info)).layer(counted()).oneshot(()).await,
+            layer()
+                .source(move |(): &()| info)
+                .layer(counted())
+                .oneshot(())
+                .await,
+            layer()
+                .source(None::<SocketAddr>)
+                .or(address)
+                .layer(counted())
+                .oneshot(())
+                .await,
             layer()
                 .source(move |(): &()| Some(address.ip()))
                 .layer(counted())
@@ -50,7 +67,7 @@ fn sources_of_every_kind() {
         ] {
             answer.unwrap();
         }
-        metrics.assert([mock("calls_total", MAPPED, 6)]);
+        metrics.assert([mock("calls_total", MAPPED, 11)]);
     });
 }
 

@@ -49,7 +49,7 @@ fn request(peer: &str, headers: &[(&str, &str)]) -> Request<Body> {
     request.extension(ConnectInfo(peer)).body(Body::empty()).unwrap()
 }
 
-fn seen(source: HeaderSource, peer: &str, headers: &[(&str, &str)]) -> Seen {
+pub(super) fn seen(source: HeaderSource, peer: &str, headers: &[(&str, &str)]) -> Seen {
     ask(layer(source), request(peer, headers))
 }
 
@@ -131,6 +131,66 @@ fn forwarded_is_read_in_the_same_way() {
         }
         metrics.assert([""; 0]);
     });
+}
+
+#[test]
+fn with_hops_the_client_is_counted_from_the_right() {
+    recorded(async |metrics| {
+        // Proxies are not skipped, and the other hops are not read.
+        let lines = [
+            "nonsense, 2001:db8::1",
+            "::ffff:192.0.2.7,, 10.0.0.2",
+            "2001:db8::7, nonsense",
+        ];
+        let headers = lines.map(|line| ("x-forwarded-for", line));
+        let source = proxies().x_forwarded_for();
+        for (hops, expected) in [(0, MAPPED), (2, INET6), (3, INET), (4, MAPPED), (5, INET6)] {
+            assert_eq!(
+                seen(source.clone().hops(hops), PROXY, &headers),
+                expected,
+                "{hops}"
+            );
+        }
+        let forwarded = [(
+            "forwarded",
+            "for=192.0.2.1, for=\"[2001:db8::7]\";by=\"a, b\", for=_hidden",
+        )];
+        assert_eq!(seen(proxies().forwarded().hops(2), PROXY, &forwarded), INET6);
+        let real_ip = [
+            ("x-real-ip", "192.0.2.1"),
+            ("x-real-ip", "192.0.2.1, 2001:db8::7"),
+        ];
+        assert_eq!(
+            seen(proxies().header("x-real-ip").hops(1), PROXY, &real_ip),
+            INET6
+        );
+        metrics.assert([""; 0]);
+    });
+}
+
+#[test]
+fn with_hops_nobody_else_is_believed_and_no_hop_is_invented() {
+    let commas = ",".repeat(20_000);
+    let log = Log::of_thread();
+    recorded(async |metrics| {
+        let source = proxies().x_forwarded_for().hops(2);
+        let of = |peer, line| seen(source.clone(), peer, &[("x-forwarded-for", line)]);
+        assert_eq!(of("[2001:db8::7]:1", "192.0.2.7, 192.0.2.7"), INET6);
+        assert_eq!(of(PROXY, "2001:db8::7"), UNKNOWN);
+        assert_eq!(of(PROXY, "localhost, 2001:db8::7"), UNKNOWN);
+        assert_eq!(of(PROXY, &format!("2001:db8::7, {commas}")), UNKNOWN);
+        let most = proxies().x_forwarded_for().hops(usize::MAX);
+        assert_eq!(seen(most, PROXY, &[("x-forwarded-for", "2001:db8::7")]), UNKNOWN);
+        metrics.assert([
+            rejected("x-forwarded-for", "malformed", 1),
+            rejected("x-forwarded-for", "missing", 2),
+            rejected("x-forwarded-for", "oversized", 1),
+            rejected("x-forwarded-for", "untrusted", 1),
+        ]);
+    });
+    let advice = "the trusted proxy sent fewer than 2 addresses in `x-forwarded-for`; let `hops` be how many addresses your \
+                  proxies add to each request source=x-forwarded-for reason=missing peer=10.0.0.1 unlogged=0";
+    assert!(warnings(&log).iter().any(|warning| warning == advice), "{log:?}");
 }
 
 #[test]
@@ -293,6 +353,28 @@ fn the_warning_is_not_repeated() {
     );
 }
 
+/// A health check has no header. With `Fallback::Peer` that has a limit of its own, which is never over.
+#[test]
+fn a_health_check_is_counted_and_logged_once() {
+    let log = Log::of_thread();
+    recorded(async |metrics| {
+        let source = proxies().x_forwarded_for();
+        for _ in 0..3 {
+            assert_eq!(seen(source.clone(), PROXY, &[]), UNKNOWN);
+            assert_eq!(seen(source.clone().fallback(Fallback::Peer), PROXY, &[]), MAPPED);
+        }
+        metrics.assert([rejected("x-forwarded-for", "missing", 6)]);
+    });
+    let advice = "the trusted proxy sent no address in `x-forwarded-for`; let the proxy set it";
+    assert_eq!(
+        warnings(&log)
+            .iter()
+            .filter(|warning| warning.starts_with(advice))
+            .count(),
+        2
+    );
+}
+
 #[test]
 fn the_warning_fits_the_configuration() {
     let overlong = "x".repeat(100);
@@ -431,7 +513,7 @@ fn without_connect_info_the_warning_says_which_line_is_missing() {
         assert_eq!(ask(layer, request.body(Body::empty()).unwrap()), UNKNOWN);
     });
     let advice = "`forwarded` is only read if the peer is known: serve an axum router with \
-                  `into_make_service_with_connect_info::<SocketAddr>()`; if";
+                  `into_make_service_with_connect_info::<SocketAddr>()`; for axum 0.7";
     assert_eq!(log.count(advice), 1, "{log:?}");
 }
 

@@ -86,14 +86,53 @@ fn a_local_connection_is_the_proxys_own() {
 
 #[test]
 fn a_client_without_an_address_is_unknown_or_the_peer() {
-    for (fallback, seen) in [(Fallback::Unknown, UNKNOWN), (Fallback::Peer, MAPPED)] {
+    let log = Log::of_thread();
+    for (fallback, seen, rejections) in [
+        (Fallback::Unknown, UNKNOWN, &[("unknown", 2)][..]),
+        // Such as a health check of the peer.
+        (Fallback::Peer, MAPPED, &[]),
+    ] {
         recorded(async |metrics| {
             let server = served(&["127.0.0.1"], |listener| listener.fallback(fallback));
             assert!(ask(server, &[b"PROXY UNKNOWN\r\n", GET]).await);
             assert!(ask(server, &[V2_UNSPEC, GET]).await);
-            check(&metrics, server, &[(seen, 2)], &[("unknown", 2)]);
+            check(&metrics, server, &[(seen, 2)], rejections);
         });
     }
+    assert_eq!(log.count("`Fallback::Peer`"), 1, "{log:?}");
+}
+
+#[test]
+fn a_probe_that_only_connects_is_no_rejection() {
+    let log = Log::of_thread();
+    for with in [|listener: Listener| listener, Listener::optional] {
+        recorded(async |metrics| {
+            let server = served(&["127.0.0.1"], with);
+            let mut stream = connect(server).await;
+            stream.shutdown().await.unwrap();
+            assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+            // Reset, as HAProxy does.
+            let stream = connect(server).await;
+            stream.set_zero_linger().unwrap();
+            drop(stream);
+            assert!(ask(server, &[V2_LOCAL, GET]).await);
+            check(&metrics, server, &[(MAPPED, 1)], &[]);
+        });
+    }
+    assert_eq!(log.count("rejection"), 0, "{log:?}");
+}
+
+/// The first of the two counts. To HTTP, the second is a bad request.
+#[test]
+fn a_second_header_is_noticed() {
+    recorded(async |metrics| {
+        let server = served(&["127.0.0.1"], |listener| listener);
+        assert!(!ask(server, &[&[V2, V1, GET].concat()]).await);
+        assert!(!ask(server, &[V1, V2, GET]).await);
+        assert!(!ask(server, &[V2_LOCAL, &V1[..3], &V1[3..], GET]).await);
+        assert!(ask(server, &[V1, GET]).await);
+        check(&metrics, server, &[(INET6, 1)], &[("contradictory", 3)]);
+    });
 }
 
 #[test]
@@ -320,10 +359,10 @@ fn a_header_can_be_read_from_the_client_of_the_proxy_protocol() {
                 requests(server, INET, 1),
                 requests(server, unknown, 1),
             ];
-            expected.extend([
-                rejected("proxy-protocol", "unknown", 1),
-                rejected("x-forwarded-for", "untrusted", 2),
-            ]);
+            expected.push(rejected("x-forwarded-for", "untrusted", 2));
+            if fallback == Fallback::Unknown {
+                expected.push(rejected("proxy-protocol", "unknown", 1));
+            }
             metrics.assert(expected);
         });
     }

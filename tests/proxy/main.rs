@@ -5,6 +5,7 @@ mod datagrams;
 mod example;
 mod headers;
 mod listener;
+mod platforms;
 
 use dualstack_metrics::TrustedProxies;
 

@@ -1,5 +1,5 @@
 //! A program whose lock file holds the oldest version of each of the library's dependencies. It serves one HTTP
-//! request and one datagram, and checks the counts.
+//! request with each version of axum and one datagram, and checks the counts.
 
 use std::{
     convert::Infallible,
@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, routing::get};
 use bytes::Bytes;
 use dualstack_metrics::{
     ClientLabelsLayer, Datagram, Protocol, ServerBinding, SocketOptions, UdpServer,
@@ -38,6 +37,10 @@ impl tower_service::Service<Datagram> for Echo {
     }
 }
 
+async fn count() {
+    metrics::counter!("requests_total").increment(1);
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let metrics = install(PrometheusBuilder::new())?;
@@ -45,14 +48,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let socket = SocketOptions::dual_stack().bind_udp(any)?;
     let udp = socket.local_addr()?;
-    let listener = SocketOptions::dual_stack().bind_tcp(any)?;
-    let http = listener.local_addr()?;
-    let app = Router::new()
-        .route(
-            "/",
-            get(|| async { metrics::counter!("requests_total").increment(1) }),
-        )
-        .layer(ClientLabelsLayer::new(ServerBinding::new(Protocol::Http, http)));
+    let mut listeners = Vec::new();
+    for _ in 0..2 {
+        let listener = SocketOptions::dual_stack().bind_tcp(any)?;
+        let address = listener.local_addr()?;
+        let layer = ClientLabelsLayer::new(ServerBinding::new(Protocol::Http, address));
+        listeners.push((listener, address, layer));
+    }
+    let [(listener07, http07, layer07), (listener08, http08, layer08)] =
+        listeners.try_into().map_err(|_| "two")?;
+    let app07 = axum07::Router::new()
+        .route("/", axum07::routing::get(count))
+        .layer(layer07);
+    let app08 = axum::Router::new()
+        .route("/", axum::routing::get(count))
+        .layer(layer08);
 
     let client = async {
         let socket = UdpSocket::bind(any).await?;
@@ -61,20 +71,30 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let (length, from) = socket.recv_from(&mut answer).await?;
         assert_eq!((&answer[..length], from), (&b"ping"[..], udp));
 
-        let mut stream = TcpStream::connect(http).await?;
-        stream
-            .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            .await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        for http in [http07, http08] {
+            let mut stream = TcpStream::connect(http).await?;
+            stream
+                .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                .await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        }
         Ok::<_, Box<dyn Error>>(())
     };
-    let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>());
+    let server07 = axum07::serve(
+        listener07,
+        app07.into_make_service_with_connect_info::<SocketAddr>(),
+    );
+    let server08 = axum::serve(
+        listener08,
+        app08.into_make_service_with_connect_info::<SocketAddr>(),
+    );
     tokio::select! {
         result = client => result?,
         result = UdpServer::new(socket)?.serve(Echo) => result?,
-        result = async { server.await } => result?,
+        result = async { server07.await } => result?,
+        result = async { server08.await } => result?,
     }
 
     // The oldest `futures-timer` cannot add the longest time to an instant.
@@ -85,7 +105,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .await?;
 
     let output = metrics.render();
-    for (name, protocol, binding) in [("datagrams_total", "udp", udp), ("requests_total", "http", http)] {
+    for (name, protocol, binding) in [
+        ("datagrams_total", "udp", udp),
+        ("requests_total", "http", http07),
+        ("requests_total", "http", http08),
+    ] {
         let sample = format!(
             "{name}{{client_address_ip_family=\"inet\",client_address_ip_type=\"plain\",\
              server_binding_address_ip_family=\"inet\",server_binding_address_ip_type=\"plain\",\
@@ -97,6 +121,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
             "no {sample} in\n{output}"
         );
     }
-    println!("one request and one datagram were counted");
+    println!("two requests and one datagram were counted");
     Ok(())
 }

@@ -1,24 +1,37 @@
 use dualstack_metrics::{ClientLabelsLayer, Protocol, ServerBinding};
 use test_support::{assert_samples, sample, series, seven};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::{Channel, Server, server::TcpConnectInfo};
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient, health_server::HealthServer};
+use tonic::{
+    Request, Status,
+    service::interceptor::InterceptedService,
+    transport::{Channel, Server, server::TcpConnectInfo},
+};
+use tonic_health::{
+    pb::{HealthCheckRequest, health_client::HealthClient, health_server::HealthServer},
+    server::{HealthReporter, HealthService},
+};
 
 use super::{clients, listener, recorder};
+
+type Interceptor = fn(Request<()>) -> Result<Request<()>, Status>;
+
+/// A service that comes with its client. Its interceptor counts, as a method would.
+pub(super) fn service() -> InterceptedService<HealthServer<HealthService>, Interceptor> {
+    HealthServer::with_interceptor(
+        HealthService::from_health_reporter(HealthReporter::new()),
+        |request| {
+            metrics::counter!("checks_total").increment(1);
+            Ok(request)
+        },
+    )
+}
 
 #[tokio::test]
 async fn counts_the_client() {
     let recorder = recorder();
     let _guard = metrics::set_default_local_recorder(&recorder);
     let (listener, address) = listener();
-    // A service that comes with its client. Its interceptor counts, as a method would.
-    let service = HealthServer::with_interceptor(
-        tonic_health::server::HealthService::from_health_reporter(tonic_health::server::HealthReporter::new()),
-        |request| {
-            metrics::counter!("checks_total").increment(1);
-            Ok(request)
-        },
-    );
+    let service = service();
 
     let binding = ServerBinding::new(Protocol::Grpc, address);
     let layer = ClientLabelsLayer::new(binding).connect_info(|info: &TcpConnectInfo| info.remote_addr());

@@ -16,6 +16,7 @@ mod page;
 mod plain_hyper;
 mod prometheus_client;
 mod prometheus_crate;
+mod proxy_listeners;
 mod queries;
 mod spans;
 mod tasks;
