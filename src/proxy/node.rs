@@ -44,8 +44,8 @@ pub(super) fn parse(text: &[u8], proxies: &TrustedProxies) -> Result<IpAddr, Rej
 
 /// Chooses one of the readings of a text such as `2001:db8::7:443`: an address, or an address with a port.
 ///
-/// Both are possible for many addresses, so the address is taken, as RFC 5952 writes it. If the readings differ in the
-/// family of the client, or only one is a proxy, neither is taken.
+/// Many texts have both readings. Then all of the text is the address, because the usual form has no port. If the readings
+/// differ in the family of the client, or only one of them is a proxy, neither is taken.
 fn v6_without_brackets(
     whole: Result<Ipv6Addr, Rejection>,
     without_port: Result<Ipv6Addr, Rejection>,

@@ -10,8 +10,7 @@ const CLIENTS: [(&str, (&str, &str)); 2] = [("192.0.2.7", INET), ("2001:db8::7",
 /// Of the other family.
 const FORGED: [&str; 2] = ["2001:db8::66", "192.0.2.66"];
 
-/// Asserts that the client is found. `headers` returns the headers of a client for which the client itself sent a second
-/// address, or nothing.
+/// Asserts that the client is found. `headers` gets its address, and the address that it forges, if any.
 #[track_caller]
 fn check<const N: usize>(
     source: &HeaderSource,
