@@ -4,6 +4,7 @@
 //! do not see each other's counters.
 
 mod axum_versions;
+mod buffers;
 mod dogstatsd;
 mod event_bus;
 mod fallbacks;
