@@ -17,6 +17,7 @@ use std::{
 use bytes::Bytes;
 use dualstack_metrics::{
     ClientLabels, ClientScopes, Datagram, Protocol, Scope, ServerBinding, UdpServer, prometheus::Install,
+    udp_adapter::Outcome,
 };
 use metrics::{Counter, CounterFn, Recorder as _, counter};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -97,6 +98,50 @@ fn each_datagram_has_one_outcome_by_class() {
             for (reason, value) in [("handler_error", 1), ("handler_panic", 2), ("send", 1)] {
                 expected.push(failed(&labels, reason, value));
             }
+        }
+        running.stop().await;
+        metrics.assert(expected);
+    });
+}
+
+#[test]
+fn a_handler_that_counts_already_counts_each_datagram_once() {
+    recorded(async |metrics| {
+        let service = service_fn(|datagram: Datagram| async move {
+            counter!("s_requests_received_total").increment(1);
+            match &datagram.payload()[..] {
+                b"quiet" => Ok(None),
+                b"fail" => Err("on purpose"),
+                _ => Ok(Some(datagram.into_payload())),
+            }
+        });
+        let server = dual_stack().without_counters().on_outcome(|outcome, datagrams| {
+            let name = match outcome {
+                Outcome::Answered => "s_responses_sent_total",
+                Outcome::Unanswered => "quiet_total",
+                Outcome::HandlerFailed("on purpose") => "failed_total",
+                other => panic!("{other:?}"),
+            };
+            counter!(name).increment(datagrams);
+        });
+        let running = Running::start(server, service);
+        let mut expected = Vec::new();
+        for ip in loopbacks() {
+            let client = running.client(ip).await;
+            client.send(b"quiet").await;
+            client.send(b"fail").await;
+            for _ in 0..3 {
+                client.ask(b"x").await;
+            }
+            expected.extend(each(
+                &running.labels(ip),
+                [
+                    ("s_requests_received_total", 5),
+                    ("s_responses_sent_total", 3),
+                    ("quiet_total", 1),
+                    ("failed_total", 1),
+                ],
+            ));
         }
         running.stop().await;
         metrics.assert(expected);

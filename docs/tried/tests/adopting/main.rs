@@ -20,6 +20,7 @@ mod prometheus_crate;
 mod queries;
 mod spans;
 mod tasks;
+mod udp_counters;
 mod unit_tests;
 #[cfg(unix)]
 mod unix_socket;
