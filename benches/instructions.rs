@@ -21,6 +21,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::ConnectInfo,
+    routing::get,
+};
 use dualstack_metrics::{
     CappedLabel, ClientLabels, ClientLabelsLayer, ClientScopes, FixedLabel, Protocol, Scope,
     ScopedRecorderLayer, ServerBinding, prometheus::Install,
@@ -30,9 +36,10 @@ use gungraun::{
     Callgrind, EntryPoint, EventKind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group,
     main,
 };
+use http::{Request, Response};
 use metrics::{Counter, counter, set_global_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use tower::{Layer as _, Service as _, service_fn};
+use tower::{Layer as _, Service as _, layer::util::Identity, service_fn};
 
 const CALLS: u64 = 1_000;
 
@@ -92,7 +99,7 @@ fn enter_and_leave_a_scope() {
     measured(|| black_box(scope).run(|| black_box(())));
 }
 
-#[library_benchmark(config = at_most(53))]
+#[library_benchmark(config = at_most(64))]
 fn compose_two_scopes() {
     let (outer, inner) = (client(), Scope::new(&ClientLabels::UNKNOWN));
     measured(|| _ = black_box(black_box(outer).with(&inner)));
@@ -161,16 +168,52 @@ fn kept_handle_in_a_scope() {
     client().run(|| measured(|| kept.increment(1)));
 }
 
-#[library_benchmark(config = at_most(368))]
+#[library_benchmark(config = at_most(390))]
 fn http_layer_around_a_ready_service() {
     let peer: SocketAddr = ([192, 0, 2, 7], 50_000).into();
-    let inner =
-        service_fn(|_: http::Request<()>| std::future::ready(Ok::<_, Infallible>(http::Response::new(()))));
+    let inner = service_fn(|_: Request<()>| std::future::ready(Ok::<_, Infallible>(Response::new(()))));
     let mut service = ClientLabelsLayer::new(binding())
         .source(move |_: &_| Some(peer))
         .without_body()
         .layer(inner);
-    measured(|| _ = black_box(service.call(black_box(http::Request::new(()))).now_or_never()));
+    measured(|| _ = black_box(service.call(black_box(Request::new(()))).now_or_never()));
+}
+
+fn router() -> Router {
+    Router::new().route("/", get(async || "hello"))
+}
+
+/// A request, and its response read to the end.
+fn served_by(router: Router) {
+    let mut service = router.with_state::<()>(()).into_service::<Body>();
+    measured(|| {
+        let mut request = Request::new(Body::empty());
+        let peer: SocketAddr = ([0, 0, 0, 0, 0, 0xffff, 0xc000, 0x0207], 50_000).into();
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let response = service.call(black_box(request)).now_or_never().unwrap().unwrap();
+        let body = to_bytes(response.into_body(), 16).now_or_never().unwrap();
+        assert_eq!(black_box(body.unwrap()), "hello");
+    });
+}
+
+#[library_benchmark(config = at_most(5_410))]
+fn axum_router_without_a_layer() {
+    served_by(router());
+}
+
+#[library_benchmark(config = at_most(6_302))]
+fn axum_router_with_a_layer_that_does_nothing() {
+    served_by(router().layer(Identity::new()));
+}
+
+#[library_benchmark(config = at_most(7_056))]
+fn axum_router_with_the_http_layer() {
+    served_by(router().layer(ClientLabelsLayer::new(binding())));
+}
+
+#[library_benchmark(config = at_most(6_661))]
+fn axum_router_with_the_http_layer_without_the_body() {
+    served_by(router().layer(ClientLabelsLayer::new(binding()).without_body()));
 }
 
 library_benchmark_group!(
@@ -189,7 +232,11 @@ library_benchmark_group!(
         macro_increment_outside_every_scope,
         macro_increment_excluded,
         kept_handle_in_a_scope,
-        http_layer_around_a_ready_service
+        http_layer_around_a_ready_service,
+        axum_router_without_a_layer,
+        axum_router_with_a_layer_that_does_nothing,
+        axum_router_with_the_http_layer,
+        axum_router_with_the_http_layer_without_the_body
     ]
 );
 main!(library_benchmark_groups = hot_operations);

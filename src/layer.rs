@@ -33,6 +33,8 @@
 //! - The source of the address belongs outside: `MockConnectInfo`, or middleware that puts a
 //!   [`ClientLabels`](crate::ClientLabels) into the extensions. A timeout can be outside as well. It drops the request
 //!   that it cancels, and the drop is in the scope.
+//! - A layer that calls its service in another task, such as tower's `BufferLayer`, belongs into a
+//!   [`PropagateScopeLayer`], wherever it is.
 //!
 //! [`LabelsLayer`] adds your own labels, in any order with this layer. Each of the two adds its labels to the current
 //! scope, so the scope inside both has all labels.
@@ -45,12 +47,15 @@
 
 mod client;
 mod labels;
+mod propagate;
 mod response;
 mod service;
+mod watch;
 
 pub use self::{
     client::ClientLabelsLayer,
     labels::LabelsLayer,
-    response::{ResponseFuture, ScopeResponse},
+    propagate::{CallInScope, PropagateScope, PropagateScopeLayer, PropagatedFuture},
+    response::{ResponseFuture, ScopeResponse, ScopedFuture},
     service::ScopedService,
 };

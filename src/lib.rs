@@ -57,7 +57,7 @@
 //! | [`ScopedRecorderLayer`] | A recorder for the [`metrics`](https://docs.rs/metrics) crate that reads the scope when a counter is incremented. |
 //! | [`prometheus`][mod@prometheus] | Builds, wraps and installs the Prometheus recorder in one call. |
 //! | [`opentelemetry`][mod@opentelemetry] | The same scopes for the instruments of an OpenTelemetry meter provider. |
-//! | [`ClientLabelsLayer`], [`LabelsLayer`] | Tower layers that enter the scope of a request's client, and add your own labels: see [`layer`]. |
+//! | [`ClientLabelsLayer`], [`LabelsLayer`], [`PropagateScopeLayer`] | Tower layers that enter the scope of a request's client, add your own labels, and carry the scope through a buffer: see [`layer`]. |
 //! | [`proxy`][mod@proxy] | The client's address behind a proxy. |
 //! | [`UdpServer`] | Serves a tower service from a UDP socket, each datagram in the scope of its client: see [`udp_adapter`]. |
 //! | [`DatagramSocket`] | A UDP socket that answers from the address that was asked, for your own receive loop. |
@@ -168,7 +168,7 @@ pub use self::{
         BoundedLabel, CappedLabel, ClientLabels, FixedLabel, IpFamily, IpType, LabelList, LabelSet,
         Nat64Prefix, Protocol, ServerBinding,
     },
-    layer::{ClientLabelsLayer, LabelsLayer},
+    layer::{ClientLabelsLayer, LabelsLayer, PropagateScopeLayer},
     recorder::{ScopedRecorder, ScopedRecorderLayer},
     scope::{ClientScopes, ClientScopesBuilder, MAX_LABEL_SETS, Scope, WithScope},
 };

@@ -83,6 +83,7 @@ pub use self::{
     scoped::{Scoped, WithScope},
 };
 pub(crate) use self::{
+    enter::replace_current,
     reader::{reader_made, warn_without_recorder},
     table::ScopeTable,
 };

@@ -44,7 +44,8 @@
 //! datagrams that the kernel dropped because the receive buffer was full; it is read on demand, see
 //! [`Serve::socket_drops`].
 //!
-//! All counters but the last are registered with the first datagram. Install a recorder before that.
+//! All counters but the last are registered with the first datagram. Install a recorder before that. If your handler counts
+//! already, turn them off [`without_counters`](UdpServer::without_counters).
 //!
 //! # How it serves
 //!
@@ -125,6 +126,6 @@ mod report;
 mod serve;
 mod server;
 
-pub use dualstack_udp::{Batch, Datagram, DatagramSocket, Replies};
+pub use dualstack_udp::{Batch, Datagram, DatagramSocket, Outcome, Replies};
 
 pub use self::{drops::SocketDrops, serve::Serve, server::UdpServer};

@@ -12,8 +12,8 @@ use allocation_counter::measure;
 #[cfg(feature = "proxy")]
 use dualstack_metrics::client::ClientSource as _;
 use dualstack_metrics::{
-    ClientLabels, ClientLabelsLayer, ClientScopes, Datagram, Protocol, Scope, ScopedRecorderLayer,
-    ServerBinding, SocketOptions, UdpServer, prometheus::Install,
+    ClientLabels, ClientLabelsLayer, ClientScopes, Datagram, PropagateScopeLayer, Protocol, Scope,
+    ScopedRecorderLayer, ServerBinding, SocketOptions, UdpServer, prometheus::Install,
 };
 use futures_util::FutureExt as _;
 use metrics::{Key, Level, Metadata, NoopRecorder, Recorder as _, counter, histogram, with_local_recorder};
@@ -21,7 +21,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use metrics_util::{MetricKindMask, layers::Layer as _};
 use test_support::numbered;
 use tokio::sync::oneshot;
-use tower::{Layer as _, Service as _, service_fn};
+use tower::{Layer as _, Service as _, layer::util::Identity, service_fn};
 
 fn binding() -> ServerBinding {
     ServerBinding::new(Protocol::Http, "[::]:7070".parse().unwrap())
@@ -119,12 +119,17 @@ fn a_request_allocates_nothing() {
         service_fn(|_: http::Request<()>| ready(Ok::<_, Infallible>(http::Response::new(String::new()))));
     let layer = ClientLabelsLayer::new(binding()).source(peer);
     let (mut with_body, mut without_body) = (layer.layer(inner), layer.without_body().layer(inner));
+    let mut propagated = layer.layer(PropagateScopeLayer::new(Identity::new()).layer(inner));
     assert_eq!(
         allocations(|| drop(with_body.call(http::Request::new(())).now_or_never())),
         0
     );
     assert_eq!(
         allocations(|| drop(without_body.call(http::Request::new(())).now_or_never())),
+        0
+    );
+    assert_eq!(
+        allocations(|| drop(propagated.call(http::Request::new(())).now_or_never())),
         0
     );
 }
@@ -177,13 +182,13 @@ fn allocations_for(datagrams: usize, size: usize, window: usize) -> u64 {
 #[test]
 fn a_datagram_whose_handler_is_ready_allocates_nothing() {
     allocations_for(1, 98, 1);
-    // Starting and stopping takes some, one more or less by chance; 5,000 datagrams more take none.
+    // Starting and stopping takes some, a few more or less by chance; 5,000 datagrams more take none.
     for (size, window) in [(98, 1), (98, 40), (1_000, 40)] {
         let (few, many) = (
             allocations_for(200, size, window),
             allocations_for(5_200, size, window),
         );
-        assert!(many < few + 10, "{few}, then {many}: {window} of {size} bytes");
+        assert!(many < few + 50, "{few}, then {many}: {window} of {size} bytes");
     }
 }
 

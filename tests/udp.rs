@@ -17,6 +17,7 @@ use std::{
 use bytes::Bytes;
 use dualstack_metrics::{
     ClientLabels, ClientScopes, Datagram, Protocol, Scope, ServerBinding, UdpServer, prometheus::Install,
+    udp_adapter::Outcome,
 };
 use metrics::{Counter, CounterFn, Recorder as _, counter};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -97,6 +98,50 @@ fn each_datagram_has_one_outcome_by_class() {
             for (reason, value) in [("handler_error", 1), ("handler_panic", 2), ("send", 1)] {
                 expected.push(failed(&labels, reason, value));
             }
+        }
+        running.stop().await;
+        metrics.assert(expected);
+    });
+}
+
+#[test]
+fn a_handler_that_counts_already_counts_each_datagram_once() {
+    recorded(async |metrics| {
+        let service = service_fn(|datagram: Datagram| async move {
+            counter!("s_requests_received_total").increment(1);
+            match &datagram.payload()[..] {
+                b"quiet" => Ok(None),
+                b"fail" => Err("on purpose"),
+                _ => Ok(Some(datagram.into_payload())),
+            }
+        });
+        let server = dual_stack().without_counters().on_outcome(|outcome, datagrams| {
+            let name = match outcome {
+                Outcome::Answered => "s_responses_sent_total",
+                Outcome::Unanswered => "quiet_total",
+                Outcome::HandlerFailed("on purpose") => "failed_total",
+                other => panic!("{other:?}"),
+            };
+            counter!(name).increment(datagrams);
+        });
+        let running = Running::start(server, service);
+        let mut expected = Vec::new();
+        for ip in loopbacks() {
+            let client = running.client(ip).await;
+            client.send(b"quiet").await;
+            client.send(b"fail").await;
+            for _ in 0..3 {
+                client.ask(b"x").await;
+            }
+            expected.extend(each(
+                &running.labels(ip),
+                [
+                    ("s_requests_received_total", 5),
+                    ("s_responses_sent_total", 3),
+                    ("quiet_total", 1),
+                    ("failed_total", 1),
+                ],
+            ));
         }
         running.stop().await;
         metrics.assert(expected);
@@ -600,8 +645,8 @@ fn a_multicast_group_is_no_source() {
             let inet = Running::start(named(socket), service_fn(echo));
             let asking = UdpSocket::bind((own, 0)).await.unwrap();
             let port = inet.address.port();
-            asking.send_to(b"x", (group, port)).await.unwrap();
-            assert_eq!(receive_from(&asking).await, (1, (own, port).into()));
+            let asked = (group, port).into();
+            assert_eq!(ask_until_answered(&asking, asked).await, (1, (own, port).into()));
             inet.stop().await;
 
             let group: Ipv6Addr = "ff02::1234".parse().unwrap();
@@ -610,11 +655,8 @@ fn a_multicast_group_is_no_source() {
             let inet6 = Running::start(named(socket), service_fn(echo));
             let asking = UdpSocket::bind("[::]:0").await.unwrap();
             let port = inet6.address.port();
-            asking
-                .send_to(b"x", SocketAddrV6::new(group, port, 0, link))
-                .await
-                .unwrap();
-            let (length, SocketAddr::V6(from)) = receive_from(&asking).await else {
+            let asked = SocketAddrV6::new(group, port, 0, link).into();
+            let (length, SocketAddr::V6(from)) = ask_until_answered(&asking, asked).await else {
                 panic!("an IPv4 address")
             };
             assert!(from.ip().is_unicast_link_local(), "{from}");
@@ -623,6 +665,20 @@ fn a_multicast_group_is_no_source() {
             assert!(!metrics.render().contains("failed"), "{}", metrics.render());
         });
     });
+}
+
+/// The length of the answer, and where it is from. A link that has just come up may lose a question.
+async fn ask_until_answered(socket: &UdpSocket, server: SocketAddr) -> (usize, SocketAddr) {
+    let mut buffer = [0; 16];
+    let answered = async {
+        loop {
+            socket.send_to(b"x", server).await.unwrap();
+            if let Ok(answer) = timeout(SHORT, socket.recv_from(&mut buffer)).await {
+                return answer.unwrap();
+            }
+        }
+    };
+    timeout(PATIENCE, answered).await.expect("an answer")
 }
 
 fn named(socket: UdpSocket) -> UdpServer {

@@ -1,4 +1,4 @@
-//! A request through the layer, against the same without it.
+//! A request through the layer, against the same through a layer that does nothing.
 
 use std::{
     convert::Infallible,
@@ -99,20 +99,28 @@ fn calls<A, B>(
 }
 
 pub(crate) fn print() {
-    header("a request, with our layer / without");
+    header("a request, with our layer / with a layer that does nothing");
 
-    let of = |what: &str, target: &str, mut ours: RouterIntoService<Body>| {
-        let mut identity = eager(router().layer(Identity::new()));
-        let paired = calls(&mut call, &mut ours, &mut call, &mut identity);
-        let more = allocations(|| call(&mut ours)) - allocations(|| call(&mut identity));
+    let against = |what: &str, target: &str, mut ours: RouterIntoService<Body>, rival: Router| {
+        let mut rival = eager(rival);
+        let paired = calls(&mut call, &mut ours, &mut call, &mut rival);
+        let more = allocations(|| call(&mut ours)) - allocations(|| call(&mut rival));
         row(what, &paired, target, format!("{more:+}"));
     };
+    let identity = || router().layer(Identity::new());
+    let of = |what: &str, target: &str, ours| against(what, target, ours, identity());
     let layer = ClientLabelsLayer::new(binding());
     of("axum router, in process", "≤ 1.06", eager(router().layer(layer)));
     of(
         "axum router, in process, `.without_body()`",
         "",
         eager(router().layer(layer.without_body())),
+    );
+    against(
+        "a layer that does nothing / no layer",
+        "",
+        eager(identity()),
+        router(),
     );
     of(
         "`TraceLayer` instead of ours",
@@ -125,7 +133,7 @@ pub(crate) fn print() {
     let paired = calls(&mut call, &mut ours, &mut call, &mut plain);
     let more = allocations(|| call(&mut ours)) - allocations(|| call(&mut plain));
     row(
-        "a tower service that does nothing",
+        "a tower service that does nothing / no layer",
         &paired,
         "",
         format!("{more:+}"),

@@ -116,6 +116,8 @@ impl<S, Src: Clone, const BODY: bool> Layer<S> for ClientLabelsLayer<Src, BODY> 
 impl<Request, Src: ClientSource<Request>, const BODY: bool> RequestScope<Request>
     for ClientLabelsLayer<Src, BODY>
 {
+    type Watch = ();
+
     #[inline]
     fn scope(&self, request: &Request) -> Scope {
         let scope = match self.source.client(request) {

@@ -2,7 +2,10 @@ use std::{any::type_name, fmt};
 
 use tower_layer::Layer;
 
-use super::service::{RequestScope, ScopedService};
+use super::{
+    service::{RequestScope, ScopedService},
+    watch::CallOutside,
+};
 use crate::{
     labels::{LabelSet, LabelText},
     scope::Scope,
@@ -81,6 +84,8 @@ where
     F: Fn(&Request) -> L,
     L: LabelSet,
 {
+    type Watch = CallOutside;
+
     fn scope(&self, request: &Request) -> Scope {
         Scope::current().with(&(self.labels)(request))
     }

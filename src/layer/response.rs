@@ -6,6 +6,7 @@ use std::{
 use bytes::Bytes;
 use pin_project_lite::pin_project;
 
+use super::watch::Watch;
 use crate::scope::{Scope, Scoped};
 
 /// A response whose body can be put into a scope, such as an [`http::Response`].
@@ -39,33 +40,62 @@ impl ScopeResponse for Option<Bytes> {
 }
 
 pin_project! {
-    /// The future of a [`ScopedService`](super::ScopedService).
+    /// The future of a [`ScopedService`](super::ScopedService) without the body of the response.
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<F> {
+    pub struct ScopedFuture<F, W> {
         #[pin]
         inner: Scoped<F>,
+        watch: W,
     }
 }
 
-impl<F> ResponseFuture<F> {
-    pub(super) fn new(inner: Scoped<F>) -> Self {
+impl<F, W> ScopedFuture<F, W> {
+    #[inline]
+    pub(super) fn new(inner: Scoped<F>, watch: W) -> Self {
+        Self { inner, watch }
+    }
+}
+
+impl<F: Future, W: Watch> Future for ScopedFuture<F, W> {
+    type Output = F::Output;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.watch.polled();
+        self.project().inner.poll(cx)
+    }
+}
+
+pin_project! {
+    /// The future of a [`ScopedService`](super::ScopedService).
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F, W> {
+        #[pin]
+        inner: ScopedFuture<F, W>,
+    }
+}
+
+impl<F, W> ResponseFuture<F, W> {
+    pub(super) fn new(inner: ScopedFuture<F, W>) -> Self {
         Self { inner }
     }
 }
 
-impl<F, Response, Error> Future for ResponseFuture<F>
+impl<F, W, Response, Error> Future for ResponseFuture<F, W>
 where
     F: Future<Output = Result<Response, Error>>,
+    W: Watch,
     Response: ScopeResponse,
 {
     type Output = Result<Response::Scoped, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut inner = self.project().inner;
-        let response = ready!(inner.as_mut().poll(cx));
+        let mut future = self.project().inner;
+        let response = ready!(future.as_mut().poll(cx));
         // After the poll, because it can add labels.
-        let scope = inner.scope();
+        let scope = future.inner.scope();
         Poll::Ready(response.map(|response| response.scoped(scope)))
     }
 }

@@ -2,11 +2,17 @@ use std::task::{Context, Poll};
 
 use tower_service::Service;
 
-use super::response::{ResponseFuture, ScopeResponse};
-use crate::scope::{Scope, Scoped, warn_without_recorder};
+use super::{
+    response::{ResponseFuture, ScopeResponse, ScopedFuture},
+    watch::Watch,
+};
+use crate::scope::{Scope, warn_without_recorder};
 
 /// A layer that makes the scope of a request.
 pub trait RequestScope<Request> {
+    /// Watches the future of the request.
+    type Watch: Watch;
+
     fn scope(&self, request: &Request) -> Scope;
 }
 
@@ -24,14 +30,15 @@ impl<S, L, const BODY: bool> ScopedService<S, L, BODY> {
     }
 
     #[inline]
-    fn call_in_scope<Request>(&mut self, request: Request) -> Scoped<S::Future>
+    fn call_in_scope<Request>(&mut self, request: Request) -> ScopedFuture<S::Future, L::Watch>
     where
         S: Service<Request>,
         L: RequestScope<Request>,
     {
         warn_without_recorder();
+        let watch = L::Watch::of_call();
         let entered = self.layer.scope(&request).enter();
-        entered.wrap(self.inner.call(request))
+        ScopedFuture::new(entered.wrap(self.inner.call(request)), watch)
     }
 }
 
@@ -43,7 +50,7 @@ where
 {
     type Response = <S::Response as ScopeResponse>::Scoped;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
+    type Future = ResponseFuture<S::Future, L::Watch>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
@@ -61,7 +68,7 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Scoped<S::Future>;
+    type Future = ScopedFuture<S::Future, L::Watch>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)

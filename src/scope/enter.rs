@@ -37,7 +37,7 @@ impl Scope {
 }
 
 /// Replaces the scope in force until the scope that was entered last is left.
-pub(super) fn replace_current(scope: Scope) {
+pub(crate) fn replace_current(scope: Scope) {
     CURRENT.set(scope);
 }
 

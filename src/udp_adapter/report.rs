@@ -12,10 +12,13 @@ use crate::{
     scope::{ClientScopes, Scope, warn_without_recorder},
 };
 
+type OnOutcome = Box<dyn FnMut(Outcome<'_>, u64) + Send>;
+
 /// Finds the scope of each datagram, counts its outcome there, and logs errors.
-#[derive(Debug)]
 pub(super) struct Report {
     pub(super) prefix: String,
+    pub(super) has_counters: bool,
+    pub(super) on_outcome: Option<OnOutcome>,
     pub(super) scopes: ClientScopes,
     pub(super) source: Option<Box<dyn DatagramSource>>,
     socket: SocketAddr,
@@ -31,6 +34,8 @@ impl Report {
         let limit = || LogLimit::new(Duration::from_secs(1));
         Self {
             prefix: "udp_server".to_owned(),
+            has_counters: true,
+            on_outcome: None,
             scopes,
             source: None,
             socket,
@@ -43,10 +48,12 @@ impl Report {
     }
 
     fn count(&mut self, scope: Scope, number: u64, counter: impl FnOnce(&Counters) -> &Counter) {
-        let counters = self
-            .counters
-            .get_or_insert_with(|| Counters::register(&self.prefix));
-        scope.run(|| counter(counters).increment(number));
+        if self.has_counters {
+            let counters = self
+                .counters
+                .get_or_insert_with(|| Counters::register(&self.prefix));
+            scope.run(|| counter(counters).increment(number));
+        }
     }
 }
 
@@ -55,6 +62,7 @@ impl Observer for Report {
     type Tag = Scope;
 
     fn received(&mut self, datagram: &mut Datagram) -> Result<Scope, Scope> {
+        warn_without_recorder();
         let source = self.source.as_deref();
         let is_served = source.is_none_or(|source| read_client(source, datagram));
         let scope = self.scopes.for_client(&*datagram);
@@ -64,6 +72,9 @@ impl Observer for Report {
 
     fn outcome(&mut self, client: Scope, outcome: Outcome<'_>, datagrams: u64) {
         self.count(client, datagrams, |counters| counters.of(outcome));
+        if let Some(on_outcome) = &mut self.on_outcome {
+            client.run(|| on_outcome(outcome, datagrams));
+        }
         let (socket, failures) = (self.socket, &self.failures);
         match outcome {
             Outcome::HandlerFailed(error) => {
@@ -122,7 +133,6 @@ impl Observer for Report {
 }
 
 /// Registered once: the labels are chosen at each increment.
-#[derive(Debug)]
 struct Counters {
     received: Counter,
     sent: Counter,
@@ -139,7 +149,6 @@ struct Counters {
 impl Counters {
     #[cold]
     fn register(prefix: &str) -> Self {
-        warn_without_recorder();
         let described = |name: &str, description: &'static str| {
             let name = format!("{prefix}_{name}");
             describe_counter!(name.clone(), description);

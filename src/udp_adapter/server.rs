@@ -1,7 +1,12 @@
-use std::{fmt::Display, io, net::SocketAddr, time::Duration};
+use std::{
+    fmt::{self, Display},
+    io,
+    net::SocketAddr,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use dualstack_udp::{Datagram, Server};
+use dualstack_udp::{Datagram, Outcome, Server};
 use tokio::net::UdpSocket;
 use tower_service::Service;
 
@@ -13,7 +18,6 @@ use crate::{
 };
 
 /// Serves datagrams from one socket, each in the scope of its client. See the [module](super).
-#[derive(Debug)]
 #[must_use = "nothing is served before `serve` is called and awaited"]
 pub struct UdpServer {
     server: Server,
@@ -44,6 +48,38 @@ impl UdpServer {
     /// The first part of the names of the server's own counters. Default: `udp_server`.
     pub fn metrics_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.report.prefix = prefix.into();
+        self
+    }
+
+    /// Counts nothing. For a handler that counts on its own, so that no datagram is counted twice.
+    ///
+    /// [`on_outcome`](Self::on_outcome) tells what a handler cannot know. Errors of the socket are still logged, and
+    /// [`Serve::socket_drops`] still counts.
+    pub fn without_counters(mut self) -> Self {
+        self.report.has_counters = false;
+        self
+    }
+
+    /// Calls `f` with the outcome of each datagram, in the scope of its client. Several
+    /// [answered](Outcome::Answered) datagrams of one client can come in one call, which has their number.
+    ///
+    /// A panic in `f` ends the server.
+    ///
+    /// ```
+    /// # use dualstack_metrics::{SocketOptions, UdpServer, udp_adapter::Outcome};
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap())?;
+    /// let server = UdpServer::new(socket)?.without_counters().on_outcome(|outcome, datagrams| match outcome {
+    ///     Outcome::Answered => metrics::counter!("answers_total").increment(datagrams),
+    ///     _ => metrics::counter!("no_answers_total").increment(datagrams),
+    /// });
+    /// # drop(server);
+    /// # Ok::<(), std::io::Error>(())
+    /// # })?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn on_outcome(mut self, f: impl FnMut(Outcome<'_>, u64) + Send + 'static) -> Self {
+        self.report.on_outcome = Some(Box::new(f));
         self
     }
 
@@ -93,5 +129,15 @@ impl UdpServer {
         S::Error: Display,
     {
         Serve::new(self.server, service, self.report)
+    }
+}
+
+impl fmt::Debug for UdpServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UdpServer")
+            .field("server", &self.server)
+            .field("prefix", &self.report.prefix)
+            .field("scopes", &self.report.scopes)
+            .finish_non_exhaustive()
     }
 }

@@ -14,7 +14,7 @@ use tower::{ServiceExt, service_fn};
 use super::{MAPPED_CLIENT, Plan, client_layer, from, send, server};
 
 /// Counts when it is dropped.
-struct CountDrop;
+pub(super) struct CountDrop;
 
 impl Drop for CountDrop {
     fn drop(&mut self) {
@@ -22,7 +22,7 @@ impl Drop for CountDrop {
     }
 }
 
-async fn buy() -> Body {
+pub(super) async fn buy() -> Body {
     counter!("begun_total").increment(1);
     tokio::task::yield_now().await;
     Scope::add(&Plan::Paid);

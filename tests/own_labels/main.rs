@@ -1,5 +1,6 @@
 //! Your own labels: in requests over HTTP and UDP, added late, and written as `other`.
 
+mod buffers;
 mod late;
 mod layers;
 mod values;

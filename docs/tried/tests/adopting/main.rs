@@ -4,6 +4,7 @@
 //! do not see each other's counters.
 
 mod axum_versions;
+mod buffers;
 mod dogstatsd;
 mod event_bus;
 mod fallbacks;
@@ -20,6 +21,7 @@ mod proxy_listeners;
 mod queries;
 mod spans;
 mod tasks;
+mod udp_counters;
 mod unit_tests;
 #[cfg(unix)]
 mod unix_socket;
