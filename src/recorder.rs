@@ -3,11 +3,10 @@
 //! ```
 //! use dualstack_metrics::{ClientScopes, Protocol, ScopedRecorderLayer, ServerBinding};
 //! use metrics_exporter_prometheus::PrometheusBuilder;
-//! use metrics_util::layers::Layer as _;
 //!
 //! let prometheus = PrometheusBuilder::new().build_recorder();
 //! let handle = prometheus.handle();
-//! let recorder = ScopedRecorderLayer::new().layer(prometheus);
+//! let recorder = ScopedRecorderLayer::new().wrap(prometheus);
 //! let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, "[::]:6969".parse()?));
 //!
 //! metrics::with_local_recorder(&recorder, || {
@@ -77,10 +76,10 @@
 //!
 //! ```compile_fail
 //! use dualstack_metrics::ScopedRecorderLayer;
-//! use metrics_util::layers::{Layer as _, RouterBuilder};
+//! use metrics_util::layers::RouterBuilder;
 //!
 //! let router = RouterBuilder::from_recorder(metrics::NoopRecorder).build();
-//! let recorder = ScopedRecorderLayer::new().layer(router);
+//! let recorder = ScopedRecorderLayer::new().wrap(router);
 //! ```
 //!
 //! `metrics-tracing-context` below would compile, but a cached metric would keep the fields of the first request's
@@ -219,6 +218,27 @@ impl ScopedRecorderLayer {
         self
     }
 
+    /// Wraps a recorder, like [`Layer::layer`], but needs no trait in scope.
+    #[must_use]
+    pub fn wrap<R: Recorder + Send + Sync + 'static>(&self, inner: R) -> ScopedRecorder<R> {
+        static IS_MADE: Once = Once::new();
+
+        IS_MADE.call_once(|| scope::reader_made(count_overflow));
+        let cache = self.cache && self.revalidate_after != Some(Duration::ZERO);
+        let inner = Arc::new(inner);
+        // A `Weak<dyn Recorder>` comes from an `Arc<dyn Recorder>`, and `inner` has to keep its type.
+        let recorder: Arc<dyn Recorder + Send + Sync> = Arc::<R>::clone(&inner);
+        ScopedRecorder {
+            inner,
+            target: Arc::new(Target {
+                recorder: Arc::downgrade(&recorder),
+                expiry: self.revalidate_after.filter(|_| cache).map(Expiry::after),
+                cache,
+            }),
+            filter: self.filter.clone(),
+        }
+    }
+
     /// The time set with [`revalidate_after`](Self::revalidate_after), `None` for never.
     #[cfg(feature = "prometheus")]
     pub(crate) fn revalidation(&self) -> Option<Duration> {
@@ -241,22 +261,7 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
     type Output = ScopedRecorder<R>;
 
     fn layer(&self, inner: R) -> ScopedRecorder<R> {
-        static IS_MADE: Once = Once::new();
-
-        IS_MADE.call_once(|| scope::reader_made(count_overflow));
-        let cache = self.cache && self.revalidate_after != Some(Duration::ZERO);
-        let inner = Arc::new(inner);
-        // A `Weak<dyn Recorder>` comes from an `Arc<dyn Recorder>`, and `inner` has to keep its type.
-        let recorder: Arc<dyn Recorder + Send + Sync> = Arc::<R>::clone(&inner);
-        ScopedRecorder {
-            inner,
-            target: Arc::new(Target {
-                recorder: Arc::downgrade(&recorder),
-                expiry: self.revalidate_after.filter(|_| cache).map(Expiry::after),
-                cache,
-            }),
-            filter: self.filter.clone(),
-        }
+        self.wrap(inner)
     }
 }
 
