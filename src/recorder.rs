@@ -54,10 +54,12 @@
 //! which suits idle timeouts of one second or more; set it with
 //! [`revalidate_after`](ScopedRecorderLayer::revalidate_after).
 //!
-//! A render that is under way can delete a metric that was used, or registered, a moment ago. So a metric is registered a
-//! second time after half of that time, and only then used for as long as it is not idle. At worst, the increments of
-//! that half are lost, and none later. This holds as long as no render pauses for longer than that half between reading
-//! a metric and deleting it.
+//! A render that is under way can delete a metric that was used, or registered, a moment ago. Then increments during the
+//! render are lost, as without this layer, and fewer than as many more: until half of that time has passed, a metric is
+//! registered again whenever its increments have doubled. Later, none are lost. This holds as long as no render pauses
+//! for longer than that half between reading a metric and deleting it.
+//!
+//! The clock may be late by 20 ms, so these times are shorter or longer by as much, on the safe side.
 //!
 //! ## Allocators that count
 //!
@@ -85,6 +87,7 @@
 //! `metrics-tracing-context` below would compile, but a cached metric would keep the fields of the first request's
 //! span. For such recorders, use [`without_cache`](ScopedRecorderLayer::without_cache): it registers at each increment.
 
+mod clock;
 mod filter;
 mod handle;
 mod key;
@@ -203,7 +206,7 @@ impl ScopedRecorderLayer {
     }
 
     /// Registers a cached metric again when it was not used for `idle`. The default is 500 ms. Set it to half of the
-    /// exporter's idle timeout or less. Zero registers at each increment.
+    /// exporter's idle timeout or less. A time of 20 ms or less, which the clock cannot tell, registers at each increment.
     #[must_use]
     pub fn revalidate_after(mut self, idle: Duration) -> Self {
         self.revalidate_after = Some(idle);
