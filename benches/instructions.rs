@@ -23,7 +23,8 @@ use std::{
 
 use dualstack_metrics::{
     CappedLabel, ClientLabels, ClientLabelsLayer, ClientScopes, FixedLabel, Protocol, Scope,
-    ScopedRecorderLayer, ServerBinding, prometheus::Install,
+    ScopedRecorderLayer, ServerBinding,
+    prometheus::{Install, MetricKindMask},
 };
 use futures_util::FutureExt as _;
 use gungraun::{
@@ -74,10 +75,16 @@ fn client() -> Scope {
 }
 
 fn install(layer: ScopedRecorderLayer) {
-    let recorder = Install::new(PrometheusBuilder::new())
-        .recorder(layer)
-        .build_recorder();
-    assert!(set_global_recorder(recorder).is_ok());
+    set(Install::new(PrometheusBuilder::new()).recorder(layer));
+}
+
+fn install_with_an_idle_timeout() {
+    let timeout = Some(Duration::from_secs(600));
+    set(Install::new(PrometheusBuilder::new()).idle_timeout(MetricKindMask::ALL, timeout));
+}
+
+fn set(install: Install) {
+    assert!(set_global_recorder(install.build_recorder()).is_ok());
 }
 
 #[library_benchmark(config = at_most(40))]
@@ -124,25 +131,25 @@ fn macro_increment_bare() {
     measured(|| counter!("requests_total").increment(1));
 }
 
-#[library_benchmark(config = at_most(280))]
+#[library_benchmark(config = at_most(261))]
 fn macro_increment_in_a_scope() {
     install(ScopedRecorderLayer::new());
     client().run(|| measured(|| counter!("requests_total").increment(1)));
 }
 
-#[library_benchmark(config = at_most(273))]
-fn macro_increment_in_a_scope_never_revalidated() {
-    install(ScopedRecorderLayer::new().never_revalidate());
+#[library_benchmark(config = at_most(308))]
+fn macro_increment_in_a_scope_with_an_idle_timeout() {
+    install_with_an_idle_timeout();
     client().run(|| measured(|| counter!("requests_total").increment(1)));
 }
 
-#[library_benchmark(config = at_most(292))]
+#[library_benchmark(config = at_most(273))]
 fn macro_increment_in_a_scope_with_a_label() {
     install(ScopedRecorderLayer::new());
     client().run(|| measured(|| counter!("requests_total", "request_kind" => "announce").increment(1)));
 }
 
-#[library_benchmark(config = at_most(277))]
+#[library_benchmark(config = at_most(258))]
 fn macro_increment_outside_every_scope() {
     install(ScopedRecorderLayer::new());
     measured(|| counter!("requests_total").increment(1));
@@ -154,9 +161,16 @@ fn macro_increment_excluded() {
     client().run(|| measured(|| counter!("requests_total").increment(1)));
 }
 
-#[library_benchmark(config = at_most(95))]
+#[library_benchmark(config = at_most(76))]
 fn kept_handle_in_a_scope() {
     install(ScopedRecorderLayer::new());
+    let kept: Counter = counter!("requests_total");
+    client().run(|| measured(|| kept.increment(1)));
+}
+
+#[library_benchmark(config = at_most(111))]
+fn kept_handle_in_a_scope_with_an_idle_timeout() {
+    install_with_an_idle_timeout();
     let kept: Counter = counter!("requests_total");
     client().run(|| measured(|| kept.increment(1)));
 }
@@ -184,11 +198,12 @@ library_benchmark_group!(
         compose_a_client_and_three_labels,
         macro_increment_bare,
         macro_increment_in_a_scope,
-        macro_increment_in_a_scope_never_revalidated,
+        macro_increment_in_a_scope_with_an_idle_timeout,
         macro_increment_in_a_scope_with_a_label,
         macro_increment_outside_every_scope,
         macro_increment_excluded,
         kept_handle_in_a_scope,
+        kept_handle_in_a_scope_with_an_idle_timeout,
         http_layer_around_a_ready_service
     ]
 );
