@@ -78,8 +78,8 @@
 //! | `axum` | yes | the feature of the current axum, which is `axum08` | |
 //! | `axum08` | yes | reads the client's address from the `ConnectInfo` of axum 0.8; [`socket`] | 25, which an axum program has already |
 //! | `axum07` | no | the same for axum 0.7, alone or beside 0.8 | 25, which an axum program has already |
-//! | `udp` | yes | [`udp_adapter`] and [`socket`] | 12; 5 beside `axum` and `prometheus` |
-//! | `prometheus` | yes | [`prometheus`][mod@prometheus]: the exporter, installed in one call | 28 |
+//! | `udp` | yes | [`udp_adapter`] and [`socket`] | 13; 5 beside `axum` and `prometheus` |
+//! | `prometheus` | yes | [`prometheus`][mod@prometheus]: the exporter, installed in one call | 32 |
 //! | `kernel` | yes | [`kernel`][mod@kernel]: the host's IPv6 counters (Linux) | none |
 //! | `derive` | no | the derives of [`BoundedLabel`] and [`LabelSet`] for labels of your own | 2 beside the default; 5 without other features |
 //! | `proxy` | no | [`proxy`][mod@proxy]: the client's address behind a proxy, from headers and the PROXY protocol | 2 that an axum server does not have; 5 without other features |
@@ -89,7 +89,7 @@
 //! | `http-listener` | no | the exporter's own HTTP listener | 19 more than `prometheus` |
 //! | `push-gateway` | no | the exporter's own push gateway client, with TLS | 26 more than `prometheus` |
 //!
-//! The default features have 73 packages in all. Without features there are 21 packages, and the modules [`labels`],
+//! The default features have 74 packages in all. Without features there are 18 packages, and the modules [`labels`],
 //! [`client`], [`scope`], [`recorder`] and [`layer`], for any recorder and any tower service.
 //! For an axum service with the Prometheus exporter, and nothing for UDP:
 //!

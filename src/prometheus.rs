@@ -29,15 +29,18 @@ use std::{
 #[cfg(any(feature = "http-listener", feature = "push-gateway"))]
 use metrics_exporter_prometheus::BuildError;
 pub use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_util::MetricKind;
 pub use metrics_util::MetricKindMask;
-use metrics_util::{MetricKind, layers::Layer as _};
 
 use crate::recorder::{ScopedRecorder, ScopedRecorderLayer};
 
 /// The same as the exporter's default.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Installs the recorder of `builder` as the global one, with scoped counters and its upkeep running.
+/// Installs the recorder of `builder` as the global one, with scoped counters, no idle timeout, and its upkeep running.
+///
+/// An idle timeout of the builder is replaced, because the cache of this crate cannot read it:
+/// [`Install::idle_timeout`] is the place to set one.
 ///
 /// # Errors
 ///
@@ -49,9 +52,10 @@ pub fn install(builder: PrometheusBuilder) -> Result<PrometheusHandle, InstallEr
 /// [`install`] with choices.
 ///
 /// ```
-/// use dualstack_metrics::{ScopedRecorderLayer, prometheus::Install};
-/// use metrics_exporter_prometheus::PrometheusBuilder;
-/// use metrics_util::MetricKindMask;
+/// use dualstack_metrics::{
+///     ScopedRecorderLayer,
+///     prometheus::{Install, MetricKindMask, PrometheusBuilder},
+/// };
 /// use std::time::Duration;
 ///
 /// let metrics = Install::new(PrometheusBuilder::new())
@@ -66,7 +70,7 @@ pub fn install(builder: PrometheusBuilder) -> Result<PrometheusHandle, InstallEr
 pub struct Install {
     builder: PrometheusBuilder,
     layer: ScopedRecorderLayer,
-    idle_timeout: Option<(MetricKindMask, Option<Duration>)>,
+    idle_timeout: (MetricKindMask, Option<Duration>),
 }
 
 impl Install {
@@ -75,7 +79,7 @@ impl Install {
         Self {
             builder,
             layer: ScopedRecorderLayer::new(),
-            idle_timeout: None,
+            idle_timeout: (MetricKindMask::NONE, None),
         }
     }
 
@@ -85,14 +89,13 @@ impl Install {
         self
     }
 
-    /// Makes the exporter forget metrics of these kinds that were idle for `timeout`. Replaces the builder's own
-    /// setting, which the cache cannot read.
+    /// Makes the exporter forget metrics of these kinds that were idle for `timeout`. The default is never.
     ///
-    /// Cached metrics are then registered again after half of `timeout`, or after
-    /// [`ScopedRecorderLayer::revalidate_after`] if that is less. With `None`, or a mask without any kind that is scoped
-    /// and cached, they are never registered again, which saves a clock read per increment.
+    /// Cached metrics are then registered again when they were idle for half of `timeout`, or for
+    /// [`ScopedRecorderLayer::revalidate_after`] if that is less, and each increment reads the clock. With `None`, or a
+    /// mask without any kind that is scoped and cached, they are never registered again.
     pub fn idle_timeout(mut self, mask: MetricKindMask, timeout: Option<Duration>) -> Self {
-        self.idle_timeout = Some((mask, timeout));
+        self.idle_timeout = (mask, timeout);
         self
     }
 
@@ -101,7 +104,7 @@ impl Install {
     #[must_use]
     pub fn build_recorder(self) -> ScopedRecorder<PrometheusRecorder> {
         let (builder, layer) = self.into_parts();
-        layer.layer(builder.build_recorder())
+        layer.wrap(builder.build_recorder())
     }
 
     /// Installs the recorder as the global one, and starts its upkeep.
@@ -184,29 +187,26 @@ impl Install {
 
     fn into_parts(self) -> (PrometheusBuilder, ScopedRecorderLayer) {
         let Self {
-            mut builder,
-            mut layer,
-            idle_timeout,
+            builder,
+            layer,
+            idle_timeout: (mask, timeout),
         } = self;
-        if let Some((mask, timeout)) = idle_timeout {
-            builder = builder.idle_timeout(mask, timeout);
-            let forgets_scoped = [MetricKind::Counter, MetricKind::Histogram]
-                .into_iter()
-                .any(|kind| mask.matches(kind) && layer.scopes_any(kind));
-            layer = match timeout {
-                Some(timeout) if forgets_scoped => {
-                    let revalidation = layer.revalidation().unwrap_or(Duration::MAX);
-                    layer.revalidate_after(revalidation.min(timeout / 2))
-                }
-                _ => layer.never_revalidate(),
-            };
-        }
-        (builder, layer)
+        let forgets_scoped = [MetricKind::Counter, MetricKind::Histogram]
+            .into_iter()
+            .any(|kind| mask.matches(kind) && layer.scopes_any(kind));
+        let layer = match timeout {
+            Some(timeout) if forgets_scoped => {
+                let revalidation = layer.revalidation().unwrap_or(Duration::MAX);
+                layer.revalidate_after(revalidation.min(timeout / 2))
+            }
+            _ => layer.never_revalidate(),
+        };
+        (builder.idle_timeout(mask, timeout), layer)
     }
 }
 
 fn set_global(layer: &ScopedRecorderLayer, recorder: PrometheusRecorder) -> Result<(), InstallError> {
-    metrics::set_global_recorder(layer.layer(recorder)).map_err(|_| InstallError(Kind::AlreadyInstalled))
+    metrics::set_global_recorder(layer.wrap(recorder)).map_err(|_| InstallError(Kind::AlreadyInstalled))
 }
 
 /// The error of [`install`] and [`Install`]: no recorder was installed.
@@ -267,7 +267,7 @@ mod tests {
         let install = || Install::new(PrometheusBuilder::new());
         let millis = Duration::from_millis;
         let (all, some) = (MetricKindMask::ALL, |time| Some(millis(time)));
-        assert_eq!(revalidation(install()), some(500));
+        assert_eq!(revalidation(install()), None);
         for (timeout, expected) in [(400, 200), (1_000, 500), (600_000, 500)] {
             assert_eq!(
                 revalidation(install().idle_timeout(all, some(timeout))),

@@ -3,11 +3,10 @@
 //! ```
 //! use dualstack_metrics::{ClientScopes, Protocol, ScopedRecorderLayer, ServerBinding};
 //! use metrics_exporter_prometheus::PrometheusBuilder;
-//! use metrics_util::layers::Layer as _;
 //!
 //! let prometheus = PrometheusBuilder::new().build_recorder();
 //! let handle = prometheus.handle();
-//! let recorder = ScopedRecorderLayer::new().layer(prometheus);
+//! let recorder = ScopedRecorderLayer::new().wrap(prometheus);
 //! let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, "[::]:6969".parse()?));
 //!
 //! metrics::with_local_recorder(&recorder, || {
@@ -55,10 +54,12 @@
 //! which suits idle timeouts of one second or more; set it with
 //! [`revalidate_after`](ScopedRecorderLayer::revalidate_after).
 //!
-//! A render that is under way can delete a metric that was used, or registered, a moment ago. So a metric is registered a
-//! second time after half of that time, and only then used for as long as it is not idle. At worst, the increments of
-//! that half are lost, and none later. This holds as long as no render pauses for longer than that half between reading
-//! a metric and deleting it.
+//! A render that is under way can delete a metric that was used, or registered, a moment ago. Then increments during the
+//! render are lost, as without this layer, and fewer than as many more: until half of that time has passed, a metric is
+//! registered again whenever its increments have doubled. Later, none are lost. This holds as long as no render pauses
+//! for longer than that half between reading a metric and deleting it.
+//!
+//! The clock may be late by 20 ms, so these times are shorter or longer by as much, on the safe side.
 //!
 //! ## Allocators that count
 //!
@@ -77,15 +78,16 @@
 //!
 //! ```compile_fail
 //! use dualstack_metrics::ScopedRecorderLayer;
-//! use metrics_util::layers::{Layer as _, RouterBuilder};
+//! use metrics_util::layers::RouterBuilder;
 //!
 //! let router = RouterBuilder::from_recorder(metrics::NoopRecorder).build();
-//! let recorder = ScopedRecorderLayer::new().layer(router);
+//! let recorder = ScopedRecorderLayer::new().wrap(router);
 //! ```
 //!
 //! `metrics-tracing-context` below would compile, but a cached metric would keep the fields of the first request's
 //! span. For such recorders, use [`without_cache`](ScopedRecorderLayer::without_cache): it registers at each increment.
 
+mod clock;
 mod filter;
 mod handle;
 mod key;
@@ -204,7 +206,7 @@ impl ScopedRecorderLayer {
     }
 
     /// Registers a cached metric again when it was not used for `idle`. The default is 500 ms. Set it to half of the
-    /// exporter's idle timeout or less. Zero registers at each increment.
+    /// exporter's idle timeout or less. A time of 20 ms or less, which the clock cannot tell, registers at each increment.
     #[must_use]
     pub fn revalidate_after(mut self, idle: Duration) -> Self {
         self.revalidate_after = Some(idle);
@@ -217,6 +219,27 @@ impl ScopedRecorderLayer {
     pub fn never_revalidate(mut self) -> Self {
         self.revalidate_after = None;
         self
+    }
+
+    /// Wraps a recorder, like [`Layer::layer`], but needs no trait in scope.
+    #[must_use]
+    pub fn wrap<R: Recorder + Send + Sync + 'static>(&self, inner: R) -> ScopedRecorder<R> {
+        static IS_MADE: Once = Once::new();
+
+        IS_MADE.call_once(|| scope::reader_made(count_overflow));
+        let cache = self.cache && self.revalidate_after != Some(Duration::ZERO);
+        let inner = Arc::new(inner);
+        // A `Weak<dyn Recorder>` comes from an `Arc<dyn Recorder>`, and `inner` has to keep its type.
+        let recorder: Arc<dyn Recorder + Send + Sync> = Arc::<R>::clone(&inner);
+        ScopedRecorder {
+            inner,
+            target: Arc::new(Target {
+                recorder: Arc::downgrade(&recorder),
+                expiry: self.revalidate_after.filter(|_| cache).map(Expiry::after),
+                cache,
+            }),
+            filter: self.filter.clone(),
+        }
     }
 
     /// The time set with [`revalidate_after`](Self::revalidate_after), `None` for never.
@@ -241,22 +264,7 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
     type Output = ScopedRecorder<R>;
 
     fn layer(&self, inner: R) -> ScopedRecorder<R> {
-        static IS_MADE: Once = Once::new();
-
-        IS_MADE.call_once(|| scope::reader_made(count_overflow));
-        let cache = self.cache && self.revalidate_after != Some(Duration::ZERO);
-        let inner = Arc::new(inner);
-        // A `Weak<dyn Recorder>` comes from an `Arc<dyn Recorder>`, and `inner` has to keep its type.
-        let recorder: Arc<dyn Recorder + Send + Sync> = Arc::<R>::clone(&inner);
-        ScopedRecorder {
-            inner,
-            target: Arc::new(Target {
-                recorder: Arc::downgrade(&recorder),
-                expiry: self.revalidate_after.filter(|_| cache).map(Expiry::after),
-                cache,
-            }),
-            filter: self.filter.clone(),
-        }
+        self.wrap(inner)
     }
 }
 

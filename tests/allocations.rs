@@ -18,7 +18,6 @@ use dualstack_metrics::{
 use futures_util::FutureExt as _;
 use metrics::{Key, Level, Metadata, NoopRecorder, Recorder as _, counter, histogram, with_local_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use metrics_util::{MetricKindMask, layers::Layer as _};
 use test_support::numbered;
 use tokio::sync::oneshot;
 use tower::{Layer as _, Service as _, layer::util::Identity, service_fn};
@@ -136,10 +135,7 @@ fn a_request_allocates_nothing() {
 
 /// Allocations of a server's thread while it answers so many datagrams of a size, `window` at a time.
 fn allocations_for(datagrams: usize, size: usize, window: usize) -> u64 {
-    // Without an idle timeout, nothing is registered again after some time.
-    let recorder = Install::new(PrometheusBuilder::new())
-        .idle_timeout(MetricKindMask::ALL, None)
-        .build_recorder();
+    let recorder = Install::new(PrometheusBuilder::new()).build_recorder();
     let _recorder = metrics::set_default_local_recorder(&recorder);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -199,7 +195,7 @@ fn bytes(f: impl FnOnce()) -> u64 {
 
 #[test]
 fn dynamic_names_and_modules_do_not_make_the_cache_grow() {
-    let recorder = ScopedRecorderLayer::new().layer(NoopRecorder);
+    let recorder = ScopedRecorderLayer::new().wrap(NoopRecorder);
     let scope = ClientScopes::new(binding()).for_client(ClientLabels::UNKNOWN);
     let use_names = |names: std::ops::Range<u32>| {
         bytes(|| {
@@ -223,7 +219,7 @@ fn the_memory_of_a_handle_is_proportional_to_the_scopes_it_is_used_in() {
     static METADATA: Metadata<'static> = Metadata::new("", Level::INFO, None);
 
     let scopes: Vec<_> = (0..1_000).map(numbered).collect();
-    let recorder = ScopedRecorderLayer::new().never_revalidate().layer(NoopRecorder);
+    let recorder = ScopedRecorderLayer::new().never_revalidate().wrap(NoopRecorder);
     // The cache itself.
     let _ = recorder.register_counter(&Key::from_static_name("first_total"), &METADATA);
     let of = |name, scopes: &[Scope]| {

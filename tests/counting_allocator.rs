@@ -13,7 +13,6 @@ use std::{
 
 use dualstack_metrics::ScopedRecorderLayer;
 use metrics::{Counter, CounterFn, Key, Level, Metadata, counter};
-use metrics_util::layers::Layer as _;
 use test_support::{CountersOf, numbered};
 use tracking_allocator::{AllocationGroupId, AllocationRegistry, AllocationTracker, Allocator};
 
@@ -73,7 +72,7 @@ fn every_allocation_is_counted_and_none_hangs() {
     // Allocates for each registration, without a lock, unlike the Prometheus exporter.
     let allocates =
         CountersOf::new(|key, _| Counter::from_arc(Arc::new(CountsTogether(vec![key.name().to_owned()]))));
-    assert!(metrics::set_global_recorder(layer.layer(allocates)).is_ok());
+    assert!(metrics::set_global_recorder(layer.wrap(allocates)).is_ok());
     let scopes: Vec<_> = (0..100).map(numbered).collect();
     let names: Vec<_> = (0..5_000).map(|at| format!("name_{at}_total")).collect();
     assert!(AllocationRegistry::set_global_tracker(Counts).is_ok());

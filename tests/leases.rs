@@ -17,7 +17,6 @@ use metrics::{
 };
 use metrics_util::{
     MetricKindMask,
-    layers::Layer as _,
     registry::{GenerationalAtomicStorage, Recency, Registry},
 };
 use quanta::{Clock, Mock};
@@ -101,7 +100,7 @@ impl Recorder for Exporter {
 fn renewing() -> ScopedRecorder<Exporter> {
     ScopedRecorderLayer::new()
         .revalidate_after(Duration::from_millis(400))
-        .layer(Exporter::new())
+        .wrap(Exporter::new())
 }
 
 fn scope() -> Scope {
@@ -112,6 +111,13 @@ fn scope() -> Scope {
 fn handle(recorder: &ScopedRecorder<Exporter>, target: &str) -> Counter {
     let metadata = Metadata::new(target, Level::INFO, None);
     recorder.register_counter(&Key::from_static_name("requests_total"), &metadata)
+}
+
+fn wait_until_leases_have_expired() {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(500) {
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Increments until the exporter knows the counter. An increment follows less than `revalidate_after` after the last.
@@ -128,7 +134,7 @@ fn increment_until_known(exporter: &Exporter, counter: &Counter) {
 }
 
 /// Increments without a longer pause, for at least `time`, and returns the longest pause.
-fn increment_for(time: Duration, increment: impl Fn()) -> Duration {
+fn increment_for(time: Duration, mut increment: impl FnMut()) -> Duration {
     let start = Instant::now();
     let (mut last, mut longest_pause) = (start, Duration::ZERO);
     while start.elapsed() < time {
@@ -166,33 +172,74 @@ fn a_kept_handle_that_is_renewed_during_the_render_that_forgets_its_metric_count
         scope().run(|| kept.increment(1));
         exporter.render_counters(|| ());
         exporter.pass_the_idle_timeout();
-        // The lease expires.
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_millis(500) {
-            thread::sleep(Duration::from_millis(10));
-        }
+        wait_until_leases_have_expired();
         exporter.render_counters(|| scope().run(|| kept.increment(1)));
         assert_eq!(exporter.counter(), None, "the render has deleted it");
         increment_until_known(exporter, &kept);
     }
 }
 
+/// The bare macro loses the increments during the render, and none later.
 #[test]
-fn a_busy_metric_is_registered_three_times_and_never_again() {
-    // First for its first use, then to be kept, then to be confirmed. A pause makes it idle, so try again.
+fn a_metric_that_wakes_up_during_the_render_that_forgets_it_loses_less_than_twice_as_much_as_without_this_layer()
+ {
+    // The increments during the render, and how many of as many more are counted.
+    const CASES: [(u64, u64); 7] = [(1, 1), (2, 1), (3, 3), (5, 3), (8, 1), (100, 73), (1_000, 977)];
+
+    let recorders = CASES.map(|case| (case, renewing()));
+    let all = recorders
+        .each_ref()
+        .map(|(case, recorder)| (*case, recorder.get_ref(), handle(recorder, "kept")));
+    // Forgotten once before it was confirmed, and once after.
+    for busy_for in [1, 350].map(Duration::from_millis) {
+        increment_for(busy_for, || {
+            for (.., kept) in &all {
+                scope().run(|| kept.increment(1));
+            }
+        });
+        for (_, exporter, _) in &all {
+            exporter.render_counters(|| ());
+            exporter.pass_the_idle_timeout();
+        }
+        wait_until_leases_have_expired();
+        for ((increments, counted), exporter, kept) in &all {
+            let increment = || scope().run(|| (0..*increments).for_each(|_| kept.increment(1)));
+            exporter.render_counters(increment);
+            assert_eq!(exporter.counter(), None, "the render has deleted it");
+            increment();
+            // More, if this machine pauses meanwhile.
+            assert!(
+                exporter.counter() >= Some(*counted),
+                "{:?} of {increments}",
+                exporter.counter()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_busy_metric_is_registered_when_its_increments_have_doubled_then_to_confirm_it_and_never_again() {
+    // A pause makes it idle, so try again.
     for _ in 0..20 {
         let recorder = renewing();
+        let registrations = || recorder.get_ref().registrations.load(Ordering::Relaxed);
+        let (mut increments, mut registered_at) = (0_u32, Vec::new());
         let pause = with_local_recorder(&recorder, || {
             let kept = counter!("requests_total");
             increment_for(Duration::from_millis(1_600), || {
-                scope().run(|| {
-                    kept.increment(1);
-                    counter!("requests_total").increment(1);
+                let before = registrations();
+                increments += 1;
+                scope().run(|| match increments % 2 {
+                    0 => kept.increment(1),
+                    _ => counter!("requests_total").increment(1),
                 });
+                registered_at.extend((registrations() > before).then_some(increments));
             })
         });
         if pause < Duration::from_millis(150) {
-            assert_eq!(recorder.get_ref().registrations.load(Ordering::Relaxed), 3);
+            let (_confirmed, doubled) = registered_at.split_last().unwrap();
+            let powers_of_two: Vec<u32> = (0..doubled.len()).map(|at| 1 << at).collect();
+            assert_eq!(doubled, powers_of_two);
             return;
         }
     }
@@ -200,8 +247,41 @@ fn a_busy_metric_is_registered_three_times_and_never_again() {
 }
 
 #[test]
+fn threads_that_renew_the_same_metrics_lose_no_increment() {
+    let revalidate_after = Duration::from_millis(200);
+    let recorder = ScopedRecorderLayer::new()
+        .revalidate_after(revalidate_after)
+        .wrap(Exporter::new());
+    let kept = handle(&recorder, "kept");
+    let exporter = recorder.get_ref();
+    let increments = AtomicUsize::new(0);
+    thread::scope(|threads| {
+        for _ in 0..4 {
+            threads.spawn(|| {
+                // Each burst is confirmed, and its lease expires before the next.
+                for _ in 0..4 {
+                    increment_for(revalidate_after, || {
+                        increments.fetch_add(1, Ordering::Relaxed);
+                        scope().run(|| kept.increment(1));
+                    });
+                    thread::sleep(revalidate_after);
+                }
+            });
+        }
+    });
+    let registrations = exporter.registrations.load(Ordering::Relaxed);
+    let increments = increments.into_inner();
+    assert_eq!(exporter.counter(), Some(increments as u64));
+    // More than the first burst takes, and far fewer than increments.
+    assert!(
+        (20..increments / 4).contains(&registrations),
+        "{registrations} of {increments}"
+    );
+}
+
+#[test]
 fn with_the_default_settings_almost_every_use_is_cached() {
-    let recorder = ScopedRecorderLayer::new().layer(Exporter::new());
+    let recorder = ScopedRecorderLayer::new().wrap(Exporter::new());
     with_local_recorder(&recorder, || {
         let kept = counter!("requests_total");
         for _ in 0..10_000 {
@@ -213,7 +293,7 @@ fn with_the_default_settings_almost_every_use_is_cached() {
     });
     let exporter = recorder.get_ref();
     assert_eq!(exporter.counter(), Some(20_000));
-    // Three, and three more for each time that this machine pauses for half a second.
+    // Fourteen, and as many more for each time that this machine pauses for half a second.
     let registrations = exporter.registrations.load(Ordering::Relaxed);
     assert!((2..200).contains(&registrations), "{registrations} registrations");
 }
@@ -224,7 +304,7 @@ fn records_of_nothing_do_not_hide_that_a_histogram_is_idle() {
     let recorder = ScopedRecorderLayer::new()
         .histograms()
         .revalidate_after(revalidate_after)
-        .layer(Exporter::new());
+        .wrap(Exporter::new());
     let exporter = recorder.get_ref();
     let metadata = Metadata::new("", Level::INFO, None);
     let kept = recorder.register_histogram(&Key::from_static_name("request_seconds"), &metadata);
@@ -255,7 +335,7 @@ fn records_of_nothing_do_not_hide_that_a_histogram_is_idle() {
 
 #[test]
 fn a_record_of_nothing_makes_the_series_appear() {
-    let recorder = ScopedRecorderLayer::new().histograms().layer(Exporter::new());
+    let recorder = ScopedRecorderLayer::new().histograms().wrap(Exporter::new());
     let metadata = Metadata::new("", Level::INFO, None);
     let kept = recorder.register_histogram(&Key::from_static_name("request_seconds"), &metadata);
     let known = || recorder.get_ref().registry.get_histogram_handles().len();

@@ -23,6 +23,6 @@ fn the_first_client_without_a_recorder_is_logged_once() {
     log.assert_warning(&[
         "no scoped recorder",
         "`dualstack_metrics::prometheus::install(PrometheusBuilder::new())`",
-        "`ScopedRecorderLayer::new().layer(recorder)`",
+        "`ScopedRecorderLayer::new().wrap(recorder)`",
     ]);
 }

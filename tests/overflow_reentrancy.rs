@@ -8,7 +8,6 @@ use dualstack_metrics::{
     scope::{limit_label_sets, overflows},
 };
 use metrics::{Counter, counter};
-use metrics_util::layers::Layer as _;
 use test_support::CountersOf;
 
 static REGISTERED: AtomicU64 = AtomicU64::new(0);
@@ -27,7 +26,7 @@ fn counting_an_overflow_does_not_start_again_while_it_counts() {
         assert_eq!(make("us"), Scope::none());
         Counter::noop()
     });
-    let recorder = ScopedRecorderLayer::new().never_revalidate().layer(makes_scopes);
+    let recorder = ScopedRecorderLayer::new().never_revalidate().wrap(makes_scopes);
     assert!(metrics::set_global_recorder(recorder).is_ok());
 
     assert_eq!(make("eu"), Scope::none());

@@ -421,9 +421,9 @@ fn scrape_meanwhile(outputs: [Metrics; 2]) -> impl FnOnce() {
 async fn every_count_is_exact() {
     quiet_panics();
     let metrics = Metrics::from(Install::new(PrometheusBuilder::new()).install().unwrap());
-    let renewing = Install::new(PrometheusBuilder::new())
-        .recorder(ScopedRecorderLayer::new().revalidate_after(Duration::from_micros(20)))
-        .build_recorder();
+    let renewing = ScopedRecorderLayer::new()
+        .revalidate_after(Duration::from_millis(100))
+        .wrap(PrometheusBuilder::new().build_recorder());
     let renewing_metrics = Metrics::from(&renewing);
 
     let (listener, server, binding) = dual_stack();
@@ -517,13 +517,12 @@ fn kept_handles_in_many_scopes() {
         ScopedRecorderLayer::new(),
         ScopedRecorderLayer::new().never_revalidate(),
         ScopedRecorderLayer::new().revalidate_after(Duration::from_nanos(1)),
-        ScopedRecorderLayer::new().revalidate_after(Duration::from_micros(5)),
+        ScopedRecorderLayer::new().revalidate_after(Duration::from_millis(30)),
+        ScopedRecorderLayer::new().revalidate_after(Duration::from_millis(100)),
         ScopedRecorderLayer::new().without_cache(),
     ] {
         let shown = format!("{layer:?}");
-        let recorder = Install::new(PrometheusBuilder::new())
-            .recorder(layer)
-            .build_recorder();
+        let recorder = layer.wrap(PrometheusBuilder::new().build_recorder());
         let metrics = Metrics::from(&recorder);
         let kept = with_local_recorder(&recorder, || counter!("kept_total"));
         let expected: Arc<Vec<_>> = Arc::new(all.iter().map(|_| AtomicU64::new(0)).collect());

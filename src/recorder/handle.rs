@@ -134,7 +134,7 @@ impl<M: Metric> Handle<M> {
     fn with_interim<F: FnOnce(&M)>(&self, scope: Scope, now: Option<Now<'_>>, changes: bool, f: F) {
         if !self.target.cache {
             if let Some(recorder) = self.target.recorder.upgrade() {
-                f(&self.registration(&*recorder, scope)());
+                f(&self.register(&*recorder, scope));
             }
             return;
         }
@@ -156,21 +156,16 @@ impl<M: Metric> Handle<M> {
             return;
         };
 
-        let register = self.registration(&*recorder, scope);
-        let metric = register();
+        let metric = self.register(&*recorder, scope);
         f(&metric);
         if let Some(now) = now {
             // Without a change, the exporter may forget the metric as if it had not been used.
             if !changes {
                 return;
             }
-            let is_confirmed = interim
-                .as_deref()
-                .is_some_and(|interim| interim.is_confirmed_by(now));
-            if !is_confirmed {
-                // Registered again, because the exporter may have forgotten the first metric before `f` used it. Then
-                // only this use is lost, as with a macro without this layer.
-                let unconfirmed = Interim::unconfirmed(register(), now);
+            let earlier = interim.as_deref();
+            if !earlier.is_some_and(|earlier| earlier.is_confirmed_by(now)) {
+                let unconfirmed = Interim::unconfirmed(metric, earlier, now, now.again());
                 slot.interim.store(Some(Arc::new(unconfirmed)));
                 return;
             }
@@ -190,9 +185,12 @@ impl<M: Metric> Handle<M> {
         }
     }
 
-    fn registration(&self, recorder: &dyn Recorder, scope: Scope) -> impl Fn() -> M {
-        let key = key::scoped(&self.key, scope);
-        move || M::register(recorder, &key, &self.metadata.borrowed())
+    fn register(&self, recorder: &dyn Recorder, scope: Scope) -> M {
+        M::register(
+            recorder,
+            &key::scoped(&self.key, scope),
+            &self.metadata.borrowed(),
+        )
     }
 }
 

@@ -5,9 +5,12 @@
 //! changed more often than that, with one exception: a render that has already read the number deletes the metric even
 //! if it is changed now, or was registered just now.
 //!
-//! So a metric that was just registered is [`Unconfirmed`](Interim::Unconfirmed). It may be used for half of the time in
-//! [`Expiry`], and is then registered once more. By then, a render that was under way has deleted it or has ended, so the
-//! second metric is confirmed by a [`Lease`]: it may be used for as long as each use follows soon enough after the last.
+//! So a metric that was just registered is [`Unconfirmed`]. It is registered again at its 2nd, 4th, 8th … change. If a
+//! render deletes it after `n` changes, these are lost, as without this layer, and fewer than `n` more.
+//!
+//! After half of the time in [`Expiry`], it is registered a last time. By then, a render that was under way has deleted
+//! it or has ended, so this metric is confirmed by a [`Lease`]: it may be used for as long as each use follows soon
+//! enough after the last.
 
 use std::{
     sync::{
@@ -18,14 +21,13 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use quanta::Clock;
 
-/// Tells when the exporter may have forgotten a metric.
+use super::clock;
+
+/// Tells when the exporter may have forgotten a metric. In ticks of the clock, like all times here.
 pub(super) struct Expiry {
-    clock: Clock,
-    /// In ticks of the raw clock, like all times here.
     after: u64,
-    /// The age at which a second registration confirms a metric.
+    /// The age at which the next registration confirms a metric.
     confirm_after: u64,
     /// The time of the last use is only written when it is this much older, so that threads do not contend for its
     /// cache line at each increment.
@@ -33,20 +35,14 @@ pub(super) struct Expiry {
 }
 
 impl Expiry {
+    /// The clock steps, so each time is shorter or longer by a step, on the safe side. If that leaves no time, each use
+    /// registers.
     pub(super) fn after(idle: Duration) -> Self {
-        Self::with_clock(Clock::new(), idle)
-    }
-
-    fn with_clock(clock: Clock, idle: Duration) -> Self {
-        const TICKS: u64 = 1 << 40;
-
-        let nanos = u128::from(clock.delta_as_nanos(1, 1 + TICKS).max(1));
-        let after =
-            u64::try_from(idle.as_nanos().saturating_mul(u128::from(TICKS)) / nanos).unwrap_or(u64::MAX);
+        let step = clock::ticks(clock::RESOLUTION);
+        let after = clock::ticks(idle).saturating_sub(step);
         Self {
-            clock,
             after,
-            confirm_after: after / 2,
+            confirm_after: clock::ticks(idle / 2).saturating_add(step),
             refresh_after: after / 8,
         }
     }
@@ -54,7 +50,7 @@ impl Expiry {
     #[inline]
     pub(super) fn now(&self) -> Now<'_> {
         Now {
-            ticks: self.clock.raw(),
+            ticks: clock::now(),
             expiry: self,
         }
     }
@@ -68,9 +64,14 @@ pub(super) struct Now<'a> {
 }
 
 impl Now<'_> {
+    /// The time now.
+    pub(super) fn again(self) -> Self {
+        self.expiry.now()
+    }
+
     #[inline]
     fn since(self, ticks: u64) -> u64 {
-        // The clocks of two cores may differ a little.
+        // Another thread may have read the clock later.
         self.ticks.saturating_sub(ticks)
     }
 }
@@ -130,33 +131,76 @@ impl<M> Lease<M> {
     }
 }
 
+/// A metric that was registered, but perhaps deleted by a render that was under way.
+pub(super) struct Unconfirmed<M> {
+    metric: M,
+    /// A time before it was first registered and changed.
+    from: u64,
+    /// A time after that.
+    registered: u64,
+    /// Changes since `from`, and their number at which it is registered again.
+    changes: AtomicU64,
+    again_at: u64,
+}
+
+impl<M> Unconfirmed<M> {
+    /// Like [`Lease::with`].
+    fn with<F: FnOnce(&M)>(&self, now: Now<'_>, changes: bool, f: F) -> Result<(), F> {
+        if !self.is_in_time(now)
+            || (changes && self.changes.fetch_add(1, Ordering::Relaxed) + 1 >= self.again_at)
+        {
+            return Err(f);
+        }
+        f(&self.metric);
+        Ok(())
+    }
+
+    /// Whether it is too early to confirm it.
+    fn is_in_time(&self, now: Now<'_>) -> bool {
+        !self.is_over(now) && self.is_known(now)
+    }
+
+    /// Whether a render that began before the registration has ended.
+    fn is_over(&self, now: Now<'_>) -> bool {
+        now.since(self.registered) >= now.expiry.confirm_after
+    }
+
+    /// Whether too little time has passed since the start for the exporter to find the metric idle.
+    fn is_known(&self, now: Now<'_>) -> bool {
+        now.since(self.from) < now.expiry.after
+    }
+}
+
 /// The metric that is used while its slot has no valid lease.
 pub(super) enum Interim<M> {
-    /// Registered, but perhaps deleted by a render that was under way.
-    Unconfirmed {
-        metric: M,
-        /// A time before it was registered and first changed.
-        from: u64,
-        /// A time after that.
-        registered: u64,
-    },
+    Unconfirmed(Unconfirmed<M>),
     /// Confirmed after the lease of its slot had expired.
     Renewed(Lease<M>),
 }
 
 impl<M> Interim<M> {
-    /// A metric that was registered and changed since `from`.
-    pub(super) fn unconfirmed(metric: M, from: Now<'_>) -> Self {
-        Self::Unconfirmed {
+    /// A metric that was registered and changed between `from` and `now`, perhaps in place of an earlier one.
+    pub(super) fn unconfirmed(metric: M, earlier: Option<&Self>, from: Now<'_>, now: Now<'_>) -> Self {
+        let (from, registered, changes) = match earlier {
+            Some(Self::Unconfirmed(earlier)) if earlier.is_in_time(from) => (
+                earlier.from,
+                earlier.registered,
+                earlier.changes.load(Ordering::Relaxed),
+            ),
+            _ => (from.ticks, now.ticks, 1),
+        };
+        Self::Unconfirmed(Unconfirmed {
             metric,
-            from: from.ticks,
-            registered: from.expiry.now().ticks,
-        }
+            from,
+            registered,
+            changes: AtomicU64::new(changes),
+            again_at: changes.saturating_mul(2),
+        })
     }
 
     pub(super) fn metric(&self) -> &M {
         match self {
-            Self::Unconfirmed { metric, .. } | Self::Renewed(Lease { metric, .. }) => metric,
+            Self::Unconfirmed(Unconfirmed { metric, .. }) | Self::Renewed(Lease { metric, .. }) => metric,
         }
     }
 
@@ -164,27 +208,14 @@ impl<M> Interim<M> {
     pub(super) fn with<F: FnOnce(&M)>(&self, now: Option<Now<'_>>, changes: bool, f: F) -> Result<(), F> {
         match (self, now) {
             (Self::Renewed(lease), _) => lease.with(now, changes, f),
-            (Self::Unconfirmed { metric, .. }, Some(now)) if !self.is_over(now) && self.is_known(now) => {
-                f(metric);
-                Ok(())
-            }
-            (Self::Unconfirmed { .. }, _) => Err(f),
+            (Self::Unconfirmed(unconfirmed), Some(now)) => unconfirmed.with(now, changes, f),
+            (Self::Unconfirmed(_), None) => Err(f),
         }
     }
 
     /// Whether a metric that is registered now is confirmed.
     pub(super) fn is_confirmed_by(&self, now: Now<'_>) -> bool {
-        self.is_over(now) && self.is_known(now)
-    }
-
-    /// Whether a render that began before the registration has ended.
-    fn is_over(&self, now: Now<'_>) -> bool {
-        matches!(*self, Self::Unconfirmed { registered, .. } if now.since(registered) >= now.expiry.confirm_after)
-    }
-
-    /// Whether too little time has passed since the start for the exporter to find the metric idle.
-    fn is_known(&self, now: Now<'_>) -> bool {
-        matches!(*self, Self::Unconfirmed { from, .. } if now.since(from) < now.expiry.after)
+        matches!(self, Self::Unconfirmed(earlier) if earlier.is_over(now) && earlier.is_known(now))
     }
 }
 
@@ -207,101 +238,125 @@ impl<M> Default for Slot<M> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use quanta::Mock;
-
     use super::*;
 
     const IDLE: Duration = Duration::from_millis(500);
+    /// What is left of it and of its half when the steps of the clock are taken into account.
+    const EXPIRES: u64 = 480;
+    const CONFIRMED: u64 = 270;
 
-    fn mocked() -> (Expiry, Arc<Mock>) {
-        let (clock, mock) = Clock::mock();
-        mock.increment(1_000_000_000_u64);
-        (Expiry::with_clock(clock, IDLE), mock)
+    impl Expiry {
+        fn at(&self, millis: u64) -> Now<'_> {
+            // A clock starts anywhere. Ticks are rounded down, and a few more do not matter.
+            let ticks = 1_000_000 + clock::ticks(Duration::from_millis(millis)) + millis;
+            Now { ticks, expiry: self }
+        }
     }
 
-    fn millis(mock: &Mock, millis: u64) {
-        mock.increment(Duration::from_millis(millis));
+    fn is_usable(lease: &Lease<()>, now: Now<'_>, changes: bool) -> bool {
+        lease.with(Some(now), changes, |()| ()).is_ok()
     }
 
     #[test]
-    fn ticks_are_as_long_as_they_say() {
+    fn the_clock_ticks_as_it_says_and_does_not_step_too_far() {
         let expiry = Expiry::after(IDLE);
-        let nanos = expiry.clock.delta_as_nanos(1, 1 + expiry.after);
-        assert!(u128::from(nanos).abs_diff(IDLE.as_nanos()) <= 1_000, "{nanos}");
+        let (start, exact) = (expiry.now(), std::time::Instant::now());
+        while exact.elapsed() < 5 * clock::RESOLUTION {
+            std::thread::yield_now();
+        }
+        let passed = expiry.now().since(start.ticks);
+        let most = exact.elapsed();
+        assert!(passed >= clock::ticks(4 * clock::RESOLUTION), "{passed}");
+        assert!(
+            passed <= clock::ticks(most + clock::RESOLUTION),
+            "{passed} in {most:?}"
+        );
     }
 
     #[test]
     fn the_longest_time_does_not_overflow() {
-        assert_eq!(Expiry::after(Duration::MAX).after, u64::MAX);
+        let Expiry {
+            after, confirm_after, ..
+        } = Expiry::after(Duration::MAX);
+        let century = clock::ticks(Duration::from_secs(100 * 365 * 24 * 60 * 60 / 2));
+        assert!(after > century && confirm_after > century);
+    }
+
+    #[test]
+    fn in_a_time_that_is_shorter_than_the_steps_of_the_clock_nothing_is_cached() {
+        for idle in [Duration::from_nanos(1), clock::RESOLUTION] {
+            let expiry = Expiry::after(idle);
+            let (metric, now) = (
+                Interim::unconfirmed((), None, expiry.at(0), expiry.at(0)),
+                expiry.at(0),
+            );
+            assert!(metric.with(Some(now), true, |()| ()).is_err());
+            assert!(!metric.is_confirmed_by(now));
+        }
     }
 
     #[test]
     fn a_lease_lasts_as_long_as_each_use_follows_soon_after_the_last() {
-        let (expiry, mock) = mocked();
-        let lease = Lease::new((), Some(expiry.now()));
-        for _ in 0..10 {
-            millis(&mock, 430);
-            assert!(lease.with(Some(expiry.now()), true, |()| ()).is_ok());
+        let expiry = Expiry::after(IDLE);
+        let lease = Lease::new((), Some(expiry.at(0)));
+        let uses: Vec<_> = (1..=10).map(|use_| use_ * 430).collect();
+        for &millis in &uses {
+            assert!(is_usable(&lease, expiry.at(millis), true));
         }
-        millis(&mock, 500);
-        assert!(lease.with(Some(expiry.now()), true, |()| ()).is_err());
+        let expires = uses[9] + EXPIRES;
+        assert!(is_usable(&lease, expiry.at(expires - 1), false));
+        assert!(!is_usable(&lease, expiry.at(expires), true));
     }
 
     #[test]
     fn a_use_that_changes_nothing_does_not_extend_a_lease() {
-        let (expiry, mock) = mocked();
-        let lease = Lease::new((), Some(expiry.now()));
-        for _ in 0..4 {
-            millis(&mock, 124);
-            assert!(lease.with(Some(expiry.now()), false, |()| ()).is_ok());
+        let expiry = Expiry::after(IDLE);
+        let lease = Lease::new((), Some(expiry.at(0)));
+        for millis in [120, 240, 360, EXPIRES - 1] {
+            assert!(is_usable(&lease, expiry.at(millis), false));
         }
-        millis(&mock, 4);
-        assert!(lease.with(Some(expiry.now()), false, |()| ()).is_err());
+        assert!(!is_usable(&lease, expiry.at(EXPIRES), false));
     }
 
     #[test]
     fn an_unconfirmed_metric_is_usable_in_the_first_half_and_confirmed_in_the_second() {
-        let (expiry, mock) = mocked();
-        let from = expiry.now();
-        // Registration takes a moment.
-        millis(&mock, 10);
-        let metric = Interim::unconfirmed((), from);
-        let state = || {
-            let now = expiry.now();
-            let is_usable = metric.with(Some(now), true, |()| ()).is_ok();
-            (is_usable, metric.is_confirmed_by(now))
-        };
-        assert_eq!(state(), (true, false));
-        millis(&mock, 239);
-        assert_eq!(state(), (true, false), "after 249 ms");
-        millis(&mock, 10);
-        // A render may have begun during the registration, and this is its latest end.
-        assert_eq!(state(), (true, false), "after 259 ms");
-        millis(&mock, 1);
-        assert_eq!(state(), (false, true), "after 260 ms");
-        millis(&mock, 239);
-        assert_eq!(state(), (false, true), "after 499 ms");
-        millis(&mock, 1);
-        assert_eq!(state(), (false, false), "after 500 ms");
+        let expiry = Expiry::after(IDLE);
+        // Registration takes a moment. A render may have begun meanwhile, and this is its latest end.
+        for (registered, is_confirmed) in [(10, true), (EXPIRES - CONFIRMED, false)] {
+            let metric = Interim::unconfirmed((), None, expiry.at(0), expiry.at(registered));
+            for millis in registered..1_000 {
+                let now = expiry.at(millis);
+                let is_early = millis < registered + CONFIRMED;
+                assert_eq!(
+                    metric.with(Some(now), false, |()| ()).is_ok(),
+                    is_early && millis < EXPIRES,
+                    "after {millis} ms"
+                );
+                assert_eq!(
+                    metric.is_confirmed_by(now),
+                    is_confirmed && !is_early && millis < EXPIRES,
+                    "after {millis} ms"
+                );
+            }
+        }
     }
 
     #[test]
-    fn a_metric_whose_registration_took_too_long_is_not_confirmed() {
-        let (expiry, mock) = mocked();
-        let from = expiry.now();
-        millis(&mock, 251);
-        let metric = Interim::unconfirmed((), from);
-        for after in 252..1_000 {
-            millis(&mock, 1);
-            let now = expiry.now();
-            assert!(!metric.is_confirmed_by(now), "after {after} ms");
-            assert_eq!(
-                metric.with(Some(now), true, |()| ()).is_ok(),
-                after < 500,
-                "after {after} ms"
-            );
+    fn an_unconfirmed_metric_is_registered_again_when_its_changes_have_doubled() {
+        let expiry = Expiry::after(IDLE);
+        let mut metric = Interim::unconfirmed((), None, expiry.at(0), expiry.at(0));
+        let mut again = Vec::new();
+        for change in 2..100 {
+            let now = expiry.at(change);
+            assert!(metric.with(Some(now), false, |()| ()).is_ok());
+            if metric.with(Some(now), true, |()| ()).is_err() {
+                again.push(change);
+                metric = Interim::unconfirmed((), Some(&metric), now, now);
+            }
         }
+        assert_eq!(again, [2, 4, 8, 16, 32, 64]);
+        // The first registration counts.
+        assert!(!metric.is_confirmed_by(expiry.at(CONFIRMED - 1)));
+        assert!(metric.is_confirmed_by(expiry.at(CONFIRMED)));
     }
 }

@@ -37,7 +37,7 @@ pub(crate) fn warn_without_recorder() {
             tracing::warn!(
                 "a client is served, but its labels are not added to any counter, because this process has no scoped \
                  recorder: call `dualstack_metrics::prometheus::install(PrometheusBuilder::new())` at start-up, or \
-                 install your own recorder as `ScopedRecorderLayer::new().layer(recorder)`; for OpenTelemetry, wrap the \
+                 install your own recorder as `ScopedRecorderLayer::new().wrap(recorder)`; for OpenTelemetry, wrap the \
                  provider as `ScopedMeterProvider::new(provider)`"
             );
         }

@@ -1,9 +1,11 @@
 use std::{net::IpAddr, time::Duration};
 
-use dualstack_metrics::{ClientScopes, FixedLabel, Protocol, Scope, prometheus::Install};
+use dualstack_metrics::{
+    ClientScopes, FixedLabel, Protocol, Scope,
+    prometheus::{Install, MetricKindMask},
+};
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use metrics_util::MetricKindMask;
 use test_support::{
     INET6, MAPPED, and, assert_samples, eventually, recorded_by, sample, samples, series, seven,
 };

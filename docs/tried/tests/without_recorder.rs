@@ -5,7 +5,6 @@ use std::convert::Infallible;
 
 use dualstack_metrics::{ClientLabels, ClientLabelsLayer, Protocol, ScopedRecorderLayer, ServerBinding};
 use http::{Request, Response};
-use metrics_util::layers::Layer as _;
 use test_support::Log;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
@@ -13,7 +12,7 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 async fn no_warning_after_a_scoped_recorder_was_made() {
     let log = Log::of_process();
 
-    _ = ScopedRecorderLayer::new().layer(metrics::NoopRecorder);
+    _ = ScopedRecorderLayer::new().wrap(metrics::NoopRecorder);
 
     let layer = ClientLabelsLayer::new(ServerBinding::unix(Protocol::Http)).source(ClientLabels::UNKNOWN);
     let service = layer.layer(service_fn(async |_: Request<()>| {

@@ -4,7 +4,6 @@ use dualstack_metrics::{
     ClientScopes, Protocol, ScopedRecorderLayer, ServerBinding, labels::SERVER_BINDING_IP,
 };
 use metrics_exporter_dogstatsd::DogStatsDBuilder;
-use metrics_util::layers::Layer as _;
 
 #[test]
 fn no_tag_ends_with_a_colon() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,7 +15,7 @@ fn no_tag_ends_with_a_colon() -> Result<(), Box<dyn std::error::Error>> {
         .with_telemetry(false);
     let binding = ServerBinding::new(Protocol::Udp, "[::]:6969".parse()?);
 
-    let recorder = ScopedRecorderLayer::new().layer(builder.build()?);
+    let recorder = ScopedRecorderLayer::new().wrap(builder.build()?);
     let scopes = ClientScopes::builder()
         .binding(binding)
         .rename_value(SERVER_BINDING_IP, "::", "::0")

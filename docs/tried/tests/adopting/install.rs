@@ -6,13 +6,10 @@ use std::{
 
 use dualstack_metrics::{
     ClientLabels, Scope, ScopedRecorderLayer,
-    prometheus::{self, PrometheusBuilder},
+    prometheus::{self, MetricKindMask, PrometheusBuilder},
 };
 use metrics_exporter_prometheus::Matcher;
-use metrics_util::{
-    MetricKindMask,
-    layers::{Layer as _, PrefixLayer},
-};
+use metrics_util::layers::{Layer as _, PrefixLayer};
 use test_support::{free_port, soon};
 
 const LABELS: &str = r#"client_address_ip_family="unknown",client_address_ip_type="unknown""#;
@@ -89,7 +86,7 @@ fn a_stack_of_layers() {
 
     let recorder = builder.build_recorder();
     let handle = recorder.handle();
-    let recorder = ScopedRecorderLayer::new().layer(recorder);
+    let recorder = ScopedRecorderLayer::new().wrap(recorder);
     let recorder = PrefixLayer::new("tracker").layer(recorder);
 
     metrics::with_local_recorder(&recorder, || {

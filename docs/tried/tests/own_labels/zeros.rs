@@ -3,11 +3,10 @@ use std::{net::SocketAddr, time::Duration};
 use axum::{Router, routing::get};
 use dualstack_metrics::{
     ClientScopes, FixedLabel, Protocol, Scope, ScopedRecorder, ServerBinding,
-    prometheus::{Install, PrometheusBuilder, PrometheusRecorder},
+    prometheus::{Install, MetricKindMask, PrometheusBuilder, PrometheusRecorder},
     scope::TooManyLabelSets,
 };
 use metrics::counter;
-use metrics_util::MetricKindMask;
 use test_support::{INET6, MAPPED, and, assert_samples, sample, samples, series, seven, soon};
 use tokio::time::interval;
 use tower::ServiceExt as _;
