@@ -49,7 +49,7 @@
 //! | counter | the `add` | yes |
 //! | histogram | the `record` | no, see [`histograms`](ScopedMeterProvider::histograms) |
 //! | gauge | the `record` | no, see [`gauges`](ScopedMeterProvider::gauges) |
-//! | up-down counter | the `add` | no, see [`up_down_counters`](ScopedMeterProvider::up_down_counters) |
+//! | up-down counter | the `add`, without labels of [`Scope::add`](crate::Scope::add) | no, see [`up_down_counters`](ScopedMeterProvider::up_down_counters) |
 //! | observable instruments | | never: their callbacks run while metrics are collected, for no client |
 //!
 //! The scope is read at each measurement, so it does not matter where an instrument was made. A series appears with its
@@ -231,11 +231,12 @@ impl<P> ScopedMeterProvider<P> {
         self.include_all(InstrumentKind::Gauge)
     }
 
-    /// Scopes up-down counters as well. If up-down counters are [included](Self::include), only those are scoped.
+    /// Scopes up-down counters as well, without the labels that [`Scope::add`](crate::Scope::add) added. If up-down
+    /// counters are [included](Self::include), only those are scoped.
     ///
     /// An up-down counter must be lowered in the scope that it was raised in. Otherwise two series are wrong forever: one
-    /// stays too high, and the other too low. The scope of a request can be another at its end, in a task that it has
-    /// spawned, and after [`Scope::add`](crate::Scope::add). So include only counters that you know, and keep the scope:
+    /// stays too high, and the other too low. The scope can be another in a task that a request has spawned, and outside
+    /// a layer that the counter was raised in. So include only counters that you know, and keep the scope:
     ///
     /// ```
     /// use dualstack_metrics::Scope;

@@ -31,7 +31,7 @@
 //!
 //! - `counter!("x").increment(1)` and a handle that was registered at start-up give the same series.
 //! - [`absolute`](metrics::Counter::absolute) is never scoped: it sets a total of all clients.
-//! - A gauge that chose at each use would skew two series: incremented in one scope, decremented in another.
+//! - A gauge has no labels that [`Scope::add`] adds, so that a request lowers it in the series that it was raised in.
 //! - A series appears with its first increment (an increment of 0 counts), not with its registration. Outside every
 //!   scope, this is the only difference from the inner recorder alone.
 //! - Excluded names go straight through to the inner recorder, at each registration.
@@ -187,8 +187,34 @@ impl ScopedRecorderLayer {
         self
     }
 
-    /// Scopes gauges as well, by the scope in force when the gauge is registered. If gauges are
-    /// [included](Self::include), only those are scoped.
+    /// Scopes gauges as well, by the scope in force when the gauge is registered, without the labels that [`Scope::add`]
+    /// added to it. If gauges are [included](Self::include), only those are scoped.
+    ///
+    /// A gauge must be lowered in the scope that it was raised in. Otherwise two series are wrong forever: one stays too
+    /// high, and the other too low. A guard with `gauge!` at both ends does that if both ends are in one request. It does
+    /// not if the guard is dropped in a task without the scope, or outside a layer that it was made in. So include only
+    /// gauges that you know, or keep the `Gauge` in the guard:
+    ///
+    /// ```
+    /// use metrics::{Gauge, gauge};
+    ///
+    /// struct InFlight(Gauge);
+    ///
+    /// impl InFlight {
+    ///     fn new() -> Self {
+    ///         let gauge = gauge!("requests_in_flight");
+    ///         gauge.increment(1.0);
+    ///         Self(gauge)
+    ///     }
+    /// }
+    ///
+    /// impl Drop for InFlight {
+    ///     fn drop(&mut self) {
+    ///         self.0.decrement(1.0); // in the series that it was raised in
+    ///     }
+    /// }
+    /// # drop(InFlight::new());
+    /// ```
     #[must_use]
     pub fn gauges(mut self) -> Self {
         self.filter.include_all(MetricKind::Gauge as usize);
@@ -318,7 +344,8 @@ impl<R: Recorder> Recorder for ScopedRecorder<R> {
     }
 
     fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
-        let scope = Scope::current();
+        // A label that is added between two registrations must not change the series.
+        let scope = Scope::current().as_entered();
         if scope != Scope::none() && self.filter.scopes(MetricKind::Gauge as usize, key.name()) {
             self.inner.register_gauge(&key::scoped(key, scope), metadata)
         } else {
