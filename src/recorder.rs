@@ -32,8 +32,9 @@
 //! - `counter!("x").increment(1)` and a handle that was registered at start-up give the same series.
 //! - [`absolute`](metrics::Counter::absolute) is never scoped: it sets a total of all clients.
 //! - A gauge has no labels that [`Scope::add`] adds, so that a request lowers it in the series that it was raised in.
-//! - A series appears with its first increment (an increment of 0 counts), not with its registration. Outside every
-//!   scope, this is the only difference from the inner recorder alone.
+//! - A series appears with its first increment (an increment of 0 counts), not with its registration, unless
+//!   [`zeros`](ScopedRecorderLayer::zeros) says in which scopes. Outside every scope, this is the only difference from the
+//!   inner recorder alone.
 //! - Excluded names go straight through to the inner recorder, at each registration.
 //!
 //! If a label name occurs twice, the label written at the call wins, then the inner scope, then the outer scope. Names
@@ -91,6 +92,7 @@ mod handle;
 mod key;
 mod lease;
 mod metadata;
+mod zeros;
 
 use std::{
     fmt,
@@ -106,6 +108,7 @@ use metrics_util::{MetricKind, layers::Layer};
 
 pub use metrics_util::MetricKindMask;
 
+pub use self::zeros::Zeros;
 use self::{
     filter::{Filter, kinds_in},
     handle::{Handle, Metric, Target},
@@ -136,6 +139,7 @@ pub struct ScopedRecorderLayer {
     filter: Filter,
     cache: bool,
     revalidate_after: Option<Duration>,
+    zeros: Option<Zeros>,
 }
 
 impl ScopedRecorderLayer {
@@ -146,6 +150,7 @@ impl ScopedRecorderLayer {
             filter: Filter::all(MetricKind::Counter as usize),
             cache: true,
             revalidate_after: Some(REVALIDATE_AFTER),
+            zeros: None,
         }
     }
 
@@ -221,6 +226,52 @@ impl ScopedRecorderLayer {
         self
     }
 
+    /// Starts counters at zero in these scopes. Without it, a series appears with its first increment, which Prometheus'
+    /// `rate` and `increase` then miss.
+    ///
+    /// Each counter that is registered outside every scope is in the output at once, with its labels and the labels of each
+    /// of the scopes. Nobody has to know its name: a library may register it when it starts, and keep it. A counter that is
+    /// first registered in a request does not start at zero, and neither does one that is not scoped.
+    ///
+    /// Scopes are often made after the recorder is installed. Then keep the [`Zeros`], and add to them:
+    ///
+    /// ```
+    /// use dualstack_metrics::{
+    ///     ClientScopes, Protocol, ScopedRecorderLayer, ServerBinding, prometheus::Install, recorder::Zeros,
+    /// };
+    /// # use metrics_exporter_prometheus::PrometheusBuilder;
+    ///
+    /// let zeros = Zeros::new();
+    /// let metrics = Install::new(PrometheusBuilder::new())
+    ///     .recorder(ScopedRecorderLayer::new().zeros(zeros.clone()))
+    ///     .install()?;
+    /// let errors = metrics::counter!("errors_total"); // registered at start-up
+    ///
+    /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let scopes = ClientScopes::new(ServerBinding::new(Protocol::Http, listener.local_addr()?));
+    /// zeros.add(scopes.expected());
+    ///
+    /// let output = metrics.render();
+    /// let sample = output.lines().find(|line| line.starts_with("errors_total{")).unwrap();
+    /// assert!(sample.contains(r#"client_address_ip_family="inet""#) && sample.ends_with("} 0"));
+    /// # drop(errors);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Which zeros there are
+    ///
+    /// - Each counter has a series in each of the scopes, whether it is ever incremented there or not. Nothing tells for
+    ///   which socket a counter is. [Exclude](Self::exclude) counters that belong to no client, such as
+    ///   `process_cpu_seconds_total`.
+    /// - With an idle timeout, the exporter forgets a zero as it forgets its own.
+    /// - The counters of this crate are left out. `UdpServer` starts its own at zero.
+    /// - Up to 4,096 counters start at zero.
+    #[must_use]
+    pub fn zeros(mut self, scopes: impl Into<Zeros>) -> Self {
+        self.zeros = Some(scopes.into());
+        self
+    }
+
     /// Registers with the inner recorder at each increment, which costs several times as much. For inner recorders that
     /// do not always return the same metric for the same key and metadata.
     #[must_use]
@@ -282,6 +333,7 @@ impl<R: Recorder + Send + Sync + 'static> Layer<R> for ScopedRecorderLayer {
                 cache,
             }),
             filter: self.filter.clone(),
+            zeros: self.zeros.clone(),
         }
     }
 }
@@ -304,6 +356,7 @@ pub struct ScopedRecorder<R> {
     inner: Arc<R>,
     target: Arc<Target>,
     filter: Filter,
+    zeros: Option<Zeros>,
 }
 
 impl<R> ScopedRecorder<R> {
@@ -317,9 +370,15 @@ impl<R> ScopedRecorder<R> {
 impl<R: Recorder> ScopedRecorder<R> {
     /// A handle that chooses its series at each use, or the inner recorder's own metric if the name is not scoped.
     #[inline]
-    fn register<M: Metric>(&self, kind: MetricKind, key: &Key, metadata: &Metadata<'_>) -> M {
+    fn register<M: Metric>(
+        &self,
+        kind: MetricKind,
+        key: &Key,
+        metadata: &Metadata<'_>,
+        made: impl FnOnce(&Arc<Handle<M>>),
+    ) -> M {
         let is_scoped = || self.filter.scopes(kind as usize, key.name());
-        match Handle::find_or_make(&self.target, key, metadata, is_scoped) {
+        match Handle::find_or_make(&self.target, key, metadata, is_scoped, made) {
             Some(handle) => M::from_handle(handle),
             None => M::register(&*self.inner, key, metadata),
         }
@@ -340,7 +399,11 @@ impl<R: Recorder> Recorder for ScopedRecorder<R> {
     }
 
     fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
-        self.register(MetricKind::Counter, key, metadata)
+        self.register(MetricKind::Counter, key, metadata, |counter| {
+            if let Some(zeros) = &self.zeros {
+                zeros.start(counter, metadata);
+            }
+        })
     }
 
     fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
@@ -355,7 +418,7 @@ impl<R: Recorder> Recorder for ScopedRecorder<R> {
 
     fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
         if self.filter.scopes_any(MetricKind::Histogram as usize) {
-            self.register(MetricKind::Histogram, key, metadata)
+            self.register(MetricKind::Histogram, key, metadata, |_| {})
         } else {
             self.inner.register_histogram(key, metadata)
         }
