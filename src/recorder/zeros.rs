@@ -47,7 +47,9 @@ impl Zeros {
             started
         });
         for counter in &before.counters {
-            scopes.iter().for_each(|scope| counter.start_at_zero(*scope));
+            for scope in &scopes {
+                counter.start_at_zero(*scope);
+            }
         }
     }
 
@@ -70,10 +72,9 @@ impl Zeros {
             started
         });
         if has_room(&before) {
-            before
-                .scopes
-                .iter()
-                .for_each(|scope| counter.start_at_zero(*scope));
+            for scope in &before.scopes {
+                counter.start_at_zero(*scope);
+            }
         }
     }
 }
