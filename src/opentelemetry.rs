@@ -52,6 +52,9 @@
 //! | up-down counter | the `add`, without labels of [`Scope::add`](crate::Scope::add) | no, see [`up_down_counters`](ScopedMeterProvider::up_down_counters) |
 //! | observable instruments | | never: their callbacks run while metrics are collected, for no client |
 //!
+//! The counters of this crate are counters of the [`metrics`] crate, and do not reach a meter provider. The exception is
+//! `label_sets_overflowed`, which is counted in both.
+//!
 //! The scope is read at each measurement, so it does not matter where an instrument was made. A series appears with its
 //! first measurement in a scope (an `add` of 0 counts). The attributes are there before the SDK applies its views and its
 //! limit of cardinality. Names, units, descriptions, boundaries and meters do not change.

@@ -38,7 +38,8 @@
 //! - Excluded names go straight through to the inner recorder, at each registration.
 //!
 //! If a label name occurs twice, the label written at the call wins, then the inner scope, then the outer scope. Names
-//! are compared as the exporter writes them: `client.address` and `client_address` are one name.
+//! are compared as the exporter writes them: `client.address` and `client_address` are one name. A global label of the
+//! exporter must have the spelling of the label that replaces it, because the exporter compares the names as they are.
 //!
 //! # Cached metrics
 //!

@@ -44,6 +44,8 @@
 //! datagrams that the kernel dropped because the receive buffer was full; it is read on demand, see
 //! [`Serve::socket_drops`].
 //!
+//! These are counters of the [`metrics`] crate, and do not reach OpenTelemetry.
+//!
 //! All counters but the last start at zero when [`serve`](UdpServer::serve) is called, the counters of clients for each
 //! class that [the socket can see](crate::ClientScopes::expected). Install a recorder before that.
 //!

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::pairs::Pairs as OwnedPairs;
+use super::{names::note_names, pairs::Pairs as OwnedPairs};
 use crate::once::WarnOnce;
 
 /// How many different label sets a process can have.
@@ -179,8 +179,8 @@ pub(super) fn stored(pairs: &OwnedPairs) -> Option<u16> {
 
 /// The set with these labels. Fails at the limit, and stores nothing then.
 pub(super) fn intern(pairs: OwnedPairs) -> Result<u16, TooManyLabelSets> {
-    let mut sets = SETS.lock().unwrap_or_else(PoisonError::into_inner);
-    let sets = sets.get_or_insert_default();
+    let mut locked = SETS.lock().unwrap_or_else(PoisonError::into_inner);
+    let sets = locked.get_or_insert_default();
     if let Some(set) = lookup(sets, &borrowed(&pairs)) {
         return Ok(set);
     }
@@ -203,6 +203,9 @@ pub(super) fn intern(pairs: OwnedPairs) -> Result<u16, TooManyLabelSets> {
     _ = LABELS[usize::from(set)].set(pairs);
     sets.insert(pairs, set);
     COUNT.store(sets.len(), Ordering::Relaxed);
+    // Without the lock, because whatever logs may make scopes.
+    drop(locked);
+    note_names(pairs.iter().map(|(name, _)| *name));
     Ok(set)
 }
 
