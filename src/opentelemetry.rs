@@ -49,8 +49,11 @@
 //! | counter | the `add` | yes |
 //! | histogram | the `record` | no, see [`histograms`](ScopedMeterProvider::histograms) |
 //! | gauge | the `record` | no, see [`gauges`](ScopedMeterProvider::gauges) |
-//! | up-down counter | the `add` | no, see [`up_down_counters`](ScopedMeterProvider::up_down_counters) |
+//! | up-down counter | the `add`, without labels of [`Scope::add`](crate::Scope::add) | no, see [`up_down_counters`](ScopedMeterProvider::up_down_counters) |
 //! | observable instruments | | never: their callbacks run while metrics are collected, for no client |
+//!
+//! The counters of this crate are counters of the [`metrics`] crate, and do not reach a meter provider. The exception is
+//! `label_sets_overflowed`, which is counted in both.
 //!
 //! The scope is read at each measurement, so it does not matter where an instrument was made. A series appears with its
 //! first measurement in a scope (an `add` of 0 counts). The attributes are there before the SDK applies its views and its
@@ -231,11 +234,12 @@ impl<P> ScopedMeterProvider<P> {
         self.include_all(InstrumentKind::Gauge)
     }
 
-    /// Scopes up-down counters as well. If up-down counters are [included](Self::include), only those are scoped.
+    /// Scopes up-down counters as well, without the labels that [`Scope::add`](crate::Scope::add) added. If up-down
+    /// counters are [included](Self::include), only those are scoped.
     ///
     /// An up-down counter must be lowered in the scope that it was raised in. Otherwise two series are wrong forever: one
-    /// stays too high, and the other too low. The scope of a request can be another at its end, in a task that it has
-    /// spawned, and after [`Scope::add`](crate::Scope::add). So include only counters that you know, and keep the scope:
+    /// stays too high, and the other too low. The scope can be another in a task that a request has spawned, and outside
+    /// a layer that the counter was raised in. So include only counters that you know, and keep the scope:
     ///
     /// ```
     /// use dualstack_metrics::Scope;

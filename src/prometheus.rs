@@ -32,7 +32,10 @@ pub use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prome
 use metrics_util::MetricKind;
 pub use metrics_util::MetricKindMask;
 
-use crate::recorder::{ScopedRecorder, ScopedRecorderLayer};
+use crate::{
+    recorder::{ScopedRecorder, ScopedRecorderLayer},
+    scope::note_names,
+};
 
 /// The same as the exporter's default.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -76,6 +79,7 @@ pub struct Install {
 impl Install {
     /// Starts with the defaults of [`install`].
     pub fn new(builder: PrometheusBuilder) -> Self {
+        note_names(global_labels(&format!("{builder:?}")).iter().map(String::as_str));
         Self {
             builder,
             layer: ScopedRecorderLayer::new(),
@@ -205,6 +209,27 @@ impl Install {
     }
 }
 
+/// The names of the global labels in a builder's `Debug` output. The builder has no other way to read them, so a version
+/// of the exporter with another output has none.
+fn global_labels(builder: &str) -> Vec<String> {
+    let mut rest = builder
+        .split_once("global_labels: Some({")
+        .map_or("", |(_, rest)| rest);
+    let mut names = Vec::new();
+    while let Some((name, after)) = rest.strip_prefix('"').and_then(|rest| rest.split_once("\": \"")) {
+        names.push(name.to_owned());
+        // The value ends at a quote that is not escaped.
+        let mut is_escaped = false;
+        let end = after.find(|c| {
+            let is_end = c == '"' && !is_escaped;
+            is_escaped = c == '\\' && !is_escaped;
+            is_end
+        });
+        rest = end.map_or("", |end| after[end + 1..].trim_start_matches(", "));
+    }
+    names
+}
+
 fn set_global(layer: &ScopedRecorderLayer, recorder: PrometheusRecorder) -> Result<(), InstallError> {
     metrics::set_global_recorder(layer.wrap(recorder)).map_err(|_| InstallError(Kind::AlreadyInstalled))
 }
@@ -304,6 +329,17 @@ mod tests {
         let one = layer().include(histogram, "request_seconds");
         assert!(revalidation(one, histogram, timeout).is_some());
         assert!(revalidation(layer().histograms(), histogram, timeout).is_some());
+    }
+
+    #[test]
+    fn the_names_of_global_labels_are_found() {
+        let names = |builder: PrometheusBuilder| global_labels(&format!("{builder:?}"));
+        assert_eq!(names(PrometheusBuilder::new()), [""; 0]);
+        let builder = PrometheusBuilder::new()
+            .add_global_label("service.name", "a \"quoted\", \"x\": \"y\"}) \\")
+            .add_global_label("zone", "")
+            .add_global_label("rack", "7");
+        assert_eq!(names(builder), ["service.name", "zone", "rack"]);
     }
 
     #[test]

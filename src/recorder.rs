@@ -30,13 +30,15 @@
 //!
 //! - `counter!("x").increment(1)` and a handle that was registered at start-up give the same series.
 //! - [`absolute`](metrics::Counter::absolute) is never scoped: it sets a total of all clients.
-//! - A gauge that chose at each use would skew two series: incremented in one scope, decremented in another.
-//! - A series appears with its first increment (an increment of 0 counts), not with its registration. Outside every
-//!   scope, this is the only difference from the inner recorder alone.
+//! - A gauge has no labels that [`Scope::add`] adds, so that a request lowers it in the series that it was raised in.
+//! - A series appears with its first increment (an increment of 0 counts), not with its registration, unless
+//!   [`zeros`](ScopedRecorderLayer::zeros) says in which scopes. Outside every scope, this is the only difference from the
+//!   inner recorder alone.
 //! - Excluded names go straight through to the inner recorder, at each registration.
 //!
 //! If a label name occurs twice, the label written at the call wins, then the inner scope, then the outer scope. Names
-//! are compared as the exporter writes them: `client.address` and `client_address` are one name.
+//! are compared as the exporter writes them: `client.address` and `client_address` are one name. A global label of the
+//! exporter must have the spelling of the label that replaces it, because the exporter compares the names as they are.
 //!
 //! # Cached metrics
 //!
@@ -93,6 +95,7 @@ mod handle;
 mod key;
 mod lease;
 mod metadata;
+mod zeros;
 
 use std::{
     fmt,
@@ -108,6 +111,7 @@ use metrics_util::{MetricKind, layers::Layer};
 
 pub use metrics_util::MetricKindMask;
 
+pub use self::zeros::Zeros;
 use self::{
     filter::{Filter, kinds_in},
     handle::{Handle, Metric, Target},
@@ -138,6 +142,7 @@ pub struct ScopedRecorderLayer {
     filter: Filter,
     cache: bool,
     revalidate_after: Option<Duration>,
+    zeros: Option<Zeros>,
 }
 
 impl ScopedRecorderLayer {
@@ -148,6 +153,7 @@ impl ScopedRecorderLayer {
             filter: Filter::all(MetricKind::Counter as usize),
             cache: true,
             revalidate_after: Some(REVALIDATE_AFTER),
+            zeros: None,
         }
     }
 
@@ -189,11 +195,83 @@ impl ScopedRecorderLayer {
         self
     }
 
-    /// Scopes gauges as well, by the scope in force when the gauge is registered. If gauges are
-    /// [included](Self::include), only those are scoped.
+    /// Scopes gauges as well, by the scope in force when the gauge is registered, without the labels that [`Scope::add`]
+    /// added to it. If gauges are [included](Self::include), only those are scoped.
+    ///
+    /// A gauge must be lowered in the scope that it was raised in. Otherwise two series are wrong forever: one stays too
+    /// high, and the other too low. A guard with `gauge!` at both ends does that if both ends are in one request. It does
+    /// not if the guard is dropped in a task without the scope, or outside a layer that it was made in. So include only
+    /// gauges that you know, or keep the `Gauge` in the guard:
+    ///
+    /// ```
+    /// use metrics::{Gauge, gauge};
+    ///
+    /// struct InFlight(Gauge);
+    ///
+    /// impl InFlight {
+    ///     fn new() -> Self {
+    ///         let gauge = gauge!("requests_in_flight");
+    ///         gauge.increment(1.0);
+    ///         Self(gauge)
+    ///     }
+    /// }
+    ///
+    /// impl Drop for InFlight {
+    ///     fn drop(&mut self) {
+    ///         self.0.decrement(1.0); // in the series that it was raised in
+    ///     }
+    /// }
+    /// # drop(InFlight::new());
+    /// ```
     #[must_use]
     pub fn gauges(mut self) -> Self {
         self.filter.include_all(MetricKind::Gauge as usize);
+        self
+    }
+
+    /// Starts counters at zero in these scopes. Without it, a series appears with its first increment, which Prometheus'
+    /// `rate` and `increase` then miss.
+    ///
+    /// Each counter that is registered outside every scope is in the output at once, with its labels and the labels of each
+    /// of the scopes. Nobody has to know its name: a library may register it when it starts, and keep it. A counter that is
+    /// first registered in a request does not start at zero, and neither does one that is not scoped.
+    ///
+    /// Scopes are often made after the recorder is installed. Then keep the [`Zeros`], and add to them:
+    ///
+    /// ```
+    /// use dualstack_metrics::{
+    ///     ClientScopes, Protocol, ScopedRecorderLayer, ServerBinding, prometheus::Install, recorder::Zeros,
+    /// };
+    /// # use metrics_exporter_prometheus::PrometheusBuilder;
+    ///
+    /// let zeros = Zeros::new();
+    /// let metrics = Install::new(PrometheusBuilder::new())
+    ///     .recorder(ScopedRecorderLayer::new().zeros(zeros.clone()))
+    ///     .install()?;
+    /// let errors = metrics::counter!("errors_total"); // registered at start-up
+    ///
+    /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let scopes = ClientScopes::new(ServerBinding::new(Protocol::Http, listener.local_addr()?));
+    /// zeros.add(scopes.expected());
+    ///
+    /// let output = metrics.render();
+    /// let sample = output.lines().find(|line| line.starts_with("errors_total{")).unwrap();
+    /// assert!(sample.contains(r#"client_address_ip_family="inet""#) && sample.ends_with("} 0"));
+    /// # drop(errors);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Which zeros there are
+    ///
+    /// - Each counter has a series in each of the scopes, whether it is ever incremented there or not. Nothing tells for
+    ///   which socket a counter is. [Exclude](Self::exclude) counters that belong to no client, such as
+    ///   `process_cpu_seconds_total`.
+    /// - With an idle timeout, the exporter forgets a zero as it forgets its own.
+    /// - The counters of this crate are left out. `UdpServer` starts its own at zero.
+    /// - Up to 4,096 counters start at zero.
+    #[must_use]
+    pub fn zeros(mut self, scopes: impl Into<Zeros>) -> Self {
+        self.zeros = Some(scopes.into());
         self
     }
 
@@ -239,6 +317,7 @@ impl ScopedRecorderLayer {
                 cache,
             }),
             filter: self.filter.clone(),
+            zeros: self.zeros.clone(),
         }
     }
 
@@ -286,6 +365,7 @@ pub struct ScopedRecorder<R> {
     inner: Arc<R>,
     target: Arc<Target>,
     filter: Filter,
+    zeros: Option<Zeros>,
 }
 
 impl<R> ScopedRecorder<R> {
@@ -299,9 +379,15 @@ impl<R> ScopedRecorder<R> {
 impl<R: Recorder> ScopedRecorder<R> {
     /// A handle that chooses its series at each use, or the inner recorder's own metric if the name is not scoped.
     #[inline]
-    fn register<M: Metric>(&self, kind: MetricKind, key: &Key, metadata: &Metadata<'_>) -> M {
+    fn register<M: Metric>(
+        &self,
+        kind: MetricKind,
+        key: &Key,
+        metadata: &Metadata<'_>,
+        made: impl FnOnce(&Arc<Handle<M>>),
+    ) -> M {
         let is_scoped = || self.filter.scopes(kind as usize, key.name());
-        match Handle::find_or_make(&self.target, key, metadata, is_scoped) {
+        match Handle::find_or_make(&self.target, key, metadata, is_scoped, made) {
             Some(handle) => M::from_handle(handle),
             None => M::register(&*self.inner, key, metadata),
         }
@@ -322,11 +408,16 @@ impl<R: Recorder> Recorder for ScopedRecorder<R> {
     }
 
     fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
-        self.register(MetricKind::Counter, key, metadata)
+        self.register(MetricKind::Counter, key, metadata, |counter| {
+            if let Some(zeros) = &self.zeros {
+                zeros.start(counter, metadata);
+            }
+        })
     }
 
     fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
-        let scope = Scope::current();
+        // A label that is added between two registrations must not change the series.
+        let scope = Scope::current().as_entered();
         if scope != Scope::none() && self.filter.scopes(MetricKind::Gauge as usize, key.name()) {
             self.inner.register_gauge(&key::scoped(key, scope), metadata)
         } else {
@@ -336,7 +427,7 @@ impl<R: Recorder> Recorder for ScopedRecorder<R> {
 
     fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
         if self.filter.scopes_any(MetricKind::Histogram as usize) {
-            self.register(MetricKind::Histogram, key, metadata)
+            self.register(MetricKind::Histogram, key, metadata, |_| {})
         } else {
             self.inner.register_histogram(key, metadata)
         }

@@ -69,12 +69,15 @@ mod compose;
 mod enter;
 mod handle;
 mod intern;
+mod names;
 mod pairs;
 mod reader;
 mod scoped;
 mod table;
 mod vocabulary;
 
+#[cfg(feature = "prometheus")]
+pub(crate) use self::names::note_names;
 pub use self::{
     client::{ClientScopes, ClientScopesBuilder, ClientScopesError},
     enter::EnteredScope,

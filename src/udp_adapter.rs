@@ -44,8 +44,11 @@
 //! datagrams that the kernel dropped because the receive buffer was full; it is read on demand, see
 //! [`Serve::socket_drops`].
 //!
-//! All counters but the last are registered with the first datagram. Install a recorder before that. If your handler counts
-//! already, turn them off [`without_counters`](UdpServer::without_counters).
+//! These are counters of the [`metrics`] crate, and do not reach OpenTelemetry. If your handler counts already, turn them
+//! off [`without_counters`](UdpServer::without_counters).
+//!
+//! All counters but the last start at zero when [`serve`](UdpServer::serve) is called, the counters of clients for each
+//! class that [the socket can see](crate::ClientScopes::expected). Install a recorder before that.
 //!
 //! # How it serves
 //!

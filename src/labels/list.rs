@@ -20,6 +20,8 @@ pub(crate) enum Part {
     Pair(&'static str, &'static str),
     /// Several labels that are always together.
     Pairs(&'static [(&'static str, &'static str)]),
+    /// The labels of a scope, and its number.
+    Scope(u16, &'static [(&'static str, &'static str)]),
 }
 
 impl Part {
@@ -30,6 +32,7 @@ impl Part {
                 ptr::eq(*value, *other_value) && ptr::eq(*name, *other_name)
             }
             (Self::Pairs(pairs), Self::Pairs(others)) => ptr::eq(*pairs, *others),
+            (Self::Scope(number, _), Self::Scope(other, _)) => number == other,
             _ => false,
         }
     }
@@ -40,17 +43,18 @@ impl Part {
         const MANY_ONES: u64 = 0x9e37_79b9_7f4a_7c15;
 
         // Parts that differ in the name alone are rare.
-        let address = match self {
+        let identity = match self {
             Self::Pair(_, value) => value.as_ptr().addr(),
             Self::Pairs(pairs) => pairs.as_ptr().addr(),
+            Self::Scope(number, _) => usize::from(*number),
         };
-        (hash.rotate_left(u64::BITS / 2) ^ address as u64).wrapping_mul(MANY_ONES)
+        (hash.rotate_left(u64::BITS / 2) ^ identity as u64).wrapping_mul(MANY_ONES)
     }
 
     pub(crate) fn pairs(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
         let (one, several) = match *self {
             Self::Pair(name, value) => (Some((name, value)), &[][..]),
-            Self::Pairs(pairs) => (None, pairs),
+            Self::Pairs(pairs) | Self::Scope(_, pairs) => (None, pairs),
         };
         one.into_iter().chain(several.iter().copied())
     }
@@ -141,6 +145,23 @@ impl LabelList {
             known: L::VALUES.iter().map(|value| Part::Pair(L::NAME, value)).collect(),
             later: 0,
         });
+    }
+
+    /// Adds the labels of a scope. `pairs` is called only where they are listed: a number is enough to find them.
+    #[expect(
+        clippy::inline_always,
+        reason = "the mode of the list is known where it is made"
+    )]
+    #[inline(always)]
+    pub(crate) fn push_scope(
+        &mut self,
+        number: u16,
+        pairs: impl FnOnce() -> &'static [(&'static str, &'static str)],
+    ) {
+        match &mut self.0 {
+            Mode::Hash(_) | Mode::Compare { .. } => self.push_part(Part::Scope(number, &[])),
+            Mode::Collect(_) | Mode::Alternatives(_) => self.push_part(Part::Scope(number, pairs())),
+        }
     }
 
     /// Adds a part that has no alternatives.

@@ -19,7 +19,8 @@ use crate::once::WarnOnce;
 /// | `unknown` | is not one of the values of a [`FixedLabel`](super::FixedLabel) |
 /// | `full` | came when a [`CappedLabel`](super::CappedLabel) had no place left |
 ///
-/// It also has the labels of the scope in force, as every counter.
+/// It also has the labels of the scope in force, as every counter. It is a counter of the [`metrics`] crate only, and does
+/// not reach OpenTelemetry.
 pub const LABEL_VALUES_OVERFLOWED_TOTAL: &str = "label_values_overflowed_total";
 
 /// Text that can become the value of a label: a string, bytes, the value of an HTTP header, or an `Option` of one.

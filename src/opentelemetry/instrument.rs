@@ -7,12 +7,17 @@ use opentelemetry::{
     metrics::{Counter, Gauge, Histogram, UpDownCounter},
 };
 
+use crate::scope::Scope;
+
 /// A kind of instrument of the inner provider.
 pub(super) trait Instrument: Clone + Send + Sync + 'static {
     type Value: Copy + Send + Sync + 'static;
 
     /// An instrument with its attributes. Has no values without the feature `opentelemetry-bound`.
     type Bound: Send + Sync + 'static;
+
+    /// The scope whose attributes a measurement gets now.
+    fn scope() -> Scope;
 
     fn measure(&self, value: Self::Value, attributes: &[KeyValue]);
 
@@ -26,7 +31,7 @@ pub(super) trait Instrument: Clone + Send + Sync + 'static {
 use std::convert::Infallible;
 
 macro_rules! impl_instrument {
-    ($($instrument:ident, $bound:ident, $method:ident;)*) => {$(
+    ($($instrument:ident, $bound:ident, $method:ident, $scope:expr;)*) => {$(
         impl<T: Copy + Send + Sync + 'static> Instrument for $instrument<T> {
             type Value = T;
 
@@ -34,6 +39,11 @@ macro_rules! impl_instrument {
             type Bound = $bound<T>;
             #[cfg(not(feature = "opentelemetry-bound"))]
             type Bound = Infallible;
+
+            #[inline]
+            fn scope() -> Scope {
+                $scope
+            }
 
             #[inline]
             fn measure(&self, value: T, attributes: &[KeyValue]) {
@@ -63,8 +73,8 @@ macro_rules! impl_instrument {
 }
 
 impl_instrument! {
-    Counter, BoundCounter, add;
-    Gauge, BoundGauge, record;
-    Histogram, BoundHistogram, record;
-    UpDownCounter, BoundUpDownCounter, add;
+    Counter, BoundCounter, add, Scope::current();
+    Gauge, BoundGauge, record, Scope::current();
+    Histogram, BoundHistogram, record, Scope::current();
+    UpDownCounter, BoundUpDownCounter, add, Scope::current().as_entered();
 }

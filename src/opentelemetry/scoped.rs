@@ -65,7 +65,7 @@ impl<I: Instrument> ByScope<I> {
 impl<I: Instrument> BoundSyncInstrument<I::Value> for ByScope<I> {
     #[inline]
     fn measure(&self, value: I::Value) {
-        self.measure_in(Scope::current(), value);
+        self.measure_in(I::scope(), value);
     }
 }
 
@@ -88,7 +88,7 @@ impl<I: Instrument> ScopedInstrument<I> {
 impl<I: Instrument> SyncInstrument<I::Value> for ScopedInstrument<I> {
     #[inline]
     fn measure(&self, value: I::Value, attributes: &[KeyValue]) {
-        let scope = Scope::current();
+        let scope = I::scope();
         if scope == Scope::none() {
             self.by_scope.inner.instrument.measure(value, attributes);
         } else if attributes.is_empty() {

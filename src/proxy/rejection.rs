@@ -21,6 +21,8 @@ use crate::{client::Client, log::LogLimit, scope::Scope};
 /// | `timed_out` | the header of the PROXY protocol was not complete in time |
 /// | `closed` | the connection ended, or failed, in the header of the PROXY protocol. A probe that only connects is not counted |
 ///
+/// It is a counter of the [`metrics`] crate only, and does not reach OpenTelemetry.
+///
 /// [RFC 7239 §6.3]: https://www.rfc-editor.org/rfc/rfc7239#section-6.3
 pub const REJECTED: &str = "client_address_rejected_total";
 

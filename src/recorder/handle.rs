@@ -81,6 +81,7 @@ pub(super) struct Handle<M> {
 
 impl<M: Metric> Handle<M> {
     /// The handle that this thread has for `key`, or a new one if the name `is_scoped`. `None` for a name that is not.
+    /// `made` is called with a new one.
     ///
     /// While the thread's locals are being destroyed there is no cache, and a handle is made at each call.
     #[inline]
@@ -89,6 +90,7 @@ impl<M: Metric> Handle<M> {
         key: &Key,
         metadata: &Metadata<'_>,
         is_scoped: impl FnOnce() -> bool,
+        made: impl FnOnce(&Arc<Self>),
     ) -> Option<Arc<Self>> {
         // Two recorders that use the same key get different hashes.
         let hash = key.get_hash() ^ (Arc::as_ptr(target) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -99,11 +101,17 @@ impl<M: Metric> Handle<M> {
         });
         known
             .flatten()
-            .or_else(|| is_scoped().then(|| Self::make(hash, target, key, metadata)))
+            .or_else(|| is_scoped().then(|| Self::make(hash, target, key, metadata, made)))
     }
 
     #[cold]
-    fn make(hash: u64, target: &Arc<Target>, key: &Key, metadata: &Metadata<'_>) -> Arc<Self> {
+    fn make(
+        hash: u64,
+        target: &Arc<Target>,
+        key: &Key,
+        metadata: &Metadata<'_>,
+        made: impl FnOnce(&Arc<Self>),
+    ) -> Arc<Self> {
         let handle = Arc::new(Self {
             target: Arc::clone(target),
             metadata: OwnedMetadata::new(metadata),
@@ -112,7 +120,15 @@ impl<M: Metric> Handle<M> {
             renewal_budget: AtomicIsize::new(0),
         });
         M::with_cache(|cache| cache.insert(hash, Arc::clone(&handle)));
+        made(&handle);
         handle
+    }
+
+    /// Registers the metric of a scope, which the exporter then renders as zero.
+    pub(super) fn start_at_zero(&self, scope: Scope) {
+        if let Some(recorder) = self.target.recorder.upgrade() {
+            self.register(&*recorder, scope);
+        }
     }
 
     /// Calls `f` with the inner metric of a scope. `changes` tells whether the exporter takes the call for a use.

@@ -131,7 +131,7 @@ impl Scope {
         if current == Self::none() {
             return warn_nothing_in_force();
         }
-        enter::replace_current(current.with(labels));
+        enter::replace_current(current.with_added(current.with(labels)));
     }
 }
 
@@ -159,7 +159,7 @@ static COMPOSED: [OnceLock<Composed>; (1 << BITS) + PROBES] =
 
 #[inline]
 fn places<L: LabelSet>(outer: Scope, labels: &L) -> &'static [OnceLock<Composed>] {
-    let hash = hash_of(labels, outer.address());
+    let hash = hash_of(labels, outer.id());
     let start = usize::try_from(hash >> (u64::BITS - BITS)).unwrap_or(0);
     &COMPOSED[start..start + PROBES]
 }

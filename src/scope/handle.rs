@@ -1,27 +1,29 @@
 use std::fmt;
 
-use super::intern::LabelSetData;
-use crate::labels::{LabelList, LabelSet, list::Part, written};
+use super::intern;
+use crate::labels::{LabelList, LabelSet, written};
 
-/// A handle to a list of labels that can be put in force. It is `Copy`, and as small as a pointer.
+/// A handle to a list of labels that can be put in force. It is `Copy`, and smaller than a pointer.
 ///
 /// Scopes with the same labels are equal.
 #[derive(Clone, Copy)]
 pub struct Scope {
-    set: Option<&'static LabelSetData>,
+    /// The number of the label set in the lower half, and in the upper half the number that it had when the scope was
+    /// entered. In one integer, which is copied in one instruction.
+    sets: u32,
 }
 
 impl Scope {
     /// No labels. Entering it leaves every scope.
     #[must_use]
     pub const fn none() -> Self {
-        Self { set: None }
+        Self::of_set(0)
     }
 
     /// The labels, as name and value, ordered by name. Empty for [`none`](Self::none).
     #[must_use]
     pub fn pairs(self) -> &'static [(&'static str, &'static str)] {
-        self.set.map_or(&[], LabelSetData::pairs)
+        intern::labels_of(self.set())
     }
 
     /// The value of the label `name`, or `None` if the scope has no such label.
@@ -33,38 +35,49 @@ impl Scope {
             .map(|&(_, value)| value)
     }
 
-    pub(super) const fn of_set(set: &'static LabelSetData) -> Self {
-        Self { set: Some(set) }
+    pub(super) const fn of_set(set: u16) -> Self {
+        Self {
+            sets: set as u32 | (set as u32) << u16::BITS,
+        }
     }
 
-    /// An address that identifies the scope.
     #[inline]
-    pub(super) fn address(self) -> usize {
-        self.set.map_or(0, |set| std::ptr::from_ref(set).addr())
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+    const fn set(self) -> u16 {
+        self.sets as u16
     }
 
-    /// A number up to [`MAX_LABEL_SETS`](super::MAX_LABEL_SETS) that identifies the scope. It is 0 for
+    /// The scope without the labels that [`add`](Self::add) added to it. It is the same at both ends of a request.
+    #[inline]
+    pub(crate) const fn as_entered(self) -> Self {
+        Self::of_set((self.sets >> u16::BITS) as u16)
+    }
+
+    /// This scope with the labels of `all`, which it gets after it was entered.
+    pub(super) const fn with_added(self, all: Self) -> Self {
+        Self {
+            sets: all.set() as u32 | self.sets & !(u16::MAX as u32),
+        }
+    }
+
+    /// A number up to [`MAX_LABEL_SETS`](super::MAX_LABEL_SETS) that identifies the labels. It is 0 for
     /// [`none`](Self::none).
     #[inline]
     pub(crate) fn id(self) -> usize {
-        self.set.map_or(0, |set| 1 + usize::from(set.index()))
+        self.set().into()
     }
 
-    /// Returns true at the first call for this scope.
+    /// Returns true at the first call for these labels.
     pub(crate) fn warn_once(self) -> bool {
-        self.set.is_some_and(LabelSetData::warn_once)
+        intern::warn_once(self.set())
     }
 }
 
 impl PartialEq for Scope {
     #[inline]
     fn eq(&self, other: &Self) -> bool {
-        match (self.set, other.set) {
-            // Sets are interned by content.
-            (Some(a), Some(b)) => std::ptr::eq(a, b),
-            (None, None) => true,
-            _ => false,
-        }
+        // Sets are interned by content.
+        self.set() == other.set()
     }
 }
 
@@ -72,7 +85,7 @@ impl Eq for Scope {}
 
 impl std::hash::Hash for Scope {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.set.map(LabelSetData::index).hash(state);
+        self.set().hash(state);
     }
 }
 
@@ -97,8 +110,8 @@ impl LabelSet for Scope {
     )]
     #[inline(always)]
     fn append_to(&self, list: &mut LabelList) {
-        if let Some(set) = self.set {
-            list.push_part(Part::Pairs(set.pairs()));
+        if self.set() != 0 {
+            list.push_scope(self.set(), || self.pairs());
         }
     }
 }

@@ -5,12 +5,12 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Mutex, PoisonError,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
-use super::pairs::Pairs as OwnedPairs;
+use super::{names::note_names, pairs::Pairs as OwnedPairs};
 use crate::once::WarnOnce;
 
 /// How many different label sets a process can have.
@@ -21,36 +21,24 @@ pub const MAX_LABEL_SETS: usize = 4096;
 
 type Pairs = &'static [(&'static str, &'static str)];
 
-#[derive(Debug)]
-pub(super) struct LabelSetData {
-    index: u16,
-    pairs: Pairs,
-}
+// By the number of the set. The number 0 stands for no labels.
+static LABELS: [OnceLock<Pairs>; 1 + MAX_LABEL_SETS] = [const { OnceLock::new() }; 1 + MAX_LABEL_SETS];
+static WARNINGS: [WarnOnce; 1 + MAX_LABEL_SETS] = [const { WarnOnce::new() }; 1 + MAX_LABEL_SETS];
 
-// Not a field of the set: a `Scope` with interior mutability would be a bad key of a map.
-static WARNINGS: [WarnOnce; MAX_LABEL_SETS] = [const { WarnOnce::new() }; MAX_LABEL_SETS];
-
-static SETS: Mutex<Option<HashMap<Pairs, &'static LabelSetData>>> = Mutex::new(None);
+static SETS: Mutex<Option<HashMap<Pairs, u16>>> = Mutex::new(None);
 // Changed under the lock of `SETS`, as `COUNT` is.
 static LIMIT: AtomicUsize = AtomicUsize::new(MAX_LABEL_SETS);
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 static OVERFLOWS: AtomicU64 = AtomicU64::new(0);
 
-impl LabelSetData {
-    /// A number below [`MAX_LABEL_SETS`] that identifies the set.
-    #[inline]
-    pub(super) fn index(&self) -> u16 {
-        self.index
-    }
+#[inline]
+pub(super) fn labels_of(set: u16) -> Pairs {
+    LABELS[usize::from(set)].get().copied().unwrap_or_default()
+}
 
-    pub(super) fn pairs(&self) -> Pairs {
-        self.pairs
-    }
-
-    /// Returns true at the first call.
-    pub(super) fn warn_once(&self) -> bool {
-        WARNINGS[usize::from(self.index)].first()
-    }
+/// Returns true at the first call for a set.
+pub(super) fn warn_once(set: u16) -> bool {
+    set != 0 && WARNINGS[usize::from(set)].first()
 }
 
 /// How many label sets the process has now. It is at most [`label_set_limit`].
@@ -184,20 +172,20 @@ pub(super) fn count_overflow() {
 }
 
 /// The set with these labels, if there is one.
-pub(super) fn stored(pairs: &OwnedPairs) -> Option<&'static LabelSetData> {
+pub(super) fn stored(pairs: &OwnedPairs) -> Option<u16> {
     let sets = SETS.lock().unwrap_or_else(PoisonError::into_inner);
     lookup(sets.as_ref()?, &borrowed(pairs))
 }
 
 /// The set with these labels. Fails at the limit, and stores nothing then.
-pub(super) fn intern(pairs: OwnedPairs) -> Result<&'static LabelSetData, TooManyLabelSets> {
-    let mut sets = SETS.lock().unwrap_or_else(PoisonError::into_inner);
-    let sets = sets.get_or_insert_default();
+pub(super) fn intern(pairs: OwnedPairs) -> Result<u16, TooManyLabelSets> {
+    let mut locked = SETS.lock().unwrap_or_else(PoisonError::into_inner);
+    let sets = locked.get_or_insert_default();
     if let Some(set) = lookup(sets, &borrowed(&pairs)) {
         return Ok(set);
     }
-    let index = match u16::try_from(sets.len()) {
-        Ok(index) if sets.len() < label_set_limit() => index,
+    let set = match u16::try_from(sets.len() + 1) {
+        Ok(set) if sets.len() < label_set_limit() => set,
         _ => return Err(TooManyLabelSets::now()),
     };
 
@@ -212,9 +200,12 @@ pub(super) fn intern(pairs: OwnedPairs) -> Result<&'static LabelSetData, TooMany
             .map(|(name, value)| (leak(name), leak(value)))
             .collect(),
     );
-    let set: &'static LabelSetData = Box::leak(Box::new(LabelSetData { index, pairs }));
+    _ = LABELS[usize::from(set)].set(pairs);
     sets.insert(pairs, set);
     COUNT.store(sets.len(), Ordering::Relaxed);
+    // Without the lock, because whatever logs may make scopes.
+    drop(locked);
+    note_names(pairs.iter().map(|(name, _)| *name));
     Ok(set)
 }
 
@@ -224,9 +215,6 @@ fn borrowed(pairs: &OwnedPairs) -> Vec<(&str, &str)> {
 }
 
 /// Shortens the lifetime of the map's keys to the lifetime of `pairs`.
-fn lookup<'a>(
-    sets: &HashMap<&'a [(&'a str, &'a str)], &'static LabelSetData>,
-    pairs: &'a [(&'a str, &'a str)],
-) -> Option<&'static LabelSetData> {
+fn lookup<'a>(sets: &HashMap<&'a [(&'a str, &'a str)], u16>, pairs: &'a [(&'a str, &'a str)]) -> Option<u16> {
     sets.get(pairs).copied()
 }

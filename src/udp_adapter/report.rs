@@ -47,6 +47,24 @@ impl Report {
         }
     }
 
+    /// Starts all counters at zero, for the clients that the socket can see.
+    pub(super) fn start_at_zero(&self) {
+        if !self.has_counters {
+            return;
+        }
+        let counters = Counters::register(&self.prefix);
+        let start = |scope: Scope, counters: &[&Counter]| {
+            scope.run(|| counters.iter().for_each(|counter| counter.increment(0)));
+        };
+        for client in self.scopes.expected() {
+            start(client, &counters.of_clients());
+        }
+        start(
+            self.scopes.server(),
+            &[&counters.send_stalled, &counters.receive_error],
+        );
+    }
+
     fn count(&mut self, scope: Scope, number: u64, counter: impl FnOnce(&Counters) -> &Counter) {
         if self.has_counters {
             let counters = self
@@ -184,6 +202,19 @@ impl Counters {
             send_stalled: counter!(socket_errors.clone(), "operation" => "send"),
             receive_error: counter!(socket_errors, "operation" => "receive"),
         }
+    }
+
+    fn of_clients(&self) -> [&Counter; 8] {
+        [
+            &self.received,
+            &self.sent,
+            &self.unanswered,
+            &self.aborted,
+            &self.handler_error,
+            &self.handler_panic,
+            &self.send_failed,
+            &self.send_blocked,
+        ]
     }
 
     fn of(&self, outcome: Outcome<'_>) -> &Counter {

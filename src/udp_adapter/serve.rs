@@ -35,6 +35,7 @@ where
     S::Error: Display,
 {
     pub(super) fn new(server: Server, service: S, report: Report) -> Self {
+        report.start_at_zero();
         Self {
             drops: SocketDrops::new(server.socket(), &report.prefix, report.scopes.server()),
             serve: server.serve(

@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use dualstack_udp::{Datagram, Outcome, Server};
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tower_service::Service;
 
@@ -34,11 +35,11 @@ impl UdpServer {
     /// would be more label sets than [`MAX_LABEL_SETS`](crate::MAX_LABEL_SETS).
     pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let address = socket.local_addr()?;
-        let binding = ServerBinding::new(Protocol::Udp, address);
-        let scopes = ClientScopes::builder()
-            .binding(binding)
-            .build()
-            .map_err(io::Error::other)?;
+        let mut scopes = ClientScopes::builder().binding(ServerBinding::new(Protocol::Udp, address));
+        if matches!(SockRef::from(&socket).only_v6(), Ok(true)) {
+            scopes = scopes.expected_clients([address.ip()]);
+        }
+        let scopes = scopes.build().map_err(io::Error::other)?;
         Ok(Self {
             server: Server::new(socket)?,
             report: Report::new(address, scopes),

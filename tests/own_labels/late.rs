@@ -2,11 +2,14 @@ use std::convert::Infallible;
 
 use axum::{Router, body::Body, routing::get};
 use bytes::Bytes;
-use dualstack_metrics::{ClientLabels, Datagram, Scope, WithScope};
+use dualstack_metrics::{
+    ClientLabels, Datagram, FixedLabel, LabelsLayer, Scope, ScopedRecorderLayer, WithScope,
+    prometheus::{Install, PrometheusBuilder},
+};
 use futures_util::{FutureExt, StreamExt as _, future, stream};
-use metrics::counter;
+use metrics::{counter, gauge};
 use test_support::{
-    Log, MAPPED, and, each, loopbacks, recorded, sample, seven,
+    Log, MAPPED, and, each, loopbacks, recorded, recorded_by, sample, seven, soon,
     udp::{self, Running},
 };
 use tower::{ServiceExt, service_fn};
@@ -133,6 +136,60 @@ fn outside_every_scope_nothing_is_added_and_one_warning_says_so() {
              call it in a request below `ClientLabelsLayer`, `LabelsLayer` or `UdpServer`, or in a future that was put \
              into a scope with `with_scope`"
         ]
+    );
+}
+
+/// Raises a gauge, and lowers it when it is dropped.
+struct InFlight;
+
+impl InFlight {
+    fn new() -> Self {
+        gauge!("in_flight").increment(1.0);
+        Self
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        gauge!("in_flight").decrement(1.0);
+    }
+}
+
+#[test]
+fn a_gauge_is_lowered_in_the_series_that_it_was_raised_in_although_a_label_was_added() {
+    let handler = async || {
+        let in_flight = InFlight::new();
+        Scope::add(&Plan::Paid);
+        tokio::task::yield_now().await;
+        let _second = InFlight::new();
+        let in_body = stream::once(async move {
+            drop(in_flight);
+            Ok::<_, Infallible>("x")
+        });
+        tokio::spawn(async { drop(InFlight) }.with_current_scope());
+        gauge!("in_flight").increment(1.0);
+        Body::from_stream(in_body)
+    };
+    // `LabelsLayer` adds its label where the scope is entered.
+    let tenants = FixedLabel::new("tenant", ["acme"]).unwrap();
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(LabelsLayer::new(move |_: &_| tenants.value("acme")))
+        .layer(client_layer());
+    let recorder = ScopedRecorderLayer::new().gauges();
+    recorded_by(
+        Install::new(PrometheusBuilder::new()).recorder(recorder),
+        async |metrics| {
+            for _ in 0..2 {
+                assert_eq!(send(app.clone(), from(MAPPED_CLIENT)).await, "x");
+            }
+            let labels = and(seven("http", server(), MAPPED), "tenant", "acme");
+            let expected = sample("in_flight", &labels, 0);
+            soon("the spawned tasks end", || {
+                metrics.samples() == [expected.as_str()]
+            })
+            .await;
+        },
     );
 }
 

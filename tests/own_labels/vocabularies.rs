@@ -1,15 +1,16 @@
 use axum::{Router, routing::get};
 use dualstack_metrics::{
-    ClientLabelsLayer, ClientScopes, ClientScopesBuilder, FixedLabel, LabelsLayer, Protocol,
+    ClientLabelsLayer, ClientScopes, ClientScopesBuilder, FixedLabel, LabelsLayer, Protocol, Scope,
     labels::{
         CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE, SERVER_BINDING_ADDRESS_IP_FAMILY,
         SERVER_BINDING_ADDRESS_IP_TYPE, SERVER_BINDING_IP, SERVER_BINDING_PORT,
     },
+    prometheus::{Install, PrometheusBuilder},
 };
 use metrics::counter;
-use test_support::{INET6, Labels, recorded, sample, seven};
+use test_support::{INET6, Labels, Log, recorded, sample, seven};
 
-use super::{MAPPED_CLIENT, binding, from, send, server};
+use super::{MAPPED_CLIENT, Plan, binding, from, send, server};
 
 /// Asserts the labels of a mapped client of the tenant `acme`.
 #[track_caller]
@@ -83,4 +84,43 @@ fn names_and_values_of_the_user_and_labels_that_are_left_out() {
         ("client_address_ip_type", "v4_mapped_v6"),
     ]);
     assert_labels(ClientScopes::builder(), client);
+}
+
+fn labelled(name: &str) -> Scope {
+    let scopes = ClientScopes::builder().label(name.to_owned(), "x").build();
+    scopes.unwrap().server()
+}
+
+#[test]
+fn names_that_prometheus_writes_alike_are_logged_once() {
+    let log = Log::of_thread();
+    for _ in 0..2 {
+        _ = labelled("deployment.rack");
+    }
+    assert_eq!(log.lines(), [""; 0]);
+    for _ in 0..2 {
+        _ = labelled("deployment_rack").with(&Plan::Paid);
+        _ = labelled("deployment.rack").with(&Plan::Free);
+    }
+    log.assert_warning(&[
+        r#""deployment.rack" and "deployment_rack" are one name"#,
+        "global labels",
+    ]);
+}
+
+#[test]
+fn a_global_label_that_is_written_like_a_label_is_logged_whichever_is_first() {
+    let install = |name: &str| Install::new(PrometheusBuilder::new().add_global_label(name, "x"));
+    let log = Log::of_thread();
+    _ = install("service.name").build_recorder();
+    _ = labelled("service_name");
+    log.assert_warning(&[r#""service.name" and "service_name""#]);
+    drop(log);
+
+    let log = Log::of_thread();
+    _ = labelled("service_version");
+    _ = install("service_version").build_recorder();
+    assert_eq!(log.lines(), [""; 0]);
+    _ = install("service.version").build_recorder();
+    log.assert_warning(&[r#""service_version" and "service.version""#]);
 }

@@ -6,15 +6,11 @@ use metrics::describe_counter;
 pub(crate) const UDP_PREFIX: &str = "udp_tracker_server";
 pub(crate) const UDP_ACCEPTED: &str = "udp_tracker_server_requests_accepted_total";
 /// Counted by `UdpServer`.
-const UDP_ABORTED: &str = "udp_tracker_server_requests_aborted_total";
+pub(crate) const UDP_ABORTED: &str = "udp_tracker_server_requests_aborted_total";
 pub(crate) const UDP_BANNED: &str = "udp_tracker_server_requests_banned_total";
 pub(crate) const UDP_ERRORS: &str = "udp_tracker_server_errors_total";
 pub(crate) const HTTP_RECEIVED: &str = "http_tracker_core_requests_received_total";
 pub(crate) const HTTP_ERRORS: &str = "http_tracker_core_errors_total";
-
-/// The counters of failures. They start at zero for each class of client, because `rate` misses the first increment of a
-/// series that does not.
-pub(crate) const UDP_FAILURES: [&str; 3] = [UDP_ABORTED, UDP_BANNED, UDP_ERRORS];
 
 /// The swarm's counters get no client labels: `main.rs` excludes them from the scopes.
 pub(crate) const SWARM_PREFIX: &str = "swarm_coordination_registry_";

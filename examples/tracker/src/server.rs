@@ -14,9 +14,8 @@ use axum::{Router, http::header::CONTENT_TYPE, routing::get};
 use dualstack_metrics::prometheus::PrometheusHandle;
 use dualstack_metrics::{
     ClientLabelsLayer, ClientScopes, Datagram, Protocol, ServerBinding, SocketOptions, UdpServer,
-    socket::BindError,
+    scope::ClientScopesError, socket::BindError,
 };
-use metrics::counter;
 use tokio::{
     net::{TcpListener, UdpSocket},
     runtime,
@@ -31,7 +30,7 @@ use crate::{
     cli::Args,
     connection_id::LIFETIME,
     connections::{self, Limits},
-    counters::{UDP_FAILURES, UDP_PREFIX},
+    counters::UDP_PREFIX,
     host::Host,
     http,
     swarm::Swarm,
@@ -84,7 +83,7 @@ impl Server {
         }
         let limits = Limits::new(args.http_connections.get());
         for listener in http {
-            server.serve_http(listener, limits)?;
+            server.serve_http(listener, args.v6only, limits)?;
         }
         server.serve_metrics(metrics_listener, limits, metrics, host);
         Ok(server)
@@ -99,14 +98,10 @@ impl Server {
     ) -> Result<(), Box<dyn Error>> {
         let address = sockets[0].local_addr()?;
         self.udp.push(address);
-        let mut clients = ClientScopes::builder().binding(ServerBinding::new(Protocol::Udp, address));
-        if is_v6only {
-            clients = clients.expected_clients([address.ip()]);
-        }
-        for client in clients.build()?.expected() {
-            client.run(|| UDP_FAILURES.map(|name| counter!(name).increment(0)));
-        }
         let tracker = UdpTracker::new(Arc::clone(&self.swarm), Arc::clone(bans));
+        for client in scopes(Protocol::Udp, address, is_v6only)?.expected() {
+            client.run(|| tracker.start_at_zero());
+        }
         for socket in sockets {
             let tracker = tracker.another_worker();
             // A runtime of several threads would wake another thread for each datagram that arrives meanwhile.
@@ -135,13 +130,19 @@ impl Server {
         Ok(())
     }
 
-    fn serve_http(&mut self, listener: TcpListener, limits: Limits) -> io::Result<()> {
+    fn serve_http(
+        &mut self,
+        listener: TcpListener,
+        is_v6only: bool,
+        limits: Limits,
+    ) -> Result<(), Box<dyn Error>> {
         let address = listener.local_addr()?;
         self.http.push(address);
-        let app = http::router(Arc::clone(&self.swarm)).layer(ClientLabelsLayer::new(ServerBinding::new(
-            Protocol::Http,
-            address,
-        )));
+        let scopes = scopes(Protocol::Http, address, is_v6only)?;
+        for client in scopes.expected() {
+            client.run(http::start_at_zero);
+        }
+        let app = http::router(Arc::clone(&self.swarm)).layer(ClientLabelsLayer::from_scopes(scopes));
         self.spawn(listener, app, limits);
         Ok(())
     }
@@ -202,6 +203,19 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// The scopes of the clients of a listener.
+fn scopes(
+    protocol: Protocol,
+    address: SocketAddr,
+    is_v6only: bool,
+) -> Result<ClientScopes, ClientScopesError> {
+    let mut scopes = ClientScopes::builder().binding(ServerBinding::new(protocol, address));
+    if is_v6only {
+        scopes = scopes.expected_clients([address.ip()]);
+    }
+    scopes.build()
 }
 
 fn bind_udp(args: &Args, options: &SocketOptions, address: SocketAddr) -> Result<Vec<UdpSocket>, BindError> {

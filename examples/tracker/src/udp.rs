@@ -110,6 +110,20 @@ impl UdpTracker {
         }
     }
 
+    /// `rate` misses the first increment of a series that does not start at zero.
+    pub(crate) fn start_at_zero(&self) {
+        let Counters {
+            connect,
+            announce,
+            scrape,
+            errors,
+            banned,
+        } = &self.counters;
+        for counter in [connect, announce, scrape, errors, banned] {
+            counter.increment(0);
+        }
+    }
+
     /// Answers a datagram from the canonical address `client`. Counts it once: as accepted, as an error or as banned.
     pub(crate) fn answer(&self, datagram: &[u8], client: IpAddr, now: Instant) -> Option<Bytes> {
         let memory = &mut *self.memory.borrow_mut();

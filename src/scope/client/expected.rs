@@ -10,7 +10,8 @@ use crate::{
 };
 
 impl ClientScopes {
-    /// The scopes of the clients that the socket can see if nothing is wrong, to start their series at zero.
+    /// The scopes of the clients that the socket can see if nothing is wrong, to start their series at zero: see
+    /// [`ScopedRecorderLayer::zeros`](crate::ScopedRecorderLayer::zeros).
     ///
     /// | the socket is bound to | clients |
     /// |---|---|

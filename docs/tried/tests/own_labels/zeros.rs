@@ -2,8 +2,9 @@ use std::{net::SocketAddr, time::Duration};
 
 use axum::{Router, routing::get};
 use dualstack_metrics::{
-    ClientScopes, FixedLabel, Protocol, Scope, ScopedRecorder, ServerBinding,
+    ClientScopes, FixedLabel, Protocol, Scope, ScopedRecorder, ScopedRecorderLayer, ServerBinding,
     prometheus::{Install, MetricKindMask, PrometheusBuilder, PrometheusRecorder},
+    recorder::Zeros,
     scope::TooManyLabelSets,
 };
 use metrics::counter;
@@ -29,14 +30,16 @@ fn recorder() -> ScopedRecorder<PrometheusRecorder> {
         .build_recorder()
 }
 
-fn zeros() -> Result<Vec<Scope>, TooManyLabelSets> {
+fn scopes() -> (ClientScopes, FixedLabel) {
     let scopes = ClientScopes::new(ServerBinding::new(Protocol::Udp, SERVER.parse().unwrap()));
-    let tenants = FixedLabel::new("tenant", ["acme"]).unwrap();
+    (scopes, FixedLabel::new("tenant", ["acme"]).unwrap())
+}
 
-    let zeros = scopes.expected_with(&tenants.other())?; // once, at start-up
+fn zeros() -> Vec<Scope> {
+    let (scopes, tenants) = scopes();
+    let zeros = scopes.expected_with(&tenants.other()).unwrap();
     start_at_zero(&zeros);
-
-    Ok(zeros)
+    zeros
 }
 
 fn expected() -> Vec<String> {
@@ -54,10 +57,18 @@ fn expected() -> Vec<String> {
 }
 
 #[test]
-fn each_tenant_starts_at_zero() {
-    let recorder = recorder();
-    metrics::with_local_recorder(&recorder, || zeros().map(drop)).unwrap();
+fn each_tenant_starts_at_zero() -> Result<(), TooManyLabelSets> {
+    let zeros = Zeros::new();
+    let recorder = Install::new(PrometheusBuilder::new())
+        .recorder(ScopedRecorderLayer::new().zeros(zeros.clone()))
+        .build_recorder();
+    metrics::with_local_recorder(&recorder, || drop(counter!("requests_total")));
+    let (scopes, tenants) = scopes();
+
+    zeros.add(scopes.expected_with(&tenants.other())?);
+
     assert_samples(samples(&recorder.get_ref().handle().render()), expected());
+    Ok(())
 }
 
 /// Longer than the timeout, because something else is forgotten.
@@ -77,7 +88,7 @@ async fn each_scrape_keeps_the_zeros() {
     let recorder = recorder();
     let _guard = metrics::set_default_local_recorder(&recorder);
     let metrics = recorder.get_ref().handle();
-    let zeros = zeros().unwrap();
+    let zeros = zeros();
 
     let scrape = async move || {
         start_at_zero(&zeros); // before each render
@@ -99,7 +110,7 @@ async fn a_timer_keeps_the_zeros() {
     let recorder = recorder();
     let _guard = metrics::set_default_local_recorder(&recorder);
     let handle = recorder.get_ref().handle();
-    let zeros = zeros().unwrap();
+    let zeros = zeros();
     counter!("forgotten_total").increment(1);
 
     tokio::spawn(async move {

@@ -6,11 +6,13 @@ use std::{
 };
 
 use aquatic_udp_protocol::{ConnectRequest, Response};
-use test_support::{INET, MAPPED, Seen, Signal, V4, free_port, http::get, ipv6_or_say};
+use test_support::{
+    INET, INET6, MAPPED, Seen, Signal, V4, assert_samples, free_port, http::get, ipv6_or_say, samples,
+};
 
 use crate::{
     clients::{UdpClient, bytes},
-    running::{Tracker, at, run, seen},
+    running::{Tracker, at, http_counts, run, seen, udp_counts},
 };
 
 const STILL_OPEN: &str = "connections were still open at the end of the shutdown";
@@ -27,6 +29,33 @@ fn its_own_metrics_are_in_no_clients_scope() {
     assert_eq!(get(tracker.metrics, "/announce").status, 404);
     tracker.assert_counts([]);
     tracker.stop();
+}
+
+#[test]
+fn failures_start_at_zero_for_the_clients_that_each_socket_can_see() {
+    let both: &[Seen] = &[MAPPED, INET6];
+    let hosts = if ipv6_or_say() {
+        vec![
+            ("", "[::]:0", both),
+            ("--v6only", "[::]:0", &[INET6]),
+            ("", "0.0.0.0:0", &[INET]),
+        ]
+    } else {
+        vec![("", "0.0.0.0:0", &[INET][..])]
+    };
+    for (option, listener, classes) in hosts {
+        let tracker = Tracker::start(&format!("--udp {listener} --http {listener} {option}"));
+        let mut zeros = samples(&get(tracker.metrics, "/metrics").text());
+        let failures = ["_requests_aborted_", "_requests_banned_", "_errors_total{client"];
+        zeros.retain(|sample| failures.iter().any(|name| sample.contains(name)));
+        let expected = classes.iter().flat_map(|class| {
+            let udp = udp_counts(*class, tracker.udp[0], "aborted 0, banned 0, errors 0");
+            let http = http_counts(*class, tracker.http[0], "announce_errors 0, scrape_errors 0");
+            [udp, http].concat()
+        });
+        assert_samples(zeros, expected);
+        tracker.stop();
+    }
 }
 
 #[test]
@@ -227,12 +256,6 @@ pub(crate) fn demo_shows(has_ipv6: bool) -> Seen {
 
 /// The rows of the demo's table, their words one space apart.
 fn demo_rows(client: Seen, has_ipv6: bool) -> Vec<String> {
-    // On a dual-stack socket they start at zero for IPv6 clients, too.
-    const FAILURES: [&str; 3] = [
-        "udp_tracker_server_errors_total",
-        "udp_tracker_server_requests_aborted_total",
-        "udp_tracker_server_requests_banned_total",
-    ];
     let by_class = [
         ("http_tracker_core_errors_total announce", 1, 1),
         ("http_tracker_core_requests_received_total announce", 3, 5),
@@ -257,7 +280,8 @@ fn demo_rows(client: Seen, has_ipv6: bool) -> Vec<String> {
             };
             let v6 = if has_ipv6 {
                 v6.to_string()
-            } else if client == MAPPED && FAILURES.contains(name) {
+            } else if client == MAPPED && *v6 == 0 {
+                // The dual-stack socket could see IPv6 clients.
                 "0".into()
             } else {
                 "-".into()
