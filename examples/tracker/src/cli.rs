@@ -52,6 +52,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NUMBER", default_value_t = 500_000)]
     pub(crate) max_peers: usize,
 
+    /// Maximum number of peers at one address, or in the /64 of an IPv6 address. A client with many torrents has a peer in
+    /// each; the default has room for the largest, and leaves 98% of the swarm to others
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000)]
+    pub(crate) max_peers_per_address: usize,
+
     /// Ban an address, or the /64 of an IPv6 address, for two minutes after this many wrong connection IDs within two
     /// minutes; 0 turns bans off. A client sends an unanswered request four times in two minutes, so the default has room
     /// for 25 such clients behind one address
