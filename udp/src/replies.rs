@@ -88,7 +88,9 @@ impl DatagramSocket {
     /// let (mut batch, mut replies) = (Batch::new(), Replies::new());
     /// loop {
     ///     let datagram = socket.recv(&mut batch).await?;
-    ///     replies.push(datagram, &b"pong"[..]);
+    ///     if *datagram.payload() == "ping" {
+    ///         replies.push(datagram, &b"pong"[..]);
+    ///     }
     ///     if batch.is_empty() {
     ///         let outcome = |datagram: &_, result| eprintln!("{datagram:?}: {result:?}");
     ///         socket.reply_all(&mut replies, outcome).await?;

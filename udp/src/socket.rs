@@ -36,7 +36,9 @@ use crate::{
 /// let mut batch = Batch::new();
 /// loop {
 ///     let datagram = socket.recv(&mut batch).await?;
-///     socket.reply(&datagram, b"pong").await?;
+///     if *datagram.payload() == "ping" {
+///         socket.reply(&datagram, b"pong").await?;
+///     }
 /// #   assert_eq!(datagram.local_addr().ip().to_string(), "127.0.0.1");
 /// #   assert_eq!(client.recv(&mut [0; 8]).await?, 4);
 /// #   break;
