@@ -3,21 +3,22 @@
 use std::{net::SocketAddr, num::NonZeroUsize};
 
 use clap::Parser;
+use dualstack_metrics::socket::parse_address;
 
 /// A BitTorrent tracker whose counters are split by the address family of its clients.
 #[derive(Debug, Parser)]
 #[command(name = "tracker")]
 pub(crate) struct Args {
     /// Address to serve UDP clients on; can be repeated
-    #[arg(long, value_name = "ADDR", default_value = "[::]:6969")]
+    #[arg(long, value_name = "ADDR", default_value = "[::]:6969", value_parser = parse_address)]
     pub(crate) udp: Vec<SocketAddr>,
 
     /// Address to serve HTTP clients on; can be repeated
-    #[arg(long, value_name = "ADDR", default_value = "[::]:7070")]
+    #[arg(long, value_name = "ADDR", default_value = "[::]:7070", value_parser = parse_address)]
     pub(crate) http: Vec<SocketAddr>,
 
     /// Address to serve /metrics on
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1212")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1212", value_parser = parse_address)]
     pub(crate) metrics: SocketAddr,
 
     /// Serve only IPv6 clients on IPv6 sockets, so that `0.0.0.0` and `[::]` can be used together on one port

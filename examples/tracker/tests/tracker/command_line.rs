@@ -7,6 +7,8 @@ use std::{
 
 use aquatic_udp_protocol::{ConnectRequest, Response};
 use test_support::{INET, MAPPED, Program, Seen, Signal, V4, free_port, http::get, ipv6_or_say};
+#[cfg(target_os = "linux")]
+use test_support::{in_namespace, link_number, raw};
 
 use crate::{
     clients::{UdpClient, bytes},
@@ -292,4 +294,22 @@ fn workers_that_cannot_start_end_it_with_the_reason() {
             "{descriptors}: {stderr}"
         );
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_listener_is_given_with_the_name_of_its_interface() {
+    in_namespace(raw::LINK, || {
+        let tracker =
+            Tracker::start_as("--udp [fe80::a%v0]:0 --http [fe80::a%v0]:0 --v6only --metrics 127.0.0.1:0");
+        for listener in [tracker.udp[0], tracker.http[0]] {
+            assert!(
+                listener
+                    .to_string()
+                    .starts_with(&format!("[fe80::a%{}]:", link_number("v0")))
+            );
+        }
+        tracker.assert_counts([]);
+        tracker.stop();
+    });
 }
