@@ -1,6 +1,6 @@
-//! Answers clients without an allocation. Only requests that know a user's password pass.
+//! Answers clients without an allocation. Only a request that is signed with a user's password passes.
 //!
-//! Everybody can forge a source address, so what happens here takes no memory:
+//! Everybody can forge a source address, so the gate stores nothing for a client:
 //!
 //! - A nonce is computed from the client's address instead of stored. A client that sends it back receives datagrams at
 //!   that address.
@@ -48,7 +48,7 @@ pub(crate) struct Gate {
     paid_at: Box<[Instant]>,
 }
 
-/// What a request is worth.
+/// The treatment of a datagram.
 pub(crate) enum Verdict {
     Ignore,
     Answer(Vec<u8>),

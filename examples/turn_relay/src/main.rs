@@ -10,8 +10,8 @@
 //!
 //! It relays to every address that an authenticated user asks for. Do not run it where it can reach internal services.
 //!
-//! Datagrams without a user's password take no memory, no log lines, and little bandwidth. `turn-server-proto` sets no
-//! limit to the permissions and channels of a client with an allocation.
+//! A datagram that is not signed with a user's password takes no memory and no log line, and its answer is within a limit
+//! for each network. `turn-server-proto` does not limit the permissions and channels of a client with an allocation.
 
 mod cli;
 mod counters;

@@ -38,7 +38,7 @@ const BINDING_REQUEST: [u8; 2] = [0, 1];
 /// A relayed address, and a datagram that a peer sent to it.
 type FromPeer = (SocketAddr, Datagram);
 
-/// How long a client that knows the password may take to allocate.
+/// The time that a client who knows the password has to allocate.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A client is known by its address and the address that it sends to, which is the source address of the answers.
@@ -89,8 +89,8 @@ impl Drop for RelaySocket {
 }
 
 impl Relay {
-    /// Serves clients and peers until the future is dropped. Nothing that is sent is waited for, so no client can delay
-    /// another: a datagram that the socket does not take is lost, as datagrams may be.
+    /// Serves clients and peers until the future is dropped. It never waits for a socket to take a datagram, so no client
+    /// can delay another. The datagram is lost instead, as UDP allows.
     pub(crate) async fn serve(socket: UdpSocket, families: Families, args: Arc<Args>) -> io::Result<()> {
         let listener = DatagramSocket::new(socket)?;
         let (to_self, mut from_peers) = mpsc::channel(QUEUE);
@@ -256,7 +256,7 @@ impl Relay {
         self.next = next.unwrap_or(now + Duration::from_secs(3600));
     }
 
-    /// Runs what the protocol of a session has to do now. Forgets a session without a relayed address.
+    /// Polls the protocol of a session. Forgets a session without a relayed address.
     fn poll(&mut self, tuple: FiveTuple) {
         let now = self.now();
         let mut wanted = Vec::new();

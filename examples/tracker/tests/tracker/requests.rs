@@ -223,7 +223,7 @@ fn two_hundred_peers_arrive_in_one_datagram() {
 }
 
 #[test]
-fn what_clients_leave_out_over_http_is_no_error() {
+fn an_empty_event_and_missing_numbers_are_accepted() {
     let tracker = Tracker::start("--udp 127.0.0.1:0 --http 127.0.0.1:0");
     let http = tracker.http[0];
     let path = announce_path(TORRENT, 1, "&event=empty");
