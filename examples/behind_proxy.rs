@@ -21,6 +21,7 @@ use dualstack_metrics::{
     ClientLabelsLayer, Protocol, Scope, ServerBinding, SocketOptions, TrustedProxies,
     client::ClientConnectInfo,
     proxy::{Accept, HeaderSource},
+    socket::parse_address,
 };
 use http::HeaderName;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -44,7 +45,7 @@ struct Args {
     from: Source,
 
     /// Address to serve /metrics on
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1213")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1213", value_parser = parse_address)]
     metrics: SocketAddr,
 }
 
@@ -61,7 +62,7 @@ impl FromStr for Listen {
         match text.strip_prefix("unix:") {
             Some("") => Err("write the path of the socket behind `unix:`"),
             Some(path) => Ok(Self::Unix(path.to_owned())),
-            None => match text.parse() {
+            None => match parse_address(text) {
                 Ok(address) => Ok(Self::Tcp(address)),
                 Err(_) => Err("write an IP address and a port, such as `[::]:8080`, or `unix:` and a path"),
             },

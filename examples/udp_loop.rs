@@ -16,9 +16,10 @@ use dualstack_metrics::{
 use metrics::counter;
 use metrics_exporter_prometheus::PrometheusBuilder;
 
-fn handle(datagram: &Datagram) -> Bytes {
+pub(crate) fn handle(datagram: &Datagram) -> Option<Bytes> {
     counter!("requests_received_total").increment(1);
-    datagram.payload().clone()
+    // It is shorter than the question, so two servers never answer each other without end.
+    (datagram.payload().len() > 2).then_some(Bytes::from_static(b"ok"))
 }
 
 fn count(result: &io::Result<()>) {
@@ -46,8 +47,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 .run(|| counter!("socket_errors_total").increment(1));
             continue;
         };
-        let answer = scopes.for_client(&datagram).run(|| handle(&datagram));
-        replies.push(datagram, answer);
+        if let Some(answer) = scopes.for_client(&datagram).run(|| handle(&datagram)) {
+            replies.push(datagram, answer);
+        }
         if batch.is_empty() {
             let outcome = |datagram: &_, result| scopes.for_client(datagram).run(|| count(&result));
             socket.reply_all(&mut replies, outcome).await?;

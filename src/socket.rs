@@ -51,6 +51,7 @@
 mod error;
 mod explain;
 mod open;
+mod parse;
 
 use std::{
     io,
@@ -60,11 +61,11 @@ use std::{
 use socket2::Socket;
 use tokio::net::{TcpListener, UdpSocket};
 
-pub use self::error::BindError;
+pub use self::{error::BindError, parse::parse_address};
 use self::{
     error::{Failure, Step, Transport, during},
     explain::{explain, lacks_ipv6},
-    open::{new_socket, set_reuse_port},
+    open::{new_socket, set_freebind, set_reuse_port},
 };
 
 // A port that is free for one family is rarely taken for the other.
@@ -81,6 +82,7 @@ const BACKLOG: i32 = 1024;
 pub struct SocketOptions {
     v6_only: Option<bool>,
     reuse_port: bool,
+    freebind: bool,
     recv_buffer_size: Option<usize>,
     send_buffer_size: Option<usize>,
 }
@@ -90,6 +92,7 @@ impl SocketOptions {
         Self {
             v6_only,
             reuse_port: false,
+            freebind: false,
             recv_buffer_size: None,
             send_buffer_size: None,
         }
@@ -119,6 +122,16 @@ impl SocketOptions {
     /// On systems without the option (Windows, Solaris, illumos, Cygwin), binding fails.
     pub const fn reuse_port(mut self, reuse: bool) -> Self {
         self.reuse_port = reuse;
+        self
+    }
+
+    /// Whether an address can be bound that this host does not have yet (`IP_FREEBIND`, `IPV6_FREEBIND`); false by default.
+    /// For servers that start before their network is up. Linux checks for about a second whether another host has a new
+    /// IPv6 address, and until then it cannot be bound otherwise.
+    ///
+    /// On systems other than Linux and Android, binding fails.
+    pub const fn freebind(mut self, freebind: bool) -> Self {
+        self.freebind = freebind;
         self
     }
 
@@ -292,6 +305,14 @@ impl SocketOptions {
                     (is_only == only).then_some(()).ok_or_else(ignored)
                 })
                 .map_err(during(Step::Set("IPV6_V6ONLY")))?;
+        }
+        if self.freebind {
+            let option = if address.is_ipv4() {
+                "IP_FREEBIND"
+            } else {
+                "IPV6_FREEBIND"
+            };
+            set_freebind(&socket, address).map_err(during(Step::Set(option)))?;
         }
         // With port 0 and SO_REUSEPORT, Linux may choose a port that other UDP sockets already share. Setting the
         // option after the bind avoids that, and the sockets that are bound next can still share the port.

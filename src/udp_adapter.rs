@@ -10,11 +10,12 @@
 //! let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse().unwrap())?;
 //! # let shutdown = async {};
 //! UdpServer::new(socket)?
-//!     .metrics_prefix("echo_server")
+//!     .metrics_prefix("example_server")
 //!     .shutdown_timeout(Duration::from_secs(5))
 //!     .serve(service_fn(|datagram: Datagram| async move {
-//!         metrics::counter!("echo_bytes_total").increment(datagram.payload().len() as u64);
-//!         Ok::<_, Infallible>(Some(datagram.into_payload()))
+//!         metrics::counter!("example_bytes_total").increment(datagram.payload().len() as u64);
+//!         // It is shorter than the question, so two servers never answer each other without end.
+//!         Ok::<_, Infallible>((datagram.payload().len() > 2).then_some(Bytes::from_static(b"ok")))
 //!     }))
 //!     .with_graceful_shutdown(shutdown)
 //!     .await
@@ -79,7 +80,9 @@
 //! let (mut batch, mut replies) = (Batch::new(), Replies::new());
 //! loop {
 //!     let datagram = socket.recv(&mut batch).await?;
-//!     replies.push(datagram, &b"pong"[..]);
+//!     if *datagram.payload() == "ping" {
+//!         replies.push(datagram, &b"pong"[..]);
+//!     }
 //!     if batch.is_empty() {
 //!         let count = |datagram: &_, result: Result<_, _>| {
 //!             let name = if result.is_ok() { "sent_total" } else { "failed_total" };
@@ -104,6 +107,7 @@
 //! # use dualstack_metrics::{Datagram, SocketOptions, UdpServer};
 //! # use std::convert::Infallible;
 //! # use tower::service_fn;
+//! # async fn answer(_: Datagram) -> Result<Option<bytes::Bytes>, Infallible> { Ok(None) }
 //! # tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(async {
 //! # let (stop, stopped) = tokio::sync::watch::channel(());
 //! # drop(stop);
@@ -111,7 +115,7 @@
 //! for socket in SocketOptions::dual_stack().bind_udp_many("[::]:0".parse().unwrap(), 4)? {
 //!     let mut stopped = stopped.clone();
 //!     let server = UdpServer::new(socket)?
-//!         .serve(service_fn(|datagram: Datagram| async { Ok::<_, Infallible>(Some(datagram.into_payload())) }))
+//!         .serve(service_fn(answer))
 //!         .with_graceful_shutdown(async move { _ = stopped.changed().await });
 //!     workers.spawn(server);
 //! }

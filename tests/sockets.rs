@@ -9,7 +9,7 @@ use std::{
 
 use dualstack_metrics::{
     SocketOptions,
-    socket::{BindError, Pair},
+    socket::{BindError, Pair, parse_address},
 };
 #[cfg(target_os = "linux")]
 use test_support::{Denied, Errno, block_on, denying, in_namespace};
@@ -598,5 +598,85 @@ fn a_system_that_is_always_ipv6_only_is_told_from_one_that_is_not() {
             assert_eq!(errors.map(|error| error.to_string()), expected);
             Both::bind(&SocketOptions::dual_stack(), v6(0)).unwrap();
         });
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_address_that_is_still_checked_for_duplicates_is_named_and_can_be_bound() {
+    // Each of the checks takes a second.
+    const CHECKED: &str = "ip link add v0 type veth peer name v1
+        echo 60 > /proc/sys/net/ipv6/conf/v0/dad_transmits
+        ip link set v0 up
+        ip link set v1 up
+        ip addr add 2001:db8::7/64 dev v0";
+    if !ipv6_or_say() {
+        return;
+    }
+    in_namespace(CHECKED, || {
+        block_on(async {
+            let address: SocketAddr = "[2001:db8::7]:0".parse().unwrap();
+            for options in [SocketOptions::dual_stack(), SocketOptions::v6_only()] {
+                let error = options.bind_udp(address).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+                assert_eq!(
+                    error.to_string(),
+                    format!(
+                        "cannot bind UDP {address}: {}: the host still checks that no other one on v0 has this \
+                         address (duplicate address detection); try again in some seconds, or bind it with \
+                         `SocketOptions::freebind(true)`",
+                        os_error(&error)
+                    )
+                );
+                let options = options.freebind(true);
+                let socket = options.bind_udp(address).unwrap();
+                assert_eq!(socket.local_addr().unwrap().ip(), address.ip());
+                options.bind_tcp(address).unwrap();
+            }
+            // An address that this host does not have.
+            let options = SocketOptions::dual_stack().freebind(true);
+            for address in [
+                v4(0),
+                "203.0.113.99:0".parse().unwrap(),
+                "[2001:db8::dead]:0".parse().unwrap(),
+            ] {
+                options.bind_udp(address).unwrap();
+            }
+        });
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_address_is_read_with_the_name_of_an_interface() {
+    in_namespace(test_support::raw::LINK, || {
+        let number = test_support::link_number("v0");
+        let read = |text: &str| parse_address(text).map_err(|error| error.to_string());
+        for text in ["[fe80::a%v0]:6969", &format!("[fe80::a%{number}]:6969")] {
+            let SocketAddr::V6(address) = read(text).unwrap() else {
+                panic!("{text}");
+            };
+            assert_eq!(address.ip().to_string(), "fe80::a");
+            assert_eq!((address.scope_id(), address.port()), (number, 6969), "{text}");
+            block_on(async { SocketOptions::v6_only().bind_udp(address.into()).unwrap() });
+        }
+        assert_eq!(read("0.0.0.0:1"), Ok(v4(1)));
+        assert_eq!(
+            read("[fe80::a%v7]:6969"),
+            Err("no interface `v7` has link-local addresses".to_owned())
+        );
+        for text in [
+            "",
+            "6969",
+            "localhost:1",
+            "[::]",
+            "[fe80::a%v0]",
+            "[fe80::a%v0]:x",
+            "[a%v0]:1",
+            "[fe80::a%]:1",
+        ] {
+            let expected = "write an IP address and a port, such as `[::]:6969` or `[fe80::1%eth0]:6969`";
+            assert_eq!(read(text), Err(expected.to_owned()), "{text}");
+        }
     });
 }

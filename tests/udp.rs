@@ -35,6 +35,10 @@ use tokio::{
 };
 use tower::{Service, ServiceBuilder, service_fn};
 
+#[allow(dead_code, reason = "`main` is not called")]
+#[path = "../examples/udp_loop.rs"]
+mod udp_loop;
+
 const SHORT: Duration = Duration::from_millis(50);
 
 fn dual_stack() -> UdpServer {
@@ -828,4 +832,14 @@ fn a_server_needs_no_time_driver() {
         ];
         metrics.assert(each(&labels, outcomes));
     });
+}
+
+#[test]
+fn the_example_does_not_answer_its_own_answer() {
+    let sent = |payload: Bytes| {
+        let (peer, local) = ("192.0.2.7:7".parse().unwrap(), "192.0.2.1:6969".parse().unwrap());
+        udp_loop::handle(&Datagram::new(payload, peer, local))
+    };
+    let answer = sent(Bytes::from_static(b"hello")).unwrap();
+    assert_eq!(sent(answer), None);
 }

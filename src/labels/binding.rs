@@ -154,13 +154,23 @@ impl ServerBinding {
                 SERVER_BINDING_ADDRESS_IP_TYPE,
                 value_of(self.ip_type(), IpType::as_str).into(),
             ),
-            (SERVER_BINDING_IP, of_address(|address| address.ip().to_string())),
+            (SERVER_BINDING_IP, of_address(ip)),
             (
                 SERVER_BINDING_PORT,
                 of_address(|address| address.port().to_string()),
             ),
             (SERVER_BINDING_PROTOCOL, self.protocol.as_str().into()),
         ]
+    }
+}
+
+/// Two sockets can have one link-local address, on two interfaces. The scope id tells them apart.
+fn ip(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V6(address) if address.scope_id() != 0 => {
+            format!("{}%{}", address.ip(), address.scope_id())
+        }
+        _ => address.ip().to_string(),
     }
 }
 
@@ -207,6 +217,14 @@ mod tests {
                 "server_binding_ip=::ffff:192.0.2.1",
             ]
         );
+
+        for (address, ip) in [
+            ("[fe80::1%2]:6969", "fe80::1%2"),
+            ("[fe80::1%3]:6969", "fe80::1%3"),
+            ("[fe80::1]:6969", "fe80::1"),
+        ] {
+            assert_eq!(of(address)[2], format!("server_binding_ip={ip}"));
+        }
 
         let unix = ServerBinding::unix(Protocol::Grpc);
         assert_eq!(

@@ -7,7 +7,8 @@ pub const CLIENT_ADDRESS_IP_TYPE: &str = "client_address_ip_type";
 pub const SERVER_BINDING_ADDRESS_IP_FAMILY: &str = "server_binding_address_ip_family";
 /// The name of the label for the type of the listening socket's address: `plain`, `v4_mapped_v6` or `unknown`.
 pub const SERVER_BINDING_ADDRESS_IP_TYPE: &str = "server_binding_address_ip_type";
-/// The name of the label for the listening socket's address, such as `::`, or `unknown`.
+/// The name of the label for the listening socket's address, such as `::`, or `fe80::1%2` with the number of the interface
+/// that a link-local address needs, or `unknown`.
 pub const SERVER_BINDING_IP: &str = "server_binding_ip";
 /// The name of the label for the listening socket's port, such as `6969`, or `unknown`.
 pub const SERVER_BINDING_PORT: &str = "server_binding_port";

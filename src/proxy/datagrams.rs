@@ -35,12 +35,13 @@ impl TrustedProxies {
     /// use std::convert::Infallible;
     /// use tower::service_fn;
     ///
+    /// # async fn answer(_: Datagram) -> Result<Option<bytes::Bytes>, Infallible> { Ok(None) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
     /// let proxies = TrustedProxies::new(["10.0.0.0/8", "::1"])?;
     /// let socket = SocketOptions::dual_stack().bind_udp("[::]:0".parse()?)?;
     /// let server = UdpServer::new(socket)?
     ///     .source(proxies.proxy_protocol_datagrams())
-    ///     .serve(service_fn(|datagram: Datagram| async { Ok::<_, Infallible>(Some(datagram.into_payload())) }));
+    ///     .serve(service_fn(answer));
     /// # server.with_graceful_shutdown(async {}).await?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # })?;

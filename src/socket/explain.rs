@@ -101,10 +101,10 @@ fn bind_hint(
         io::ErrorKind::AddrNotAvailable if ip.is_ipv6() && !is_mapped && !has_ipv6() => {
             Some(NO_IPV6.into())
         }
-        io::ErrorKind::AddrNotAvailable => Some(format!(
+        io::ErrorKind::AddrNotAvailable => Some(duplicate_hint(address).unwrap_or_else(|| format!(
             "{ip} is not an address of this host; bind one that is, or `{}` for all addresses",
             if ip.is_ipv6() { "[::]" } else { "0.0.0.0" }
-        )),
+        ))),
         _ => None,
     }
 }
@@ -163,9 +163,74 @@ fn ipv4_socket_listed(_transport: Transport, _port: u16) -> bool {
     false
 }
 
+/// The reason why an IPv6 address of this host cannot be bound.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn duplicate_hint(address: SocketAddr) -> Option<String> {
+    let SocketAddr::V6(address) = address else {
+        return None;
+    };
+    let table = std::fs::read_to_string("/proc/thread-self/net/if_inet6").ok()?;
+    table.lines().find_map(|line| duplicate_in(line, address))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn duplicate_hint(_address: SocketAddr) -> Option<String> {
+    None
+}
+
+/// Reads `address interface prefix_length scope flags name`, with numbers in hexadecimal.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn duplicate_in(line: &str, address: SocketAddrV6) -> Option<String> {
+    const FAILED: u8 = 0x08; // IFA_F_DADFAILED
+    const TENTATIVE: u8 = 0x40; // IFA_F_TENTATIVE
+
+    let columns: Vec<_> = line.split_ascii_whitespace().collect();
+    let &[ip, number, _, _, flags, name] = &columns[..] else {
+        return None;
+    };
+    let number = u32::from_str_radix(number, 16).ok()?;
+    let is_this = u128::from_str_radix(ip, 16).ok()? == address.ip().to_bits()
+        && [0, number].contains(&address.scope_id());
+    let flags = u8::from_str_radix(flags, 16).ok()?;
+    if is_this && flags & FAILED != 0 {
+        Some(format!(
+            "another host on {name} has this address (duplicate address detection has found it); remove it from one \
+             of them"
+        ))
+    } else if is_this && flags & TENTATIVE != 0 {
+        Some(format!(
+            "the host still checks that no other one on {name} has this address (duplicate address detection); try \
+             again in some seconds, or bind it with `SocketOptions::freebind(true)`"
+        ))
+    } else {
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[test]
+    fn an_address_that_another_host_has_is_named() {
+        let hint = |line, address: &str| match address.parse().unwrap() {
+            SocketAddr::V6(address) => duplicate_in(line, address),
+            SocketAddr::V4(_) => None,
+        };
+        let (failed, checked, used) = (
+            "fe800000000000000000000000000007 0a 40 20 c8   v0",
+            "fe800000000000000000000000000007 0b 40 20 c0   v1",
+            "fe800000000000000000000000000007 0c 40 20 80   v2",
+        );
+        let said = hint(failed, "[fe80::7%10]:1").unwrap();
+        assert!(said.starts_with("another host on v0 has this address"), "{said}");
+        let said = hint(checked, "[fe80::7%11]:1").unwrap();
+        assert!(said.contains("no other one on v1 has this address"), "{said}");
+        assert_eq!(hint(used, "[fe80::7%12]:1"), None);
+        assert_eq!(hint(failed, "[fe80::7%11]:1"), None);
+        assert_eq!(hint(failed, "[fe80::8%10]:1"), None);
+    }
 
     #[test]
     fn only_a_link_local_address_needs_a_scope() {

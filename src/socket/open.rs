@@ -48,8 +48,24 @@ pub(super) fn set_reuse_port(socket: &Socket) -> io::Result<()> {
     ))
 )))]
 pub(super) fn set_reuse_port(_socket: &Socket) -> io::Result<()> {
-    Err(io::Error::new(
-        io::ErrorKind::Unsupported,
-        "this system does not have the option",
-    ))
+    Err(no_such_option())
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn set_freebind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv4() {
+        socket.set_freebind_v4(true)
+    } else {
+        socket.set_freebind_v6(true)
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn set_freebind(_socket: &Socket, _address: SocketAddr) -> io::Result<()> {
+    Err(no_such_option())
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn no_such_option() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "this system does not have the option")
 }

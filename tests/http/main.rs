@@ -1,5 +1,6 @@
 //! The layer under real servers: axum and hyper, HTTP/1.1 and HTTP/2, clients of both families on one socket.
 
+mod examples;
 mod many_requests_on_one_connection;
 mod response_bodies;
 mod sources;

@@ -11,8 +11,6 @@
 //!
 //! So a ban takes one thing from the owner of the address: a client with an expired ID is not told so. It repeats its
 //! request without an answer, and asks for a new ID when the old one is a minute old (BEP 15).
-//!
-//! An IPv6 host can take any address of its /64, so one /64 is one address here.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -20,6 +18,8 @@ use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
+
+use crate::owner::owner;
 
 /// How long wrong IDs count together, from the first one on.
 const WINDOW: Duration = Duration::from_secs(120);
@@ -73,10 +73,7 @@ impl Bans {
         if self.after == 0 || now < self.from {
             return false;
         }
-        let address = match client {
-            IpAddr::V4(_) => client,
-            IpAddr::V6(client) => Ipv6Addr::from_bits(client.to_bits() & !u128::from(u64::MAX)).into(),
-        };
+        let address = owner(client);
         let [low, high, ..] = self.rows.hash_one(address).to_ne_bytes();
         let row = usize::from(u16::from_ne_bytes([low, high])) % ROWS;
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,21 +3,22 @@
 use std::{net::SocketAddr, num::NonZeroUsize};
 
 use clap::Parser;
+use dualstack_metrics::socket::parse_address;
 
 /// A BitTorrent tracker whose counters are split by the address family of its clients.
 #[derive(Debug, Parser)]
 #[command(name = "tracker")]
 pub(crate) struct Args {
     /// Address to serve UDP clients on; can be repeated
-    #[arg(long, value_name = "ADDR", default_value = "[::]:6969")]
+    #[arg(long, value_name = "ADDR", default_value = "[::]:6969", value_parser = parse_address)]
     pub(crate) udp: Vec<SocketAddr>,
 
     /// Address to serve HTTP clients on; can be repeated
-    #[arg(long, value_name = "ADDR", default_value = "[::]:7070")]
+    #[arg(long, value_name = "ADDR", default_value = "[::]:7070", value_parser = parse_address)]
     pub(crate) http: Vec<SocketAddr>,
 
     /// Address to serve /metrics on
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1212")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1212", value_parser = parse_address)]
     pub(crate) metrics: SocketAddr,
 
     /// Serve only IPv6 clients on IPv6 sockets, so that `0.0.0.0` and `[::]` can be used together on one port
@@ -51,6 +52,11 @@ pub(crate) struct Args {
     /// Maximum number of peers of all torrents; announces of further ones are refused
     #[arg(long, value_name = "NUMBER", default_value_t = 500_000)]
     pub(crate) max_peers: usize,
+
+    /// Maximum number of peers at one address, or in the /64 of an IPv6 address. A client with many torrents has a peer in
+    /// each; the default has room for the largest, and leaves 98% of the swarm to others
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000)]
+    pub(crate) max_peers_per_address: usize,
 
     /// Ban an address, or the /64 of an IPv6 address, for two minutes after this many wrong connection IDs within two
     /// minutes; 0 turns bans off. A client sends an unanswered request four times in two minutes, so the default has room

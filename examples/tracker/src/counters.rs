@@ -42,7 +42,8 @@ pub(crate) fn describe() {
     describe_counter!(TORRENTS_ADDED, "Torrents that were added to the swarm.");
     describe_counter!(
         ANNOUNCES_REFUSED,
-        "Announces that were refused because the swarm had no room for another torrent or peer."
+        "Announces that were refused because the swarm, or its share for one address, had no room for another torrent or \
+         peer."
     );
     describe_counter!(
         DOWNLOADS,

@@ -23,7 +23,7 @@ use metrics::counter;
 use crate::{
     counters::{HTTP_ERRORS, HTTP_RECEIVED},
     query::{Failure, Query},
-    swarm::{Announce, Event, Full, INTERVAL, PeerId, Swarm},
+    swarm::{Announce, Event, INTERVAL, PeerId, Swarm},
 };
 
 pub(crate) fn router(swarm: Arc<Swarm>) -> Router {
@@ -85,20 +85,18 @@ fn announced(swarm: &Swarm, client: IpAddr, query: &str) -> Result<Value<'static
         info_hash: query.hash("info_hash")?,
         peer_id: query.hash("peer_id")?,
         peer: SocketAddr::new(client, query.number::<NonZeroU16>("port")?.get()),
-        is_seeder: query.number::<u64>("left")? == 0,
+        // Some clients leave it out.
+        is_seeder: query.number_or_default::<u64>("left")? == Some(0),
         event: match query.get("event") {
             Some(b"started") => Event::Started,
             Some(b"completed") => Event::Completed,
             Some(b"stopped") => Event::Stopped,
-            // BEP 21: "paused" comes from a partial seed.
-            None | Some(b"" | b"paused") => Event::None,
+            // BEP 3: "empty" is no event. BEP 21: "paused" comes from a partial seed.
+            None | Some(b"" | b"empty" | b"paused") => Event::None,
             Some(_) => return Err(Failure("event is not a known one".into())),
         },
         peers_wanted: query.number_or_default("numwant")?,
     };
-    // BEP 3 requires these two. The swarm does not use them.
-    query.number::<u64>("uploaded")?;
-    query.number::<u64>("downloaded")?;
     let is_compact = flag(&query, "compact")?.unwrap_or(true);
     let with_peer_id = !flag(&query, "no_peer_id")?.unwrap_or(false);
 
@@ -109,7 +107,7 @@ fn announced(swarm: &Swarm, client: IpAddr, query: &str) -> Result<Value<'static
                 others.map(|peer| (peer.address, peer.id)).collect::<Vec<_>>(),
             )
         })
-        .map_err(|Full| Failure(Full::MESSAGE.into()))?;
+        .map_err(|full| Failure(full.message().into()))?;
     let mut answer = vec![
         (&b"complete"[..], number(stats.seeders)),
         (b"incomplete", number(stats.leechers)),
@@ -219,7 +217,7 @@ mod tests {
 
     #[test]
     fn peers_are_compact_and_have_the_clients_family() {
-        let swarm = Swarm::new(usize::MAX, usize::MAX);
+        let swarm = Swarm::new(usize::MAX, usize::MAX, usize::MAX);
         for client in [IPV4, IPV6] {
             announce(&swarm, client, "port=258");
         }
@@ -236,7 +234,7 @@ mod tests {
 
     #[test]
     fn peers_are_dictionaries_on_request() {
-        let swarm = Swarm::new(usize::MAX, usize::MAX);
+        let swarm = Swarm::new(usize::MAX, usize::MAX, usize::MAX);
         announce(&swarm, IPV6, "port=1");
         let list = announce(&swarm, IPV6, "port=2&compact=0");
         let with_id = "5:peersld2:ip11:2001:db8::77:peer id20:-XX0000-bbbbbbbbbbbb4:porti1eeee";
@@ -250,7 +248,7 @@ mod tests {
 
     #[test]
     fn failures_have_a_reason() {
-        let swarm = Swarm::new(usize::MAX, usize::MAX);
+        let swarm = Swarm::new(usize::MAX, usize::MAX, usize::MAX);
         for (more, reason) in [
             ("", "port is missing"),
             ("port=0", "port is not a number, or out of range"),
@@ -270,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_scrape_lists_its_files_in_order() {
-        let swarm = Swarm::new(usize::MAX, usize::MAX);
+        let swarm = Swarm::new(usize::MAX, usize::MAX, usize::MAX);
         announce(&swarm, IPV4, "port=1&event=completed");
         let query = "info_hash=zzzzzzzzzzzzzzzzzzzz&info_hash=%01aaaaaaaaaaaaaaaaaaa";
         assert_eq!(

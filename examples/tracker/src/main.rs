@@ -16,6 +16,7 @@ mod counters;
 mod demo;
 mod host;
 mod http;
+mod owner;
 mod query;
 mod server;
 mod swarm;

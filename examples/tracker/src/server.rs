@@ -69,7 +69,11 @@ impl Server {
             udp: Vec::new(),
             http: Vec::new(),
             metrics: metrics_listener.local_addr()?,
-            swarm: Arc::new(Swarm::new(args.max_torrents, args.max_peers)),
+            swarm: Arc::new(Swarm::new(
+                args.max_torrents,
+                args.max_peers,
+                args.max_peers_per_address,
+            )),
             stop: watch::Sender::new(false),
             listeners: JoinSet::new(),
         };
@@ -105,9 +109,22 @@ impl Server {
         for socket in sockets {
             let tracker = tracker.another_worker();
             // A runtime of several threads would wake another thread for each datagram that arrives meanwhile.
-            let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+            let runtime = runtime::Builder::new_current_thread()
+                .enable_io()
+                .build()
+                .map_err(|error| no_worker(address, &error))?;
             let entered = runtime.enter();
-            let server = UdpServer::new(socket)?
+            let server = UdpServer::new(socket);
+            drop(entered);
+            let server = match server {
+                Ok(server) => server,
+                Err(error) => {
+                    // Dropping a runtime in a task panics.
+                    runtime.shutdown_background();
+                    return Err(no_worker(address, &error));
+                }
+            };
+            let server = server
                 .metrics_prefix(UDP_PREFIX)
                 .shutdown_timeout(UDP_SHUTDOWN_TIMEOUT)
                 .serve(service_fn(move |datagram: Datagram| {
@@ -124,7 +141,6 @@ impl Server {
                 // An error means that the `Server` was dropped.
                 let _ = stop.wait_for(|stop| *stop).await;
             });
-            drop(entered);
             self.listeners.spawn_blocking(move || runtime.block_on(server));
         }
         Ok(())
@@ -216,6 +232,10 @@ fn scopes(
         scopes = scopes.expected_clients([address.ip()]);
     }
     scopes.build()
+}
+
+fn no_worker(address: SocketAddr, error: &io::Error) -> Box<dyn Error> {
+    format!("cannot start a worker for UDP {address}: {error}").into()
 }
 
 fn bind_udp(args: &Args, options: &SocketOptions, address: SocketAddr) -> Result<Vec<UdpSocket>, BindError> {

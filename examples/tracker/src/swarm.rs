@@ -3,14 +3,14 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     mem,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use metrics::counter;
 
-use crate::counters;
+use crate::{counters, owner::owner};
 
 pub(crate) type InfoHash = [u8; 20];
 pub(crate) type PeerId = [u8; 20];
@@ -49,26 +49,42 @@ pub(crate) struct Stats {
     pub(crate) downloads: usize,
 }
 
-/// The tracker has no room for another torrent or peer.
+/// There is no room for another torrent or peer.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Full;
+pub(crate) enum Full {
+    Swarm,
+    Address,
+}
 
 impl Full {
-    pub(crate) const MESSAGE: &str = "the tracker is full, try again later";
+    pub(crate) const fn message(&self) -> &'static str {
+        match self {
+            Self::Swarm => "the tracker is full, try again later",
+            Self::Address => "too many peers at this address",
+        }
+    }
 }
 
 pub(crate) struct Swarm {
     state: Mutex<State>,
     max_torrents: usize,
     max_peers: usize,
+    max_peers_per_address: usize,
 }
 
 #[derive(Default)]
 struct State {
     torrents: HashMap<InfoHash, Torrent>,
-    peers: usize,
+    peers: Count,
     /// Whether an announce was refused since the swarm last had room.
     was_full: bool,
+}
+
+/// The number of peers, and how many each address has.
+#[derive(Default)]
+struct Count {
+    all: usize,
+    by_owner: HashMap<IpAddr, usize>,
 }
 
 /// Each family has its own list, because an IPv4 client cannot use IPv6 peers.
@@ -96,11 +112,12 @@ pub(crate) struct Peer {
 }
 
 impl Swarm {
-    pub(crate) fn new(max_torrents: usize, max_peers: usize) -> Self {
+    pub(crate) fn new(max_torrents: usize, max_peers: usize, max_peers_per_address: usize) -> Self {
         Self {
             state: Mutex::default(),
             max_torrents,
             max_peers,
+            max_peers_per_address,
         }
     }
 
@@ -120,28 +137,43 @@ impl Swarm {
                 return Ok(answer(Stats::default(), &mut [].iter()));
             };
             if torrent.family_of(address).remove(address) {
-                *peers -= 1;
+                peers.remove(address);
             }
             return Ok(answer(torrent.stats(), &mut [].iter()));
         }
 
-        let has_room = *peers < self.max_peers;
-        let (torrent, is_new) = match (
-            torrents.len() < self.max_torrents,
-            torrents.entry(announce.info_hash),
-        ) {
-            (_, Entry::Occupied(torrent)) => (torrent.into_mut(), false),
-            (true, Entry::Vacant(place)) if has_room => (place.insert(Torrent::default()), true),
-            (_, Entry::Vacant(_)) => {
-                refuse(state);
-                return Err(Full);
+        let room = || {
+            if peers.all >= self.max_peers {
+                Err(Full::Swarm)
+            } else if peers.of_owner(address) >= self.max_peers_per_address {
+                Err(Full::Address)
+            } else {
+                Ok(())
             }
         };
-        let Some(update) = torrent.family_of(address).update(announce, now, has_room) else {
-            refuse(state);
-            return Err(Full);
+        let is_full = torrents.len() >= self.max_torrents;
+        let updated = match torrents.entry(announce.info_hash) {
+            Entry::Occupied(torrent) => Ok((torrent.into_mut(), false)),
+            Entry::Vacant(_) if is_full => Err(Full::Swarm),
+            Entry::Vacant(place) => room().map(|()| (place.insert(Torrent::default()), true)),
+        }
+        .and_then(|(torrent, is_new)| {
+            let update = torrent.family_of(address).update(announce, now, room)?;
+            Ok((torrent, is_new, update))
+        });
+        let (torrent, is_new, update) = match updated {
+            Ok(updated) => updated,
+            Err(full) => {
+                counter!(counters::ANNOUNCES_REFUSED).increment(1);
+                if full == Full::Swarm {
+                    warn_once(state);
+                }
+                return Err(full);
+            }
         };
-        *peers += usize::from(update.is_new);
+        if update.is_new {
+            peers.add(address);
+        }
         if is_new {
             counter!(counters::TORRENTS_ADDED).increment(1);
         }
@@ -168,10 +200,12 @@ impl Swarm {
         let mut state = self.lock();
         let State { torrents, peers, .. } = &mut *state;
         torrents.retain(|_, torrent| {
-            *peers -= torrent.inet.forget_idle(now) + torrent.inet6.forget_idle(now);
+            for family in [&mut torrent.inet, &mut torrent.inet6] {
+                family.forget_idle(now, peers);
+            }
             !(torrent.inet.list.is_empty() && torrent.inet6.list.is_empty())
         });
-        let has_room = torrents.len() < self.max_torrents && *peers < self.max_peers;
+        let has_room = torrents.len() < self.max_torrents && peers.all < self.max_peers;
         if has_room && mem::take(&mut state.was_full) {
             drop(state);
             tracing::info!("the swarm has room again");
@@ -183,11 +217,10 @@ impl Swarm {
     }
 }
 
-/// Counts an announce that is refused. Logs the first one since the swarm last had room.
-fn refuse(mut state: MutexGuard<'_, State>) {
-    counter!(counters::ANNOUNCES_REFUSED).increment(1);
+/// Logs the first announce that is refused since the swarm last had room.
+fn warn_once(mut state: MutexGuard<'_, State>) {
     let was_full = mem::replace(&mut state.was_full, true);
-    let (torrents, peers) = (state.torrents.len(), state.peers);
+    let (torrents, peers) = (state.torrents.len(), state.peers.all);
     drop(state);
     if !was_full {
         tracing::warn!(
@@ -196,6 +229,30 @@ fn refuse(mut state: MutexGuard<'_, State>) {
             "the swarm is full: new torrents or peers are refused until idle ones are forgotten; --max-torrents \
              and --max-peers set its size"
         );
+    }
+}
+
+impl Count {
+    fn of_owner(&self, address: SocketAddr) -> usize {
+        self.by_owner
+            .get(&owner(address.ip()))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn add(&mut self, address: SocketAddr) {
+        self.all += 1;
+        *self.by_owner.entry(owner(address.ip())).or_default() += 1;
+    }
+
+    fn remove(&mut self, address: SocketAddr) {
+        self.all -= 1;
+        if let Entry::Occupied(mut count) = self.by_owner.entry(owner(address.ip())) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -225,8 +282,13 @@ struct Update {
 }
 
 impl Peers {
-    /// `None` if the peer is new, and there is no room.
-    fn update(&mut self, announce: &Announce, now: Instant, has_room: bool) -> Option<Update> {
+    /// Fails if the peer is new, and there is no `room`.
+    fn update(
+        &mut self,
+        announce: &Announce,
+        now: Instant,
+        room: impl FnOnce() -> Result<(), Full>,
+    ) -> Result<Update, Full> {
         let Announce { is_seeder, .. } = *announce;
         let is_completed = announce.event == Event::Completed;
         let new = Peer {
@@ -248,7 +310,8 @@ impl Peers {
                     completes: is_completed && !had_completed,
                 }
             }
-            Entry::Vacant(place) if has_room => {
+            Entry::Vacant(place) => {
+                room()?;
                 place.insert(self.list.len());
                 self.list.push(new);
                 Update {
@@ -256,10 +319,9 @@ impl Peers {
                     completes: is_completed,
                 }
             }
-            Entry::Vacant(_) => return None,
         };
         self.seeders += usize::from(is_seeder);
-        Some(update)
+        Ok(update)
     }
 
     /// Whether the peer was known.
@@ -289,13 +351,13 @@ impl Peers {
             .take(wanted.min(MAX_PEERS_WANTED))
     }
 
-    fn forget_idle(&mut self, now: Instant) -> usize {
+    fn forget_idle(&mut self, now: Instant, peers: &mut Count) {
         let idle = self.list.iter().filter(|peer| peer.is_idle(now));
         let idle: Vec<_> = idle.map(|peer| peer.address).collect();
-        for &address in &idle {
+        for address in idle {
             self.remove(address);
+            peers.remove(address);
         }
-        idle.len()
     }
 }
 
@@ -337,7 +399,7 @@ mod tests {
 
     #[test]
     fn a_client_gets_the_other_peers_of_its_family() {
-        let (swarm, now) = (Swarm::new(usize::MAX, usize::MAX), Instant::now());
+        let (swarm, now) = (Swarm::new(usize::MAX, usize::MAX, usize::MAX), Instant::now());
         for peer in ["192.0.2.7:1", "192.0.2.7:2", "[2001:db8::7]:1"] {
             announced(&swarm, &announce(peer, Event::Started), now).unwrap();
         }
@@ -348,7 +410,7 @@ mod tests {
 
     #[test]
     fn a_completion_counts_once_and_stopped_removes_the_peer() {
-        let (swarm, now) = (Swarm::new(usize::MAX, usize::MAX), Instant::now());
+        let (swarm, now) = (Swarm::new(usize::MAX, usize::MAX, usize::MAX), Instant::now());
         for event in [Event::Completed, Event::None, Event::Completed] {
             announced(&swarm, &announce("192.0.2.7:1", event), now).unwrap();
         }
@@ -358,12 +420,12 @@ mod tests {
             let answer = announced(&swarm, &stopped, now);
             assert_eq!(answer, Ok((stats(0, 0, 1), Vec::new())));
         }
-        assert_eq!(swarm.lock().peers, 0);
+        assert_eq!(swarm.lock().peers.all, 0);
     }
 
     #[test]
     fn the_number_of_returned_peers_is_bounded() {
-        let (swarm, now) = (Swarm::new(usize::MAX, usize::MAX), Instant::now());
+        let (swarm, now) = (Swarm::new(usize::MAX, usize::MAX, usize::MAX), Instant::now());
         let mut last = Vec::new();
         for port in 1..=300 {
             let mut request = announce("[2001:db8::7]:0", Event::Started);
@@ -376,7 +438,7 @@ mod tests {
 
     #[test]
     fn idle_peers_are_not_returned_and_then_forgotten() {
-        let (swarm, now) = (Swarm::new(usize::MAX, usize::MAX), Instant::now());
+        let (swarm, now) = (Swarm::new(usize::MAX, usize::MAX, usize::MAX), Instant::now());
         let later = now + FORGOTTEN_AFTER;
         announced(&swarm, &announce("192.0.2.7:1", Event::None), now).unwrap();
         let (_, others) = announced(&swarm, &announce("192.0.2.7:2", Event::None), later).unwrap();
@@ -385,21 +447,61 @@ mod tests {
         assert_eq!(swarm.scrape(&[1; 20]), stats(0, 1, 0));
         swarm.forget_idle(later + FORGOTTEN_AFTER);
         assert!(swarm.lock().torrents.is_empty());
-        assert_eq!(swarm.lock().peers, 0);
+        assert_eq!(swarm.lock().peers.all, 0);
     }
 
     #[test]
     fn a_full_swarm_still_serves_known_peers() {
-        let (swarm, now) = (Swarm::new(1, 1), Instant::now());
+        let (swarm, now) = (Swarm::new(1, 1, usize::MAX), Instant::now());
         let known = announce("192.0.2.7:1", Event::None);
         let mut other_torrent = known.clone();
         other_torrent.info_hash = [3; 20];
         announced(&swarm, &known, now).unwrap();
         assert_eq!(
             announced(&swarm, &announce("192.0.2.7:2", Event::None), now),
-            Err(Full)
+            Err(Full::Swarm)
         );
-        assert_eq!(announced(&swarm, &other_torrent, now), Err(Full));
+        assert_eq!(announced(&swarm, &other_torrent, now), Err(Full::Swarm));
         assert!(announced(&swarm, &known, now).is_ok());
+    }
+    #[test]
+    fn an_address_or_a_64_has_a_number_of_peers() {
+        let (swarm, now) = (Swarm::new(usize::MAX, usize::MAX, 2), Instant::now());
+        let announced_by = |peer: &str, event, torrent| {
+            let mut request = announce(peer, event);
+            request.info_hash = [torrent; 20];
+            announced(&swarm, &request, now).map(|_| ())
+        };
+        let addresses = [
+            ["192.0.2.7:1", "192.0.2.7:2", "192.0.2.7:3", "192.0.2.8:1"],
+            [
+                "[2001:db8::1]:1",
+                "[2001:db8::2]:1",
+                "[2001:db8::ffff:0:0:1]:1",
+                "[2001:db8:0:1::1]:1",
+            ],
+        ];
+        for [first, second, third, other] in addresses {
+            assert_eq!(announced_by(first, Event::Started, 1), Ok(()));
+            assert_eq!(announced_by(second, Event::Started, 2), Ok(()));
+            // In torrents that are known, and in new ones.
+            for torrent in [1, 2, 3] {
+                assert_eq!(
+                    announced_by(third, Event::Started, torrent),
+                    Err(Full::Address),
+                    "{third}"
+                );
+            }
+            assert_eq!(announced_by(first, Event::None, 1), Ok(()));
+            assert_eq!(announced_by(other, Event::Started, 1), Ok(()));
+            // A peer that has left makes room.
+            assert_eq!(announced_by(second, Event::Stopped, 2), Ok(()));
+            assert_eq!(announced_by(third, Event::Started, 1), Ok(()));
+        }
+        assert!(!swarm.lock().was_full);
+        assert_eq!(swarm.lock().torrents.len(), 2);
+        swarm.forget_idle(now + FORGOTTEN_AFTER);
+        let count = &swarm.lock().peers;
+        assert_eq!((count.all, count.by_owner.len()), (0, 0));
     }
 }

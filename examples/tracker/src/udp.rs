@@ -179,7 +179,7 @@ impl UdpTracker {
             }
             Ok(Request::Announce(request)) => match self.announce(&request, client, now, memory) {
                 Ok(response) => Ok((&self.counters.announce, response)),
-                Err(Full) => Err(error(Full::MESSAGE)),
+                Err(full) => Err(error(full.message())),
             },
             Ok(Request::Scrape(request)) => Ok((&self.counters.scrape, self.scrape(&request))),
             Err(_) if header.action == CONNECT => Err(Refusal::Unanswered),
@@ -316,7 +316,10 @@ mod tests {
 
     fn tracker() -> UdpTracker {
         let bans = Bans::new(100, Duration::ZERO, Instant::now());
-        UdpTracker::new(Arc::new(Swarm::new(usize::MAX, usize::MAX)), Arc::new(bans))
+        UdpTracker::new(
+            Arc::new(Swarm::new(usize::MAX, usize::MAX, usize::MAX)),
+            Arc::new(bans),
+        )
     }
 
     fn bytes(request: impl Into<Request>) -> Vec<u8> {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use clap::Parser;
+use dualstack_metrics::socket::parse_address;
 
 /// A TURN relay (RFC 8656, UDP) whose counters are split by the address family of its clients and of their peers.
 #[derive(Debug, Parser)]
@@ -10,7 +11,7 @@ use clap::Parser;
 pub(crate) struct Args {
     /// Address to serve clients on; can be repeated. A listener on `[::]` relays to peers of both families, any other
     /// listener to peers of its own family
-    #[arg(long, value_name = "ADDR", default_value = "[::]:3478")]
+    #[arg(long, value_name = "ADDR", default_value = "[::]:3478", value_parser = parse_address)]
     pub(crate) listen: Vec<SocketAddr>,
 
     /// Address of this host that peers send to, at most one for each family. The default is the address that the client
@@ -35,7 +36,7 @@ pub(crate) struct Args {
     pub(crate) v6only: bool,
 
     /// Address to serve /metrics on
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9641")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9641", value_parser = parse_address)]
     pub(crate) metrics: SocketAddr,
 }
 

@@ -9,10 +9,14 @@
 //! ```
 //!
 //! It relays to every address that an authenticated user asks for. Do not run it where it can reach internal services.
+//!
+//! A datagram that is not signed with a user's password takes no memory and no log line, and its answer is within a limit
+//! for each network. `turn-server-proto` does not limit the permissions and channels of a client with an allocation.
 
 mod cli;
 mod counters;
 mod families;
+mod gate;
 mod relay;
 
 use std::{
@@ -40,10 +44,11 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // The protocol crates log every first request as an error, although refusing it with a nonce is normal.
+    // The protocol crates log datagrams of strangers, one line for each.
+    let protocol = ["stun_proto", "stun_types", "turn_server_proto", "turn_types"];
     let levels = Targets::new()
         .with_default(LevelFilter::WARN)
-        .with_target("stun_proto", LevelFilter::OFF);
+        .with_targets(protocol.map(|target| (target, LevelFilter::OFF)));
     let lines = fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal());

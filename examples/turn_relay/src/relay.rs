@@ -1,13 +1,14 @@
 //! One listener with its relay sockets. `turn-server-proto` implements the protocol.
 
 use std::{
-    collections::{HashMap, HashSet},
-    io,
+    collections::{HashMap, hash_map::Entry},
+    io, mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use dualstack_metrics::{ClientLabels, Datagram, DatagramSocket, udp_adapter::Batch};
 use tokio::{
     net::UdpSocket,
@@ -25,37 +26,57 @@ use crate::{
     cli::Args,
     counters::{Counters, Direction},
     families::Families,
+    gate::{Gate, Verdict},
 };
 
 /// How many datagrams from peers can wait for the listener's task.
 const QUEUE: usize = 256;
 
+/// The type of a message, in its first two bytes.
+const BINDING_REQUEST: [u8; 2] = [0, 1];
+
 /// A relayed address, and a datagram that a peer sent to it.
 type FromPeer = (SocketAddr, Datagram);
+
+/// The time that a client who knows the password has to allocate.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A client is known by its address and the address that it sends to, which is the source address of the answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct FiveTuple {
+    asked: SocketAddr,
+    client: SocketAddr,
+}
 
 pub(crate) struct Relay {
     listener: DatagramSocket,
     families: Families,
     counters: Counters,
-    users: Vec<(String, String)>,
+    gate: Gate,
     realm: String,
-    max_sockets: usize,
-    /// By the address that clients send to. It is part of a client's identity, and the source address of the answers.
-    servers: HashMap<SocketAddr, TurnServer>,
-    /// By relayed address. A client that asked for both families has two relayed addresses on one socket.
-    legs: HashMap<SocketAddr, Leg>,
+    max_sessions: usize,
+    sessions: HashMap<FiveTuple, Session>,
+    /// Whose relayed address it is. A client that asked for both families has two on one socket.
+    relayed: HashMap<SocketAddr, FiveTuple>,
     to_self: mpsc::Sender<FromPeer>,
     start: Instant,
+    /// When a session has to be polled next.
+    next: Instant,
+    last_warning: Option<Instant>,
 }
 
-/// One relayed address of a client.
-struct Leg {
-    socket: Arc<RelaySocket>,
-    client: SocketAddr,
-    asked: SocketAddr,
+/// A client that knows the password. It has a protocol server of its own, which keeps a nonce for each of its clients and
+/// never forgets one.
+struct Session {
+    server: TurnServer,
+    relayed: Vec<SocketAddr>,
+    socket: Option<RelaySocket>,
+    /// When it is forgotten if it has no relayed address by then.
+    patience: Instant,
+    next: Instant,
 }
 
-/// A relay socket and the task that receives from it. The task ends when the last relayed address is removed.
+/// A relay socket and the task that receives from it.
 struct RelaySocket {
     socket: Arc<DatagramSocket>,
     receiver: AbortHandle,
@@ -68,37 +89,46 @@ impl Drop for RelaySocket {
 }
 
 impl Relay {
-    /// Serves clients and peers until the future is dropped.
+    /// Serves clients and peers until the future is dropped. It never waits for a socket to take a datagram, so no client
+    /// can delay another. The datagram is lost instead, as UDP allows.
     pub(crate) async fn serve(socket: UdpSocket, families: Families, args: Arc<Args>) -> io::Result<()> {
         let listener = DatagramSocket::new(socket)?;
         let (to_self, mut from_peers) = mpsc::channel(QUEUE);
-        let users = args.user.iter();
+        let start = Instant::now();
         let mut relay = Self {
             counters: Counters::new(listener.local_addr()),
             listener,
             families,
-            users: users
-                .map(|user| (user.name.clone(), user.password.clone()))
-                .collect(),
+            gate: Gate::new(&args.user, &args.realm, start),
             realm: args.realm.clone(),
-            max_sockets: args.max_allocations,
-            servers: HashMap::new(),
-            legs: HashMap::new(),
+            max_sessions: args.max_allocations,
+            sessions: HashMap::new(),
+            relayed: HashMap::new(),
             to_self,
-            start: Instant::now(),
+            start,
+            next: start,
+            last_warning: None,
         };
         let mut batch = Batch::new();
-        let mut next = Instant::now();
         loop {
             tokio::select! {
                 received = relay.listener.recv(&mut batch) => match received {
-                    Ok(datagram) => relay.serve_client(datagram).await,
-                    Err(error) => tracing::warn!(%error, "cannot receive from clients"),
+                    Ok(datagram) => relay.serve_client(datagram),
+                    Err(error) => relay.warn("cannot receive from clients", &error),
                 },
-                Some((relayed, datagram)) = from_peers.recv() => relay.serve_peer(relayed, &datagram).await,
-                () = sleep_until(Deadline::from_std(next)) => {}
+                Some((relayed, datagram)) = from_peers.recv() => relay.serve_peer(relayed, &datagram),
+                () = sleep_until(Deadline::from_std(relay.next)) => relay.poll_due(),
             }
-            next = relay.advance().await;
+        }
+    }
+
+    /// Logs an error, at most one in a minute.
+    fn warn(&mut self, what: &str, error: &io::Error) {
+        let now = Instant::now();
+        let last = self.last_warning.map(|last| now.saturating_duration_since(last));
+        if last.is_none_or(|last| last >= Duration::from_secs(60)) {
+            self.last_warning = Some(now);
+            tracing::warn!(%error, "{what}");
         }
     }
 
@@ -114,30 +144,59 @@ impl Relay {
         }
     }
 
-    async fn serve_client(&mut self, datagram: Datagram) {
+    fn serve_client(&mut self, datagram: Datagram) {
         let (asked, client) = (datagram.local_addr(), datagram.peer());
         if asked.ip().is_multicast() || asked.ip().is_unspecified() {
             return;
         }
-        let now = self.now();
-        let server = self.servers.entry(asked).or_insert_with(|| {
-            let mut server = TurnServer::new(TransportType::Udp, asked, self.realm.clone());
-            for (name, password) in &self.users {
-                server.add_user(name.clone(), password.clone());
+        let tuple = FiveTuple { asked, client };
+        if !self.sessions.contains_key(&tuple) || datagram.payload().starts_with(&BINDING_REQUEST) {
+            let has_room = self.sessions.len() < self.max_sessions;
+            let now = Instant::now();
+            match self.gate.judge(datagram.payload(), asked, client, has_room, now) {
+                Verdict::Ignore => return,
+                Verdict::Answer(answer) => {
+                    self.to_client(tuple, &answer);
+                    return;
+                }
+                Verdict::Pass(user) => {
+                    let mut server = TurnServer::new(TransportType::Udp, asked, self.realm.clone());
+                    server.add_user(user.name, user.password);
+                    let session = Session {
+                        server,
+                        relayed: Vec::new(),
+                        socket: None,
+                        patience: now + PATIENCE,
+                        next: now,
+                    };
+                    self.sessions.insert(tuple, session);
+                }
             }
-            server
-        });
-        let received = Transmit::new(datagram.into_payload(), TransportType::Udp, client, asked);
-        let Some(answer) = server.recv(received, now) else {
+        }
+        self.serve_session(tuple, datagram.into_payload());
+        self.poll(tuple);
+    }
+
+    fn serve_session(&mut self, tuple: FiveTuple, payload: Bytes) {
+        let FiveTuple { asked, client } = tuple;
+        let now = self.now();
+        let Some(session) = self.sessions.get_mut(&tuple) else {
+            return;
+        };
+        let received = Transmit::new(payload, TransportType::Udp, client, asked);
+        let Some(answer) = session.server.recv(received, now) else {
             return;
         };
         let answer = answer.build();
         if answer.from == asked {
-            // Not to `answer.to`: for a binding request, that is the listener's own address.
-            self.to_client(asked, &answer.data, client).await;
+            // Without a password the answer is an error. The client's address may be forged.
+            let is_error = matches!(answer.data[..], [high, low, ..] if high & 0x01 != 0 && low & 0x10 != 0);
+            if !is_error || self.gate.allows(&answer.data, client, Instant::now()) {
+                self.to_client(tuple, &answer.data);
+            }
             return;
         }
-        let Some(leg) = self.legs.get(&answer.from) else {
+        let Some(RelaySocket { socket, .. }) = &session.socket else {
             return;
         };
         let peer = answer.to;
@@ -146,12 +205,7 @@ impl Relay {
             tracing::debug!(%client, %peer, "ignored a peer at an IPv4-mapped address");
             return;
         }
-        match leg
-            .socket
-            .socket
-            .send_from(answer.from.ip(), &answer.data, peer)
-            .await
-        {
+        match socket.try_send_from(answer.from.ip(), &answer.data, peer) {
             Ok(()) => {
                 let class = self.class(client);
                 self.counters
@@ -161,80 +215,94 @@ impl Relay {
         }
     }
 
-    async fn serve_peer(&mut self, relayed: SocketAddr, datagram: &Datagram) {
-        let now = self.now();
-        let Some(leg) = self.legs.get(&relayed) else {
+    fn serve_peer(&mut self, relayed: SocketAddr, datagram: &Datagram) {
+        let (now, peer) = (self.now(), datagram.peer());
+        let Some(&tuple) = self.relayed.get(&relayed) else {
             return;
         };
-        let (client, asked, peer) = (leg.client, leg.asked, datagram.peer());
-        let Some(server) = self.servers.get_mut(&asked) else {
+        let Some(session) = self.sessions.get_mut(&tuple) else {
             return;
         };
         let received = Transmit::new(datagram.payload().clone(), TransportType::Udp, peer, relayed);
         // Nothing is relayed from a peer without a permission.
-        let Some(passed_on) = server.recv(received, now) else {
+        let Some(passed_on) = session.server.recv(received, now) else {
             return;
         };
-        if self.to_client(asked, &passed_on.build().data, client).await {
-            let class = self.class(client);
+        if self.to_client(tuple, &passed_on.build().data) {
+            let class = self.class(tuple.client);
             self.counters
                 .relayed(class, peer, Direction::FromPeer, datagram.payload().len());
         }
     }
 
-    /// Sends from `asked`, the address that the client sent to. Returns whether it was sent.
-    async fn to_client(&self, asked: SocketAddr, payload: &[u8], client: SocketAddr) -> bool {
-        let sent = self.listener.send_from(asked.ip(), payload, client).await;
+    /// Sends from the address that the client sent to. Returns whether it was sent.
+    fn to_client(&self, FiveTuple { asked, client }: FiveTuple, payload: &[u8]) -> bool {
+        let sent = self.listener.try_send_from(asked.ip(), payload, client);
         if let Err(error) = &sent {
             tracing::debug!(%client, %error, "cannot send to a client");
         }
         sent.is_ok()
     }
 
-    /// Runs what the protocol has to do now. Returns the time of the next call.
-    async fn advance(&mut self) -> Instant {
-        let now = self.now();
-        let mut next = now + Duration::from_secs(3600);
-        let mut answers: Vec<Transmit<Vec<u8>>> = Vec::new();
-        let asked: Vec<SocketAddr> = self.servers.keys().copied().collect();
-        for asked in asked {
-            let mut wanted: Vec<(SocketAddr, AddressFamily)> = Vec::new();
-            while let Some(server) = self.servers.get_mut(&asked) {
-                match server.poll(now) {
-                    TurnServerPollRet::AllocateSocket {
-                        client_addr, family, ..
-                    } => wanted.push((client_addr, family)),
-                    TurnServerPollRet::SocketClose { listen_addr, .. } => {
-                        self.legs.remove(&listen_addr);
-                    }
-                    TurnServerPollRet::WaitUntil(until) if wanted.is_empty() => {
-                        next = next.min(until);
-                        break;
-                    }
-                    TurnServerPollRet::WaitUntil(_) => {
-                        while let Some(&(client, _)) = wanted.first() {
-                            let families = wanted.extract_if(.., |(other, _)| *other == client);
-                            let families = families.map(|(_, family)| family).collect();
-                            self.allocate(asked, client, families);
-                        }
-                    }
-                    // There are no TCP clients.
-                    TurnServerPollRet::TcpConnect { .. } | TurnServerPollRet::TcpClose { .. } => {}
-                }
-            }
-            if let Some(server) = self.servers.get_mut(&asked) {
-                answers.extend(std::iter::from_fn(|| server.poll_transmit(now)));
-            }
+    /// Polls the sessions whose time has come.
+    fn poll_due(&mut self) {
+        let now = Instant::now();
+        let due = self.sessions.iter().filter(|(_, session)| session.next <= now);
+        let due: Vec<_> = due.map(|(tuple, _)| *tuple).collect();
+        for tuple in due {
+            self.poll(tuple);
         }
-        for answer in answers {
-            self.to_client(answer.from, &answer.data, answer.to).await;
+        let next = self.sessions.values().map(|session| session.next).min();
+        self.next = next.unwrap_or(now + Duration::from_secs(3600));
+    }
+
+    /// Polls the protocol of a session. Forgets a session without a relayed address.
+    fn poll(&mut self, tuple: FiveTuple) {
+        let now = self.now();
+        let mut wanted = Vec::new();
+        let until = loop {
+            let Some(session) = self.sessions.get_mut(&tuple) else {
+                return;
+            };
+            match session.server.poll(now) {
+                TurnServerPollRet::AllocateSocket { family, .. } => wanted.push(family),
+                TurnServerPollRet::SocketClose { listen_addr, .. } => {
+                    self.relayed.remove(&listen_addr);
+                    session.relayed.retain(|relayed| *relayed != listen_addr);
+                    session.patience = Instant::now();
+                }
+                TurnServerPollRet::WaitUntil(until) if wanted.is_empty() => break until,
+                TurnServerPollRet::WaitUntil(_) => self.allocate(tuple, mem::take(&mut wanted)),
+                // There are no TCP clients.
+                TurnServerPollRet::TcpConnect { .. } | TurnServerPollRet::TcpClose { .. } => {}
+            }
+        };
+        while let Some(session) = self.sessions.get_mut(&tuple)
+            && let Some(answer) = session.server.poll_transmit(now)
+        {
+            self.to_client(tuple, &answer.data);
         }
         // The protocol expires only what lies before the given time.
-        self.start + next.duration_since(ProtocolInstant::from_nanos(0)) + Duration::from_millis(1)
+        let until =
+            self.start + until.duration_since(ProtocolInstant::from_nanos(0)) + Duration::from_millis(1);
+        let Entry::Occupied(mut session) = self.sessions.entry(tuple) else {
+            return;
+        };
+        if !session.get().relayed.is_empty() {
+            session.get_mut().next = until;
+        } else if session.get().patience <= Instant::now() {
+            session.remove();
+            return;
+        } else {
+            let patience = session.get().patience;
+            session.get_mut().next = until.min(patience);
+        }
+        self.next = self.next.min(session.get().next);
     }
 
     /// Allocates one socket for all families that a client asked for.
-    fn allocate(&mut self, asked: SocketAddr, client: SocketAddr, families: Vec<AddressFamily>) {
+    fn allocate(&mut self, tuple: FiveTuple, families: Vec<AddressFamily>) {
+        let FiveTuple { asked, client } = tuple;
         let mut addresses: Vec<_> = families
             .into_iter()
             .map(|family| (family, self.families.address(family, asked.ip())))
@@ -242,26 +310,26 @@ impl Relay {
         // The protocol forgets the client if the last result is an error.
         addresses.sort_by_key(|(_, ip)| ip.is_some());
 
-        let relayed = addresses.iter().filter_map(|(_, ip)| *ip).collect::<Vec<_>>();
-        let port = if relayed.is_empty() {
+        let ips = addresses.iter().filter_map(|(_, ip)| *ip).collect::<Vec<_>>();
+        let port = if ips.is_empty() {
             Err(SocketAllocateError::AddressFamilyNotSupported)
         } else {
-            self.open(&relayed, asked, client)
+            self.open(&ips, tuple)
         };
-        let class = self.class(client);
         if port.is_ok() {
-            self.counters.allocation(class);
+            self.counters.allocation(self.class(client));
         }
         let now = self.now();
-        let Some(server) = self.servers.get_mut(&asked) else {
+        let Some(session) = self.sessions.get_mut(&tuple) else {
             return;
         };
+        session.patience = Instant::now();
         for (family, ip) in addresses {
             let result = match ip {
                 Some(ip) => port.map(|port| SocketAddr::new(ip, port)),
                 None => Err(SocketAllocateError::AddressFamilyNotSupported),
             };
-            server.allocated_socket(
+            session.server.allocated_socket(
                 TransportType::Udp,
                 asked,
                 client,
@@ -274,44 +342,29 @@ impl Relay {
     }
 
     /// Binds a relay socket for these addresses and starts to receive from it. Returns its port.
-    fn open(
-        &mut self,
-        ips: &[IpAddr],
-        asked: SocketAddr,
-        client: SocketAddr,
-    ) -> Result<u16, SocketAllocateError> {
-        let sockets: HashSet<_> = self.legs.keys().map(SocketAddr::port).collect();
-        if sockets.len() >= self.max_sockets {
-            return Err(SocketAllocateError::InsufficientCapacity);
-        }
+    fn open(&mut self, ips: &[IpAddr], tuple: FiveTuple) -> Result<u16, SocketAllocateError> {
         let bound = self.families.bind().map_err(io::Error::from);
         let socket = bound.and_then(DatagramSocket::new).map_err(|error| {
-            tracing::warn!(%error, "cannot open a relay socket");
+            self.warn("cannot open a relay socket", &error);
             SocketAllocateError::InsufficientCapacity
         })?;
+        let Some(session) = self.sessions.get_mut(&tuple) else {
+            return Err(SocketAllocateError::InsufficientCapacity);
+        };
         let port = socket.local_addr().port();
-        let relayed: Vec<_> = ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        session.relayed = ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        self.relayed
+            .extend(session.relayed.iter().map(|relayed| (*relayed, tuple)));
         let socket = Arc::new(socket);
         let receiver = tokio::spawn(receive(
             Arc::clone(&socket),
-            relayed.clone(),
+            session.relayed.clone(),
             self.to_self.clone(),
         ));
-        let socket = Arc::new(RelaySocket {
+        session.socket = Some(RelaySocket {
             socket,
             receiver: receiver.abort_handle(),
         });
-        for relayed in relayed {
-            let socket = Arc::clone(&socket);
-            self.legs.insert(
-                relayed,
-                Leg {
-                    socket,
-                    client,
-                    asked,
-                },
-            );
-        }
         Ok(port)
     }
 }

@@ -1,7 +1,7 @@
 //! Other programs, as child processes.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead, BufReader, Read},
     process::{Child, ChildStdout, Command, Output, Stdio},
     thread::{self, JoinHandle},
@@ -103,6 +103,19 @@ impl Program {
 
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// The number of bytes that it has in memory (Linux).
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let kilobytes = status.split_once("VmRSS:").unwrap().1;
+        1_024
+            * kilobytes
+                .split_whitespace()
+                .next()
+                .unwrap()
+                .parse::<u64>()
+                .unwrap()
     }
 
     /// Ends a program, which must still run, with a signal that it handles. Returns its stderr.

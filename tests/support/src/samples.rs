@@ -31,12 +31,16 @@ pub fn seen(client: IpAddr, server: SocketAddr) -> Seen {
 /// The seven labels of the contract, spelled out a second time on purpose.
 pub fn seven(protocol: &str, server: SocketAddr, (family, ip_type): Seen) -> Labels {
     let server_family = if server.is_ipv4() { "inet" } else { "inet6" };
+    let server_ip = match server {
+        SocketAddr::V6(server) if server.scope_id() != 0 => format!("{}%{}", server.ip(), server.scope_id()),
+        _ => server.ip().to_string(),
+    };
     Labels::from([
         ("client_address_ip_family", family.into()),
         ("client_address_ip_type", ip_type.into()),
         ("server_binding_address_ip_family", server_family.into()),
         ("server_binding_address_ip_type", "plain".into()),
-        ("server_binding_ip", server.ip().to_string()),
+        ("server_binding_ip", server_ip),
         ("server_binding_port", server.port().to_string()),
         ("server_binding_protocol", protocol.into()),
     ])

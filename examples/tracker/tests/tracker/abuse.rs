@@ -351,7 +351,8 @@ fn a_full_swarm_is_counted_and_logged() {
     assert_help(
         &tracker,
         "swarm_coordination_registry_announces_refused_total",
-        "Announces that were refused because the swarm had no room for another torrent or peer.",
+        "Announces that were refused because the swarm, or its share for one address, had no room for another torrent or \
+         peer.",
     );
     let said = tracker.stop();
     assert_eq!(said.matches("the swarm is full").count(), 1, "{said}");

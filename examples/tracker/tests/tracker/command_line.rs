@@ -7,12 +7,15 @@ use std::{
 
 use aquatic_udp_protocol::{ConnectRequest, Response};
 use test_support::{
-    INET, INET6, MAPPED, Seen, Signal, V4, assert_samples, free_port, http::get, ipv6_or_say, samples,
+    INET, INET6, MAPPED, Program, Seen, Signal, V4, assert_samples, free_port, http::get, ipv6_or_say,
+    samples,
 };
+#[cfg(target_os = "linux")]
+use test_support::{in_namespace, link_number, raw};
 
 use crate::{
     clients::{UdpClient, bytes},
-    running::{Tracker, at, http_counts, run, seen, udp_counts},
+    running::{BINARY, Tracker, at, http_counts, run, seen, udp_counts},
 };
 
 const STILL_OPEN: &str = "connections were still open at the end of the shutdown";
@@ -125,6 +128,7 @@ fn the_help_names_every_option() {
         ("--http-connections <NUMBER>", "[default: 500]"),
         ("--max-torrents <NUMBER>", "[default: 100000]"),
         ("--max-peers <NUMBER>", "[default: 500000]"),
+        ("--max-peers-per-address <NUMBER>", "[default: 10000]"),
         ("--ban-after <NUMBER>", "[default: 100]"),
         ("--ban-grace <SECONDS>", "[default: 240, the lifetime of an ID]"),
         ("--demo", "counters"),
@@ -296,4 +300,41 @@ fn demo_rows(client: Seen, has_ipv6: bool) -> Vec<String> {
     ));
     rows.sort();
     rows
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn workers_that_cannot_start_end_it_with_the_reason() {
+    // Each limit on the number of descriptors stops it at another step. Eight workers need about fifty.
+    for descriptors in 16..40 {
+        let limited = format!(
+            "--nofile={descriptors} {BINARY} --udp 127.0.0.1:0 --workers 8 --http 127.0.0.1:0 --metrics 127.0.0.1:0"
+        );
+        let output = Program::run("prlimit", &limited);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{descriptors}: {stderr}");
+        let lines: Vec<_> = stderr.lines().collect();
+        assert!(
+            matches!(lines[..], [line] if line.starts_with("error: ") && line.contains("Too many open files")),
+            "{descriptors}: {stderr}"
+        );
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_listener_is_given_with_the_name_of_its_interface() {
+    in_namespace(raw::LINK, || {
+        let tracker =
+            Tracker::start_as("--udp [fe80::a%v0]:0 --http [fe80::a%v0]:0 --v6only --metrics 127.0.0.1:0");
+        for listener in [tracker.udp[0], tracker.http[0]] {
+            assert!(
+                listener
+                    .to_string()
+                    .starts_with(&format!("[fe80::a%{}]:", link_number("v0")))
+            );
+        }
+        tracker.assert_counts([]);
+        tracker.stop();
+    });
 }

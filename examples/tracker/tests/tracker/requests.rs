@@ -221,3 +221,16 @@ fn two_hundred_peers_arrive_in_one_datagram() {
     tracker.assert_counts(expected);
     tracker.stop();
 }
+
+#[test]
+fn an_empty_event_and_missing_numbers_are_accepted() {
+    let tracker = Tracker::start("--udp 127.0.0.1:0 --http 127.0.0.1:0");
+    let http = tracker.http[0];
+    let path = announce_path(TORRENT, 1, "&event=empty");
+    for left_out in ["&uploaded=0", "&downloaded=0", "&left=1"] {
+        assert!(path.contains(left_out));
+        let answer = get(http, &path.replace(left_out, ""));
+        assert_eq!(answer.announced(V4), announced(0, 1, V4, []), "{left_out}");
+    }
+    tracker.stop();
+}

@@ -9,7 +9,7 @@ use test_support::{
     INET, INET6, Labels, MAPPED, Program, Seen, Signal, and, assert_soon, http::get, sample, samples, seven,
 };
 
-const BINARY: &str = env!("CARGO_BIN_EXE_tracker");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tracker");
 
 /// Runs the binary to its end.
 pub(crate) fn run(args: &str) -> Output {

@@ -35,7 +35,7 @@ const USER: &str = "alice";
 const PASSWORD: &str = "secret";
 
 pub(crate) struct Client {
-    socket: UdpSocket,
+    pub(crate) socket: UdpSocket,
     password: &'static str,
     turn: Option<TurnClientUdp>,
     start: Instant,

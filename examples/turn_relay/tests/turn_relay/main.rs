@@ -1,5 +1,7 @@
 //! The relay as its users have it: the real binary, and two clients, that of `turn-client-proto` and that of coturn.
 
+#[cfg(target_os = "linux")]
+mod abuse;
 mod client;
 
 use std::{
@@ -29,7 +31,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_turn_relay");
 struct Relay {
     listener: SocketAddr,
     metrics: SocketAddr,
-    _program: Program,
+    program: Program,
 }
 
 impl Relay {
@@ -46,7 +48,7 @@ impl Relay {
         Self {
             listener: address(listener, "udp://", ""),
             metrics: address(metrics, "http://", "/metrics"),
-            _program: program,
+            program,
         }
     }
 
