@@ -106,13 +106,13 @@ fn enter_and_leave_a_scope() {
     measured(|| black_box(scope).run(|| black_box(())));
 }
 
-#[library_benchmark(config = at_most(64))]
+#[library_benchmark(config = at_most(38))]
 fn compose_two_scopes() {
     let (outer, inner) = (client(), Scope::new(&ClientLabels::UNKNOWN));
     measured(|| _ = black_box(black_box(outer).with(&inner)));
 }
 
-#[library_benchmark(config = at_most(292))]
+#[library_benchmark(config = at_most(293))]
 fn look_up_a_fixed_value() {
     let tenants = FixedLabel::new("tenant", (0..200).map(|n| n.to_string())).unwrap();
     measured(|| _ = black_box(tenants.value(black_box("150"))));
@@ -182,7 +182,7 @@ fn kept_handle_in_a_scope_with_an_idle_timeout() {
     client().run(|| measured(|| kept.increment(1)));
 }
 
-#[library_benchmark(config = at_most(352))]
+#[library_benchmark(config = at_most(391))]
 fn http_layer_around_a_ready_service() {
     let peer: SocketAddr = ([192, 0, 2, 7], 50_000).into();
     let inner = service_fn(|_: Request<()>| std::future::ready(Ok::<_, Infallible>(Response::new(()))));
@@ -210,22 +210,22 @@ fn served_by(router: Router) {
     });
 }
 
-#[library_benchmark(config = at_most(5_410))]
+#[library_benchmark(config = at_most(4_990))]
 fn axum_router_without_a_layer() {
     served_by(router());
 }
 
-#[library_benchmark(config = at_most(6_302))]
+#[library_benchmark(config = at_most(5_858))]
 fn axum_router_with_a_layer_that_does_nothing() {
     served_by(router().layer(Identity::new()));
 }
 
-#[library_benchmark(config = at_most(7_056))]
+#[library_benchmark(config = at_most(6_493))]
 fn axum_router_with_the_http_layer() {
     served_by(router().layer(ClientLabelsLayer::new(binding())));
 }
 
-#[library_benchmark(config = at_most(6_661))]
+#[library_benchmark(config = at_most(6_167))]
 fn axum_router_with_the_http_layer_without_the_body() {
     served_by(router().layer(ClientLabelsLayer::new(binding()).without_body()));
 }

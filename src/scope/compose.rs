@@ -54,14 +54,17 @@ impl Scope {
     #[must_use]
     #[inline]
     pub fn with<L: LabelSet>(self, labels: &L) -> Self {
-        find(self, labels).unwrap_or_else(|| self.compose_or_leave_out(&parts_of(labels)))
+        find(self, labels).unwrap_or_else(|| self.compose_or_leave_out(labels))
     }
 
+    // Not inlined, because it would make the frequent case slower.
     #[cold]
-    fn compose_or_leave_out(self, parts: &[Part]) -> Self {
-        self.compose(parts).unwrap_or_else(|_| {
+    #[inline(never)]
+    fn compose_or_leave_out<L: LabelSet>(self, labels: &L) -> Self {
+        let parts = parts_of(labels);
+        self.compose(&parts).unwrap_or_else(|_| {
             count_overflow();
-            self.with_stored_labels_of(parts)
+            self.with_stored_labels_of(&parts)
         })
     }
 
