@@ -5,8 +5,8 @@
 //! cargo bench --bench ratios -- udp     # one part: increments, labels, opentelemetry, http or udp
 //! ```
 //!
-//! Each ratio is the median over rounds in which both sides run one after the other, so a machine whose speed drifts does
-//! not matter.
+//! Each row is the round with the median ratio. Both sides run one after the other in each round, so a machine whose speed
+//! drifts does not matter.
 
 mod http;
 mod increments;
@@ -26,6 +26,24 @@ const PARTS: &[(&str, fn())] = &[
     ("udp", udp::print),
 ];
 
+/// The processor, the kernel and the load.
+fn machine() -> String {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let processor = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
+    let processor = processor.map_or("unknown processor", |name| {
+        name.trim_start_matches([' ', '\t', ':'])
+    });
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let (kernel, load) = (read("/proc/sys/kernel/osrelease"), read("/proc/loadavg"));
+    let load = load.split(' ').next().unwrap_or_default();
+    format!(
+        "{processor}, {cores} cores, {} {}, load {load}",
+        std::env::consts::OS,
+        kernel.trim()
+    )
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args()
         .skip(1)
@@ -42,6 +60,7 @@ fn main() {
             let status = std::process::Command::new(program).arg(part).status();
             assert!(status.expect("the part runs").success());
         } else if arguments.iter().any(|argument| argument == part) {
+            println!("\n{}", machine());
             print();
         }
     }

@@ -2,12 +2,6 @@ use std::{fmt::Display, hint::black_box, time::Instant};
 
 const ROUNDS: usize = 21;
 
-/// The median.
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 /// Nanoseconds that a call of `f` takes.
 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
 pub(crate) fn nanos(calls: u32, mut f: impl FnMut()) -> f64 {
@@ -18,11 +12,30 @@ pub(crate) fn nanos(calls: u32, mut f: impl FnMut()) -> f64 {
     start.elapsed().as_nanos() as f64 / f64::from(calls)
 }
 
-/// The nanoseconds of a call on each side, and the ratio of the first to the second.
+/// The round with the median ratio, so that the ratio is the quotient of the times: the nanoseconds of a call on each
+/// side, and the quartiles of the ratios of all rounds.
 pub(crate) struct Paired {
     pub(crate) ours: f64,
     pub(crate) rival: f64,
-    pub(crate) ratio: f64,
+    pub(crate) quartiles: [f64; 2],
+}
+
+impl Paired {
+    pub(crate) fn of_rounds(mut rounds: Vec<(f64, f64)>) -> Self {
+        let ratio = |(ours, rival): (f64, f64)| ours / rival;
+        rounds.sort_by(|a, b| ratio(*a).total_cmp(&ratio(*b)));
+        let (ours, rival) = rounds[rounds.len() / 2];
+        let quartiles = [rounds.len() / 4, rounds.len() - 1 - rounds.len() / 4].map(|at| ratio(rounds[at]));
+        Self {
+            ours,
+            rival,
+            quartiles,
+        }
+    }
+
+    pub(crate) fn ratio(&self) -> f64 {
+        self.ours / self.rival
+    }
 }
 
 /// Runs both sides in turn. Each returns the nanoseconds of a call.
@@ -39,21 +52,32 @@ pub(crate) fn paired(mut ours: impl FnMut() -> f64, mut rival: impl FnMut() -> f
             (ours(), rival())
         })
         .collect();
-    Paired {
-        ours: median(rounds.iter().map(|round| round.0).collect()),
-        rival: median(rounds.iter().map(|round| round.1).collect()),
-        ratio: median(rounds.iter().map(|round| round.0 / round.1).collect()),
-    }
+    Paired::of_rounds(rounds)
 }
 
 pub(crate) fn header(title: &str) {
-    println!("\n| {title} | ns | rival, ns | ratio | target | allocations |");
-    println!("|---|---|---|---|---|---|");
+    println!("\n| {title} | ns | rival, ns | ratio | quartiles | target | allocations |");
+    println!("|---|---|---|---|---|---|---|");
 }
 
 pub(crate) fn row(what: &str, paired: &Paired, target: &str, allocations: impl Display) {
-    let Paired { ours, rival, ratio } = paired;
-    println!("| {what} | {ours:.1} | {rival:.1} | **{ratio:.2}** | {target} | {allocations} |");
+    let (
+        Paired {
+            ours,
+            rival,
+            quartiles: [low, high],
+        },
+        ratio,
+    ) = (paired, paired.ratio());
+    let limit = target.trim_start_matches("≤ ").parse::<f64>();
+    let missed = if limit.is_ok_and(|limit| ratio > limit) {
+        ", missed"
+    } else {
+        ""
+    };
+    println!(
+        "| {what} | {ours:.1} | {rival:.1} | **{ratio:.2}** | {low:.2} to {high:.2} | {target}{missed} | {allocations} |"
+    );
 }
 
 /// Heap allocations that a call of `f` makes, after warming up.
