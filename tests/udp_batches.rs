@@ -8,6 +8,7 @@ use std::{
     future::ready,
     io::ErrorKind,
     net::{self, IpAddr, SocketAddr},
+    pin::pin,
     rc::Rc,
     time::Duration,
 };
@@ -20,8 +21,8 @@ use dualstack_metrics::{
 use metrics::counter;
 use socket2::{Domain, Socket, Type};
 use test_support::{
-    INET, INET6, Log, MAPPED, Metrics, PATIENCE, Seen, and, eventually, in_namespace, ip, ipv6_or_say,
-    of_server, raw, recorded, sample, seven, soon,
+    Denied, Errno, INET, INET6, Log, MAPPED, Metrics, PATIENCE, Seen, and, deny, eventually, in_namespace,
+    ip, ipv6_or_say, of_server, raw, recorded, sample, seven, skip_or_fail, soon,
     udp::{Running, bind, echo, gated, server},
 };
 use tokio::{net::UdpSocket, sync::oneshot, time::timeout};
@@ -567,6 +568,51 @@ fn replies_that_the_socket_does_not_take_yet_are_kept() {
             assert!(replies.is_empty());
             let all: Vec<_> = (0..ASKED).map(|at| u8::try_from(at).unwrap()).collect();
             assert_eq!(outcomes, all);
+        });
+    });
+}
+
+#[test]
+fn a_loop_may_wait_for_a_full_socket_or_not() {
+    in_namespace("", || {
+        recorded(async |_| {
+            let hosts = NoNeighbours::new();
+            let socket = DatagramSocket::new(NoNeighbours::bind()).unwrap();
+            hosts.ask(socket.local_addr().port(), 0, b"x");
+            let datagram = socket.recv(&mut Batch::new()).await.unwrap();
+            let (from, peer) = (datagram.local_addr().ip(), datagram.peer());
+            while socket.try_reply(&datagram, b"").is_ok() {}
+            for result in [
+                socket.try_reply(&datagram, b""),
+                socket.try_send_from(from, b"", peer),
+            ] {
+                assert_eq!(result.unwrap_err().kind(), ErrorKind::WouldBlock);
+            }
+
+            // The socket cannot be watched without one more descriptor.
+            if let Err(reason) = deny(Errno::EMFILE, Denied::DUPLICATE) {
+                return skip_or_fail(&reason);
+            }
+            let mut replies = Replies::new();
+            replies.push(datagram.clone(), b"".as_slice());
+            let answered = RefCell::new(0);
+            let wait = async {
+                let (one, other, several) = tokio::join!(
+                    socket.reply(&datagram, b""),
+                    socket.send_from(from, b"", peer),
+                    socket.reply_all(&mut replies, |_, result| {
+                        result.unwrap();
+                        *answered.borrow_mut() += 1;
+                    }),
+                );
+                one.and(other).and(several).unwrap();
+            };
+            let mut wait = pin!(wait);
+            let short = timeout(Duration::from_millis(50), &mut wait).await;
+            assert!(short.is_err(), "the socket is blocked");
+            NoNeighbours::appear();
+            timeout(PATIENCE, wait).await.expect("the socket takes them");
+            assert_eq!(answered.take(), 1);
         });
     });
 }

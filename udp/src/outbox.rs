@@ -1,7 +1,6 @@
 //! Answers on their way to the socket.
 
 use std::{
-    io,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -29,8 +28,8 @@ pub(crate) struct Outbox<T> {
     batch: usize,
     /// Whether the socket did not take the first of them when that was last tried.
     is_full: bool,
-    /// Made when the socket is full, and dropped when all are sent.
-    writable: Option<Writable>,
+    /// Made anew when all are sent.
+    writable: Writable,
     /// Set while the socket does not take the first of them.
     blocked: Option<Blocked>,
 }
@@ -48,7 +47,7 @@ impl<T: Copy + PartialEq> Outbox<T> {
             waiting: Queue::default(),
             batch,
             is_full: false,
-            writable: None,
+            writable: Writable::default(),
             blocked: None,
         }
     }
@@ -92,7 +91,7 @@ impl<T: Copy + PartialEq> Outbox<T> {
     ) {
         while !self.is_empty() {
             if self.is_full {
-                match self.poll_writable(cx, socket) {
+                match socket.poll_writable(cx, &mut self.writable) {
                     Poll::Pending => return self.watch(cx, observer),
                     Poll::Ready(Ok(())) => self.is_full = false,
                     // The runtime is gone, and the socket will never be ready.
@@ -103,20 +102,7 @@ impl<T: Copy + PartialEq> Outbox<T> {
             }
         }
         self.is_full = false;
-        self.writable = None;
-    }
-
-    /// Ready when a send may be tried again. If the system has no descriptor left to watch the socket with, the timer of
-    /// [`watch`](Self::watch) wakes the task.
-    fn poll_writable(&mut self, cx: &mut Context<'_>, socket: &DatagramSocket) -> Poll<io::Result<()>> {
-        if self.writable.is_none() {
-            self.writable = socket.writable().ok();
-        }
-        let Some(writable) = &mut self.writable else {
-            self.is_full = false;
-            return Poll::Pending;
-        };
-        writable.poll_ready(cx)
+        self.writable = Writable::default();
     }
 
     /// Whether the socket took answers, or failed to.

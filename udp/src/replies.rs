@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::{
     datagram::Datagram,
     queue::{Outgoing, Queue},
+    ready::Writable,
     socket::DatagramSocket,
 };
 
@@ -104,15 +105,16 @@ impl DatagramSocket {
     ///
     /// # Errors
     ///
-    /// If the socket can take nothing more, because its runtime shuts down. The answers that have no outcome stay in
+    /// If the socket can take nothing more, because its runtime is gone. The answers that have no outcome stay in
     /// `replies`.
     pub async fn reply_all(
         &self,
         replies: &mut Replies,
         mut outcome: impl FnMut(&Datagram, io::Result<()>),
     ) -> io::Result<()> {
+        let mut writable = Writable::default();
         while replies.try_send(self, &mut outcome).is_pending() {
-            self.wait_until_writable().await?;
+            self.wait_until_writable(&mut writable).await?;
         }
         Ok(())
     }

@@ -112,11 +112,22 @@ impl DatagramSocket {
     /// If the socket does not take the answer, or the datagram has no address to answer to, see
     /// [`send_from`](Self::send_from).
     pub async fn reply(&self, datagram: &Datagram, answer: &[u8]) -> io::Result<()> {
-        self.send_between(datagram.local_addr(), answer, datagram.peer())
-            .await
+        let route = self.route(datagram.local_addr(), datagram.peer())?;
+        self.send(answer, &route).await
     }
 
-    /// Sends from one of the host's addresses. The system chooses the address if `from` is the unspecified address, a
+    /// Like [`reply`](Self::reply), but does not wait. For programs that would rather lose an answer than be late with the
+    /// others.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`reply`](Self::reply), and [`WouldBlock`](ErrorKind::WouldBlock) while the send buffer is full.
+    pub fn try_reply(&self, datagram: &Datagram, answer: &[u8]) -> io::Result<()> {
+        let route = self.route(datagram.local_addr(), datagram.peer())?;
+        self.try_send(answer, &route)
+    }
+
+    /// Sends from one of the host's addresses. Waits while the send buffer is full. The system chooses the address if `from` is the unspecified address, a
     /// broadcast address, a multicast group, or no longer an address of the host. The port is the socket's.
     ///
     /// On an IPv6 socket, IPv4 addresses may be given as they are or mapped. The system also chooses if `from` is a
@@ -129,7 +140,18 @@ impl DatagramSocket {
     ///
     /// [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
     pub async fn send_from(&self, from: IpAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
-        self.send_between(SocketAddr::new(from, 0), payload, to).await
+        let route = self.route(SocketAddr::new(from, 0), to)?;
+        self.send(payload, &route).await
+    }
+
+    /// Like [`send_from`](Self::send_from), but does not wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`send_from`](Self::send_from), and [`WouldBlock`](ErrorKind::WouldBlock) while the send buffer is full.
+    pub fn try_send_from(&self, from: IpAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
+        let route = self.route(SocketAddr::new(from, 0), to)?;
+        self.try_send(payload, &route)
     }
 
     /// The route from one address to another.
@@ -142,20 +164,31 @@ impl DatagramSocket {
         })
     }
 
-    async fn send_between(&self, from: SocketAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
-        let route = self.route(from, to)?;
+    /// Sends along `route`, once the socket takes it.
+    async fn send(&self, payload: &[u8], route: &Route) -> io::Result<()> {
+        let mut writable = Writable::default();
         loop {
-            match self.try_send(payload, &route) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait_until_writable().await?,
+            match self.try_send(payload, route) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.wait_until_writable(&mut writable).await?;
+                }
                 result => return result,
             }
         }
     }
 
     /// Waits until the socket takes datagrams again.
-    pub(crate) async fn wait_until_writable(&self) -> io::Result<()> {
-        let mut writable = self.socket.writable()?;
-        poll_fn(|cx| writable.poll_ready(cx)).await
+    pub(crate) async fn wait_until_writable(&self, writable: &mut Writable) -> io::Result<()> {
+        poll_fn(|cx| self.poll_writable(cx, writable)).await
+    }
+
+    /// Ready when a send may be tried again.
+    pub(crate) fn poll_writable(
+        &self,
+        cx: &mut Context<'_>,
+        writable: &mut Writable,
+    ) -> Poll<io::Result<()>> {
+        writable.poll_ready(cx, &self.socket)
     }
 
     /// Fills `batch`. Datagrams that it still held are lost.
@@ -166,11 +199,6 @@ impl DatagramSocket {
     /// Fills `batch` with the datagrams that the system has received, even if the runtime does not know of them yet.
     pub(crate) fn try_recv(&self, batch: &mut Batch) -> io::Result<()> {
         batch.refill(|buffers, metas| self.state.recv(self.socket.socket().into(), buffers, metas))
-    }
-
-    /// Watches whether the socket takes datagrams again.
-    pub(crate) fn writable(&self) -> io::Result<Writable> {
-        self.socket.writable()
     }
 
     /// Sends the first of `messages`, and those behind it that the same call can send. Returns how many. An error is

@@ -52,7 +52,9 @@ pub use samples::{
     rejected, requests, sample, samples, seen, series, seven,
 };
 #[cfg(target_os = "linux")]
-pub use sandbox::{Denied, Errno, WITHOUT_IPV6_ADDRESSES, denying, in_namespace, ip, link_number, snmp};
+pub use sandbox::{
+    Denied, Errno, WITHOUT_IPV6_ADDRESSES, deny, denying, in_namespace, ip, link_number, snmp,
+};
 pub use server::{dual_stack, serve};
 
 pub const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

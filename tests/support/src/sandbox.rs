@@ -82,6 +82,9 @@ impl Denied {
         &[(1, libc::IPPROTO_IPV6 as u64), (2, libc::IPV6_V6ONLY as u64)],
     );
 
+    /// `fcntl(_, F_DUPFD_CLOEXEC, ..)`
+    pub const DUPLICATE: Self = Self::new(libc::SYS_fcntl, &[(1, libc::F_DUPFD_CLOEXEC as u64)]);
+
     const fn new(call: c_long, arguments: &'static [(u8, u64)]) -> Self {
         Self { call, arguments }
     }
@@ -106,13 +109,15 @@ impl Denied {
 /// [`Errno::UnknownErrno`]. Skips it where that cannot be had.
 #[track_caller]
 pub fn denying(error: Errno, denied: Denied, test: impl FnOnce() + Send) {
-    let prepare = || {
-        let filter = denied
-            .filter(error as i32)
-            .map_err(|error| format!("no seccomp filter: {error}"))?;
-        seccompiler::apply_filter(&filter).map_err(|error| format!("no seccomp filter: {error}"))
-    };
-    in_thread(prepare, test);
+    in_thread(|| deny(error, denied), test);
+}
+
+/// From now on, `denied` system calls of this thread fail with `error`.
+pub fn deny(error: Errno, denied: Denied) -> Result<(), String> {
+    let filter = denied
+        .filter(error as i32)
+        .map_err(|error| format!("no seccomp filter: {error}"))?;
+    seccompiler::apply_filter(&filter).map_err(|error| format!("no seccomp filter: {error}"))
 }
 
 /// Runs `test` in a thread with the name of this one, so that libtest knows whose output it is.

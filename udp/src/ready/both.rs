@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, ErrorKind},
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -11,15 +10,13 @@ pub(crate) use tokio::net::UdpSocket;
 
 /// A socket, and whether it is ready.
 pub(crate) struct Ready {
-    socket: Arc<UdpSocket>,
+    socket: UdpSocket,
 }
 
 impl Ready {
     #[expect(clippy::unnecessary_wraps, reason = "on Linux it can fail")]
     pub(crate) fn new(socket: UdpSocket) -> io::Result<Self> {
-        Ok(Self {
-            socket: Arc::new(socket),
-        })
+        Ok(Self { socket })
     }
 
     pub(crate) fn socket(&self) -> &UdpSocket {
@@ -55,19 +52,16 @@ impl Ready {
     pub(crate) fn try_send<T>(&self, send: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         self.socket.try_io(Interest::WRITABLE, send)
     }
-
-    /// Watches whether the socket takes datagrams again.
-    #[expect(clippy::unnecessary_wraps, reason = "on Linux it can fail")]
-    pub(crate) fn writable(&self) -> io::Result<Writable> {
-        Ok(Writable(Arc::clone(&self.socket)))
-    }
 }
 
-pub(crate) struct Writable(Arc<UdpSocket>);
+/// Waits until the socket takes datagrams again.
+#[derive(Default)]
+pub(crate) struct Writable;
 
 impl Writable {
-    /// Ready when a send may be tried again.
-    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_send_ready(cx)
+    /// Ready when a send may be tried again. Fails if the runtime of the socket is gone.
+    #[expect(clippy::unused_self, reason = "Linux needs it")]
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>, socket: &Ready) -> Poll<io::Result<()>> {
+        socket.socket.poll_send_ready(cx)
     }
 }

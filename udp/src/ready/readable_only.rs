@@ -6,12 +6,18 @@ pub(crate) use std::net::UdpSocket;
 use std::{
     io,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
+use futures_timer::Delay;
+use futures_util::FutureExt;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     runtime::Handle,
 };
+
+/// How long a task waits if the runtime cannot tell whether a socket takes datagrams again.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A socket, and whether it has received something.
 pub(crate) struct Ready {
@@ -53,10 +59,10 @@ impl Ready {
         send()
     }
 
-    /// Watches whether the socket takes datagrams again. It is registered as a second descriptor until this is dropped.
-    pub(crate) fn writable(&self) -> io::Result<Writable> {
+    /// Registers the socket as a second descriptor.
+    fn register_writable(&self) -> io::Result<AsyncFd<UdpSocket>> {
         let _entered = self.runtime.enter();
-        register(self.socket().try_clone()?, Interest::WRITABLE).map(Writable)
+        register(self.socket().try_clone()?, Interest::WRITABLE)
     }
 }
 
@@ -68,12 +74,32 @@ fn register(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSock
     AsyncFd::with_interest(socket, interest)
 }
 
-pub(crate) struct Writable(AsyncFd<UdpSocket>);
+/// Waits until the socket takes datagrams again. While it does, the socket has a second descriptor.
+#[derive(Default)]
+pub(crate) struct Writable {
+    registered: Option<AsyncFd<UdpSocket>>,
+    /// Set while the runtime cannot tell.
+    pause: Option<Delay>,
+}
 
 impl Writable {
-    /// Ready when a send may be tried again. Each time it is ready once.
-    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.0.poll_write_ready(cx))?.clear_ready();
+    /// Ready when a send may be tried again. Fails if the runtime of the socket is gone.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>, socket: &Ready) -> Poll<io::Result<()>> {
+        if self.pause.is_none() && self.registered.is_none() {
+            match socket.register_writable() {
+                Ok(registered) => self.registered = Some(registered),
+                Err(error) if error.raw_os_error().is_none() => return Poll::Ready(Err(error)),
+                // The system has no descriptor or no memory left.
+                Err(_) => self.pause = Some(Delay::new(PAUSE)),
+            }
+        }
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.poll_unpin(cx));
+            self.pause = None;
+        } else if let Some(registered) = &self.registered {
+            let mut guard = ready!(registered.poll_write_ready(cx))?;
+            guard.clear_ready();
+        }
         Poll::Ready(Ok(()))
     }
 }
