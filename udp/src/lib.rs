@@ -61,8 +61,15 @@
 //! # Addresses
 //!
 //! An answer leaves from the address that the datagram was sent to. A plain `send_to` on a wildcard socket does not do
-//! that on a host with several addresses. The system chooses the address only if the one that was asked is gone, or is a
-//! broadcast address or a multicast group. A socket that is bound to one address needs nothing of this, and saves its
+//! that on a host with several addresses. If the system cannot send from there, for example because a routing rule forbids
+//! it, the answer fails. The system chooses the address only if the one that was asked is no longer this host's, or is a
+//! broadcast address or a multicast group. On Linux, the address may be in a prefix that is routed to this host (`ip -6
+//! route add local … dev lo`).
+//!
+//! A client with a link-local address is answered through the interface that its datagram came from, over IPv4 (169.254/16,
+//! on Linux) as well, if the socket is bound to a wildcard or to a link-local address.
+//!
+//! A socket that is bound to one address needs nothing of this, and saves its
 //! price: a few percent of a datagram. Answers above the path MTU are fragmented (not on Windows, where `quinn-udp`
 //! forbids it).
 //!
@@ -108,6 +115,7 @@ mod send;
 mod serve;
 mod server;
 mod socket;
+mod sources;
 
 pub use self::{
     batch::Batch,

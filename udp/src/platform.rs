@@ -7,7 +7,7 @@ use tokio::net::UdpSocket;
 
 /// `quinn-udp`'s set-up runs on a throw-away socket, because it turns on QUIC options: no fragments, coalesced receives.
 /// It needs to know the family only. The socket that is served gets one option: it reports destination addresses. If it
-/// is bound to one address, that is the destination, and it gets none.
+/// is bound to one address, that is the destination, and it gets none, unless that address may be on several links.
 #[cfg(any(
     target_os = "linux",
     target_os = "android",
@@ -21,9 +21,11 @@ pub(crate) fn set_up(socket: &UdpSocket, bound: SocketAddr) -> io::Result<UdpSoc
     use nix::sys::socket::{setsockopt, sockopt};
     use socket2::{Domain, Protocol, Socket, Type};
 
+    use crate::address::is_link_local_v4;
+
     let throw_away = Socket::new(Domain::for_address(bound), Type::DGRAM, Some(Protocol::UDP))?;
     let state = UdpSocketState::new((&throw_away).into())?;
-    if !bound.ip().to_canonical().is_unspecified() {
+    if !bound.ip().to_canonical().is_unspecified() && !is_link_local_v4(bound.ip()) {
         // Nothing to ask for.
     } else if bound.is_ipv6() {
         setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;

@@ -47,7 +47,7 @@ impl Replies {
         mut outcome: impl FnMut(&Datagram, io::Result<()>),
     ) -> Poll<()> {
         for (datagram, payload) in self.new.drain(..) {
-            match socket.route(datagram.local_addr(), datagram.peer()) {
+            match socket.route_of(&datagram) {
                 Ok(route) => self.waiting.push(Outgoing {
                     payload,
                     route,
