@@ -22,7 +22,7 @@ use metrics::counter;
 use socket2::{Domain, Socket, Type};
 use test_support::{
     Denied, Errno, INET, INET6, Log, MAPPED, Metrics, PATIENCE, Seen, and, deny, eventually, in_namespace,
-    ip, ipv6_or_say, of_server, raw, recorded, sample, seven, skip_or_fail, soon,
+    ip, ipv6_or_say, of_server, raw, recorded, sample, seven, skip_or_fail, snmp, soon,
     udp::{Running, bind, echo, gated, server},
 };
 use tokio::{net::UdpSocket, sync::oneshot, time::timeout};
@@ -535,6 +535,37 @@ fn a_socket_that_takes_nothing_for_a_second_is_reported_and_datagrams_are_receiv
             });
             assert_eq!(outcomes.map(|(_, value)| value).sum::<u64>(), ASKED / 2);
         }
+    });
+}
+
+/// Programs on this host that count packets see each answer.
+#[test]
+fn answers_that_leave_one_by_one_do_so_after_the_socket_was_full() {
+    const ASKED: u64 = 100;
+
+    in_namespace("", || {
+        recorded(async |metrics| {
+            let hosts = NoNeighbours::new();
+            let running = Running::start(NoNeighbours::server(1), service_fn(echo));
+            for _ in 0..ASKED {
+                hosts.ask(running.address.port(), 0, b"x");
+            }
+            soon("all are received", || {
+                metrics.total("s_requests_received_total") == ASKED
+            })
+            .await;
+            assert!(
+                metrics.total("s_responses_sent_total") < ASKED,
+                "the socket is blocked"
+            );
+            NoNeighbours::appear();
+            soon("all are sent", || {
+                metrics.total("s_responses_sent_total") == ASKED
+            })
+            .await;
+            assert_eq!(snmp("Udp", "OutDatagrams"), 2 * ASKED);
+            running.stop().await;
+        });
     });
 }
 
