@@ -16,7 +16,9 @@ use std::{
 
 use bytes::Bytes;
 use dualstack_metrics::{
-    ClientLabels, ClientScopes, Datagram, Protocol, Scope, ServerBinding, UdpServer, prometheus::Install,
+    ClientLabels, ClientScopes, Datagram, Protocol, Scope, ServerBinding, UdpServer,
+    client::{DatagramClient, DatagramSource},
+    prometheus::Install,
 };
 use metrics::{Counter, CounterFn, Recorder as _, counter};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -476,6 +478,87 @@ fn an_error_that_panics_when_it_is_shown_is_one_outcome_too() {
             received(&labels, 2),
             sample("s_responses_sent_total", &labels, 1),
         ]);
+    });
+}
+
+#[derive(Debug)]
+struct Panics;
+
+impl DatagramSource for Panics {
+    fn read_client(&self, payload: &mut Bytes, _: SocketAddr) -> Result<DatagramClient, DatagramClient> {
+        assert!(payload != "panic", "on purpose");
+        Ok(DatagramClient::Peer)
+    }
+}
+
+#[test]
+fn a_source_that_panics_is_one_outcome_too() {
+    recorded(async |metrics| {
+        let (gate, service) = gated();
+        let service = ServiceBuilder::new().concurrency_limit(1).service(service);
+        let (running, client, labels) = pair(dual_stack().source(Panics), service).await;
+        let unknown = seven("udp", running.address, UNKNOWN);
+        client.send(b"panic").await;
+        assert_eq!(client.ask(b"x").await, b"x");
+        metrics.assert([
+            failed(&unknown, "handler_panic", 1),
+            received(&unknown, 1),
+            received(&labels, 1),
+            sample("s_responses_sent_total", &labels, 1),
+        ]);
+
+        // Also when a server is dropped that has not handled it yet.
+        client.send(b"slow").await;
+        for _ in 0..3 {
+            client.send(b"panic").await;
+        }
+        metrics.wait_for(&received(&labels, 2)).await;
+        running.task.abort();
+        assert!(running.task.await.unwrap_err().is_cancelled());
+        drop(gate);
+        let panicked = metrics.total("s_requests_failed_total");
+        assert_eq!(metrics.total("s_requests_received_total"), 2 + panicked);
+        metrics.assert([
+            failed(&unknown, "handler_panic", panicked),
+            received(&unknown, panicked),
+            sample("s_requests_aborted_total", &labels, 1),
+            received(&labels, 2),
+            sample("s_responses_sent_total", &labels, 1),
+        ]);
+    });
+}
+
+#[test]
+fn a_flood_does_not_hold_up_the_shutdown_of_a_task_without_a_budget() {
+    const FLOOD: u64 = 100_000;
+
+    recorded(async |metrics| {
+        let server = dual_stack();
+        let flood = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        flood.connect(("127.0.0.1", server.local_addr().port())).unwrap();
+        for _ in 0..100 {
+            flood.send(b"flood").unwrap();
+        }
+        let (stop, stopped) = oneshot::channel();
+        let (mut stop, mut handled) = (Some(stop), 0);
+        let service = service_fn(move |_: Datagram| {
+            handled += 1;
+            if handled == 500 {
+                stop.take().unwrap().send(()).unwrap();
+            }
+            // Keeps the number of datagrams.
+            if handled < FLOOD {
+                flood.send(b"flood").unwrap();
+            }
+            ready(Ok::<_, Infallible>(None))
+        });
+        let server = server.serve(service).with_graceful_shutdown(async {
+            stopped.await.unwrap();
+        });
+        let stopped = timeout(PATIENCE, tokio::task::unconstrained(server)).await;
+        stopped.expect("the server stops").unwrap();
+        let handled = metrics.total("s_requests_unanswered_total");
+        assert!(handled < FLOOD, "{handled}");
     });
 }
 
