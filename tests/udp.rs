@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     future::{pending, ready},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV6},
     rc::Rc,
     sync::{
         Arc,
@@ -16,12 +16,14 @@ use std::{
 
 use bytes::Bytes;
 use dualstack_metrics::{
-    ClientLabels, ClientScopes, Datagram, Protocol, Scope, ServerBinding, UdpServer,
+    ClientLabels, ClientScopes, Datagram, DatagramSocket, Protocol, Scope, ServerBinding, UdpServer,
     client::{DatagramClient, DatagramSource},
     prometheus::Install,
+    udp_adapter::Batch,
 };
 use metrics::{Counter, CounterFn, Recorder as _, counter};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use socket2::SockRef;
 use test_support::{
     CountersOf, INET, Labels, Metrics, PATIENCE, UNKNOWN, V4, and, close, each, eventually, in_namespace, ip,
     link_number, loopbacks, of_server, recorded, sample, seven, skip_or_fail,
@@ -736,6 +738,37 @@ fn errors_of_the_socket_have_no_client_and_the_loop_goes_on() {
             sample("s_responses_sent_total", &labels, 1),
             sample("s_socket_errors_total", &of_server, 1),
         ]);
+    });
+}
+
+#[test]
+fn a_socket_that_was_shut_down_is_an_error_and_no_busy_loop() {
+    if !cfg!(target_os = "linux") {
+        return skip_or_fail("only Linux tells");
+    }
+    recorded(async |metrics| {
+        let socket = bind("[::]:0");
+        // The socket is not connected, which is an error, but is shut down.
+        _ = SockRef::from(&socket).shutdown(Shutdown::Read);
+        let (running, client, labels) = pair(named(socket), service_fn(echo)).await;
+        let of_server = and(of_server("udp", running.address), "operation", "receive");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let errors = metrics.total("s_socket_errors_total");
+        assert!((16..100).contains(&errors), "{errors}");
+        assert_eq!(client.ask(b"x").await, b"x");
+        running.stop().await;
+        let errors = metrics.total("s_socket_errors_total");
+        metrics.assert([
+            received(&labels, 1),
+            sample("s_responses_sent_total", &labels, 1),
+            sample("s_socket_errors_total", &of_server, errors),
+        ]);
+
+        let socket = bind("[::]:0");
+        _ = SockRef::from(&socket).shutdown(Shutdown::Read);
+        let socket = DatagramSocket::new(socket).unwrap();
+        let error = timeout(PATIENCE, socket.recv(&mut Batch::new())).await.unwrap();
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::NotConnected);
     });
 }
 

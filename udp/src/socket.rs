@@ -97,7 +97,7 @@ impl DatagramSocket {
     ///
     /// # Errors
     ///
-    /// If the socket cannot receive. The next call usually can.
+    /// If the socket cannot receive. The next call usually can, except if the socket was shut down.
     pub async fn recv(&self, batch: &mut Batch) -> io::Result<Datagram> {
         loop {
             if let Some(datagram) = batch.next(self.bound) {
