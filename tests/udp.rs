@@ -741,6 +741,18 @@ fn errors_of_the_socket_have_no_client_and_the_loop_goes_on() {
     });
 }
 
+/// A service manager may hand over such a socket.
+#[test]
+fn a_socket_in_blocking_mode_is_served() {
+    recorded(async |_| {
+        let socket = bind("[::]:0");
+        SockRef::from(&socket).set_nonblocking(false).unwrap();
+        let (running, client, _) = pair(named(socket), service_fn(echo)).await;
+        assert_eq!(client.ask(b"x").await, b"x");
+        running.stop().await;
+    });
+}
+
 #[test]
 fn a_socket_that_was_shut_down_is_an_error_and_no_busy_loop() {
     if !cfg!(target_os = "linux") {

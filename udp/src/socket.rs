@@ -8,6 +8,7 @@ use std::{
 };
 
 use quinn_udp::UdpSocketState;
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 
 use crate::{
@@ -59,7 +60,7 @@ pub struct DatagramSocket {
 }
 
 impl DatagramSocket {
-    /// Takes a bound socket. It belongs to the runtime in which this is called (on systems other than Linux and Android,
+    /// Takes a bound socket, and makes it non-blocking: one from a service manager may not be. It belongs to the runtime in which this is called (on systems other than Linux and Android,
     /// to the one in which the socket was made).
     ///
     /// # Errors
@@ -67,6 +68,7 @@ impl DatagramSocket {
     /// If the socket cannot be told to report destination addresses, or this is not called in a runtime of tokio.
     pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let bound = socket.local_addr()?;
+        SockRef::from(&socket).set_nonblocking(true)?;
         let state = set_up(&socket, bound)?;
         Ok(Self {
             socket: Arc::new(Ready::new(socket)?),
