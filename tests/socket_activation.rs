@@ -45,7 +45,7 @@ fn activated() {
                 serve_http(passed.take_tcp_listener(at).unwrap().unwrap(), metrics.clone()).unwrap();
             }
         }
-        pending().await
+        pending::<()>().await;
     });
 }
 

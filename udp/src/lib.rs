@@ -70,8 +70,7 @@
 //! on Linux) as well, if the socket is bound to a wildcard or to a link-local address.
 //!
 //! A socket that is bound to one address needs nothing of this, and saves its
-//! price: a few percent of a datagram. Answers above the path MTU are fragmented (not on Windows, where `quinn-udp`
-//! forbids it).
+//! price: a few percent of a datagram.
 //!
 //! A datagram from port 0 or from the unspecified address cannot be answered: its sender asks for no answer ([RFC 768]),
 //! and an answer to `[::]` would reach this host. The service sees it, and its answer is dropped.
@@ -85,6 +84,16 @@
 //! one address needs none.
 //!
 //! [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
+//!
+//! # Large answers
+//!
+//! An answer above the MTU of the link is fragmented (not on Windows, where `quinn-udp` forbids it). A router on its way with
+//! a smaller MTU drops a packet that does not fit, except if it is an IPv4 fragment. The router tells this host, so the next
+//! answer to this client arrives. If a firewall drops these ICMP messages, none does.
+//!
+//! With [`DatagramSocket::ignore_path_mtu`], IPv4 answers of any size arrive, and IPv6 answers above the MTU of the link (1,452
+//! bytes on Ethernet), in more fragments. Linux does not fragment an IPv6 answer that its link takes whole, so those above
+//! 1,232 bytes are still lost behind a smaller MTU. Keep IPv6 answers below that if you can.
 //!
 //! # Many cores
 //!

@@ -16,7 +16,7 @@ use crate::{
     batch::Batch,
     datagram::Datagram,
     drops::Drops,
-    platform::set_up,
+    platform::{ignore_path_mtu, set_up},
     ready::{Ready, Writable},
     send::{Segmentation, send, send_first},
     sources::Sources,
@@ -78,6 +78,16 @@ impl DatagramSocket {
             state,
             bound,
         })
+    }
+
+    /// From now on, sends without regard to the path MTU, as DNS servers do: over IPv4 so that routers may fragment, and over
+    /// IPv6 in fragments of at most 1,280 bytes, which every link takes. See the [crate](crate#large-answers).
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) on systems other than Linux and Android.
+    pub fn ignore_path_mtu(&self) -> io::Result<()> {
+        ignore_path_mtu(self.socket.socket(), self.bound)
     }
 
     /// Reads how many datagrams the kernel drops at the socket.
