@@ -48,7 +48,9 @@ impl Host {
         thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             says_thread.send(gettid()).unwrap();
-            inbox.iter().for_each(|job| job());
+            for job in inbox {
+                job();
+            }
         });
         let thread = thread.recv().unwrap();
         Self { thread, jobs }

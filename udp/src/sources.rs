@@ -34,6 +34,10 @@ pub(crate) enum Owner {
     Host,
     /// It is in an IPv6 prefix that is routed to this host (`AnyIP`). Sockets send from there only if they may send from
     /// every address.
+    #[cfg_attr(
+        not(any(target_os = "linux", target_os = "android")),
+        expect(dead_code, reason = "other systems have no such prefixes")
+    )]
     Prefix,
     /// It is another host's, or belongs to several: a broadcast address.
     Other,

@@ -14,7 +14,7 @@ use crate::{address::Route, ready::UdpSocket};
 pub(super) fn ask(_: &UdpSocket, route: &Route, _: bool) -> Option<Owner> {
     let address: SocketAddr = match route.from?.to_canonical() {
         IpAddr::V6(ip) => SocketAddrV6::new(ip, 0, 0, route.interface).into(),
-        ip => SocketAddr::new(ip, 0),
+        IpAddr::V4(ip) => (ip, 0).into(),
     };
     match is_bound_and_connected(address) {
         Ok(()) => Some(Owner::Host),
