@@ -33,7 +33,7 @@
 //! | `…_responses_sent_total` | answers that the socket took |
 //! | `…_requests_unanswered_total` | datagrams that the service chose not to answer (`None`), that [cannot be answered](dualstack_udp#addresses), or that a [source](UdpServer::source) refused |
 //! | `…_requests_aborted_total` | handlers that were dropped before they were done, and datagrams that were left when the server ended |
-//! | `…_requests_failed_total{reason}` | `handler_error`, `handler_panic`, `send` (an error of the socket), or `send_blocked` ([no room](dualstack_udp#a-socket-that-takes-no-answers)) |
+//! | `…_requests_failed_total{reason}` | `handler_error`, `handler_panic` (also of a source), `send` (an error of the socket), or `send_blocked` ([no room](dualstack_udp#a-socket-that-takes-no-answers)) |
 //!
 //! For each class of client, at any time, the first is the sum of the others and of the datagrams in flight.
 //!

@@ -29,8 +29,8 @@ use nix::{
 };
 use socket2::SockRef;
 use test_support::{
-    INET, INET6, MAPPED, Metrics, PATIENCE, Seen, V4, close, each, eventually, in_namespace, ip, ipv6_or_say,
-    link_number, of_server, raw, recorded, sample, seven, snmp,
+    INET, INET6, MAPPED, Metrics, PATIENCE, Seen, V4, and, close, each, eventually, in_namespace, ip,
+    ipv6_or_say, link_number, of_server, raw, recorded, sample, seven, snmp,
     udp::{self, Running, bind, echo, receive_from, server},
 };
 use tokio::{net::UdpSocket, task::spawn_blocking, time::timeout};
@@ -45,6 +45,18 @@ const CASES: [(&str, [&str; 2], Seen); 4] = [
     ("[::]:0", ["192.0.2.1", "192.0.2.2"], MAPPED),
     ("[::]:0", ["2001:db8::1", "2001:db8::2"], INET6),
     ("[::]:0", ["fe80::1", "fe80::2"], INET6),
+];
+
+/// Addresses of the client in other networks, and its addresses that the server has as routers.
+const FAR: [(&str, &str); 2] = [
+    ("198.51.100.99", "192.0.2.99"),
+    ("2001:db8:ff::99", "2001:db8::99"),
+];
+
+/// Prefixes that the client sends to the server, and the server's addresses that it has as routers.
+const PREFIXES: [(&str, &str); 2] = [
+    ("203.0.113.0/24", "192.0.2.1"),
+    ("2001:db8:5::/64", "2001:db8::1"),
 ];
 
 fn configure(link: &str, addresses: &[&str]) {
@@ -83,8 +95,18 @@ impl Host {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             says_thread.send(gettid()).unwrap();
             is_joined.recv().unwrap();
-            configure("client", &["192.0.2.99/24", "2001:db8::99/64", "fe80::99/64"]);
+            let far = FAR.map(|(address, _)| address);
+            let near = [
+                "192.0.2.99/24",
+                "169.254.0.99/16",
+                "2001:db8::99/64",
+                "fe80::99/64",
+            ];
+            configure("client", &[&near[..], &far].concat());
             says_link.send(number("client")).unwrap();
+            for (prefix, router) in PREFIXES {
+                ip(&format!("route add {prefix} via {router}"));
+            }
             for (address, reply) in inbox {
                 reply.send(net::UdpSocket::bind(address).unwrap()).unwrap();
             }
@@ -105,11 +127,15 @@ impl Host {
             ],
         );
         joined.send(()).unwrap();
-        Self {
+        let host = Self {
             requests,
             link: link.recv().unwrap(),
             server_link: number("server"),
+        };
+        for (_, router) in FAR {
+            ip(&format!("route add default via {router}"));
         }
+        host
     }
 
     /// A socket of the client, and the server's address that it should ask.
@@ -283,6 +309,178 @@ fn an_address_may_be_chosen_without_a_datagram() {
             }
         }
     });
+}
+
+/// What a host with several uplinks forbids: one source on the way to other networks, or everywhere.
+const FORBIDDEN: [&str; 6] = [
+    "rule add from ASKED to FAR unreachable",
+    "rule add from ASKED to FAR blackhole",
+    "rule add from ASKED to FAR prohibit",
+    "route add unreachable default table 100\nrule add from ASKED to FAR table 100",
+    "route add blackhole default table 100\nrule add from ASKED to FAR table 100",
+    // Before the rule that comes first otherwise.
+    "rule add pref 200 table local\nrule del pref 0\nrule add pref 100 from ASKED to FAR unreachable",
+];
+
+#[test]
+fn an_answer_that_may_not_leave_from_the_address_that_was_asked_fails() {
+    for (bound, [asked, other], seen) in CASES {
+        let family = usize::from(asked.contains(':'));
+        if asked.starts_with("fe80") {
+            continue;
+        }
+        for forbidden in FORBIDDEN {
+            run(async |metrics, client| {
+                let (far, near) = FAR[family];
+                for line in forbidden.replace("ASKED", asked).replace("FAR", far).lines() {
+                    ip(&format!("{} {line}", ["-4", "-6"][family]));
+                }
+                let running = Running::start(server(bound), service_fn(echo));
+                let address = running.address;
+                let server = |server: &str| at(server, address.port(), client.link);
+                let socket_at = |own: &str| {
+                    client
+                        .socket_at(
+                            &SocketAddr::new(own.parse().unwrap(), 0).to_string(),
+                            server(asked),
+                        )
+                        .0
+                };
+                let (far, near) = (socket_at(far), socket_at(near));
+                for _ in 0..20 {
+                    for length in [2, 2] {
+                        far.send_to(&[0; 16][..length], server(asked)).await.unwrap();
+                    }
+                    near.send_to(b"x", server(asked)).await.unwrap();
+                    assert_eq!(receive_from(&near).await, (1, server(asked)), "{forbidden}");
+                }
+                // Nothing has come before.
+                far.send_to(b"x", server(other)).await.unwrap();
+                assert_eq!(receive_from(&far).await, (1, server(other)), "{forbidden}");
+                running.stop().await;
+                let labels = seven("udp", address, seen);
+                metrics.assert([
+                    sample(
+                        "s_requests_failed_total",
+                        &and(labels.clone(), "reason", "send"),
+                        40,
+                    ),
+                    sample("s_requests_received_total", &labels, 61),
+                    sample("s_responses_sent_total", &labels, 21),
+                ]);
+            });
+        }
+    }
+}
+
+/// A service can have a whole prefix without having its addresses (`AnyIP`).
+#[test]
+fn an_answer_leaves_from_any_address_of_a_prefix_that_is_routed_to_this_host() {
+    const INET_ASKED: [&str; 3] = ["203.0.113.77", "192.0.2.2", "203.0.113.78"];
+    const INET6_ASKED: [&str; 3] = ["2001:db8:5::77", "2001:db8::2", "2001:db8:5::78"];
+
+    for (bound, asked, seen) in [
+        ("0.0.0.0:0", INET_ASKED, INET),
+        ("[::]:0", INET_ASKED, MAPPED),
+        ("[::]:0", INET6_ASKED, INET6),
+    ] {
+        run(async |metrics, client| {
+            for (prefix, _) in PREFIXES {
+                ip(&format!("route add local {prefix} dev lo"));
+            }
+            let running = Running::start(server(bound), service_fn(echo));
+            let address = running.address;
+            let (asking, _) = client.socket(asked[0], 0);
+            for asked in asked.repeat(2) {
+                let asked = at(asked, address.port(), client.link);
+                for _ in 0..3 {
+                    asking.send_to(b"x", asked).await.unwrap();
+                }
+                for _ in 0..3 {
+                    assert_eq!(receive_from(&asking).await, (1, asked));
+                }
+            }
+            running.stop().await;
+            let labels = seven("udp", address, seen);
+            metrics.assert(each(
+                &labels,
+                [("s_requests_received_total", 18), ("s_responses_sent_total", 18)],
+            ));
+
+            // Nobody else's address is used.
+            let socket = DatagramSocket::new(bind(bound)).unwrap();
+            let (_, own) = FAR[usize::from(asked[0].contains(':'))];
+            let own = at(own, asking.local_addr().unwrap().port(), 0);
+            for (from, is_used) in [
+                (asked[0], true),
+                ("203.0.112.1", false),
+                ("2001:db8::dead", false),
+                (asked[2], true),
+            ] {
+                socket.send_from(from.parse().unwrap(), b"x", own).await.unwrap();
+                let (_, used) = receive_from(&asking).await;
+                assert_eq!(used.ip().to_string() == from, is_used, "{from} {used}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_broadcast_address_is_no_source() {
+    for (bound, seen) in [("0.0.0.0:0", INET), ("[::]:0", MAPPED)] {
+        run(async |metrics, client| {
+            let running = Running::start(server(bound), service_fn(echo));
+            let address = running.address;
+            let (asking, server) = client.socket("192.0.2.1", address.port());
+            asking.set_broadcast(true).unwrap();
+            SockRef::from(&asking).bind_device(Some(b"client")).unwrap();
+            for asked in ["192.0.2.255", "255.255.255.255"] {
+                let asked = at(asked, address.port(), 0);
+                asking.send_to(b"x", asked).await.unwrap();
+                assert_eq!(receive_from(&asking).await, (1, server), "{asked}");
+            }
+            running.stop().await;
+            metrics.assert(each(
+                &seven("udp", address, seen),
+                [("s_requests_received_total", 2), ("s_responses_sent_total", 2)],
+            ));
+        });
+    }
+}
+
+#[test]
+fn a_link_local_client_is_answered_on_its_own_link() {
+    const ASKED: &str = "169.254.1.2";
+
+    for bound in ["0.0.0.0:0", "[::]:0", "169.254.1.2:0", "[::ffff:169.254.1.2]:0"] {
+        run(async |metrics, client| {
+            // Another link with the same network, which has the first route.
+            ip("link add first type veth peer name nobody");
+            ip("link set nobody up");
+            ip("link set first up");
+            ip("addr add 169.254.1.1/16 dev first");
+            ip("addr add 169.254.1.2/16 dev server");
+            let running = Running::start(server(bound), service_fn(echo));
+            let address = running.address;
+            let (asking, asked) = client.socket_at("169.254.0.99:0", at(ASKED, address.port(), 0));
+            asking.set_broadcast(true).unwrap();
+            SockRef::from(&asking).bind_device(Some(b"client")).unwrap();
+            let is_wildcard = address.ip().to_canonical().is_unspecified();
+            let also = ["192.0.2.2", "255.255.255.255"];
+            let also = also.iter().take(2 * usize::from(is_wildcard));
+            for to in [&ASKED, &ASKED].into_iter().chain(also) {
+                let to = at(to, address.port(), 0);
+                asking.send_to(b"x", to).await.unwrap();
+                let (length, from) = receive_from(&asking).await;
+                let is_ours = !to.ip().to_string().starts_with("255");
+                assert_eq!((length, from), (1, if is_ours { to } else { asked }), "{bound}");
+            }
+            running.stop().await;
+            let served = if is_wildcard { 4 } else { 2 };
+            assert_eq!(metrics.total("s_responses_sent_total"), served);
+            assert_eq!(metrics.total("s_requests_received_total"), served);
+        });
+    }
 }
 
 fn mapped(ip: IpAddr) -> IpAddr {

@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     future::{pending, ready},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV6},
     rc::Rc,
     sync::{
         Arc,
@@ -16,11 +16,15 @@ use std::{
 
 use bytes::Bytes;
 use dualstack_metrics::{
-    ClientLabels, ClientScopes, Datagram, Protocol, Scope, ServerBinding, SocketOptions, UdpServer,
-    prometheus::Install, udp_adapter::Outcome,
+    ClientLabels, ClientScopes, Datagram, DatagramSocket, Protocol, Scope, ServerBinding, SocketOptions,
+    UdpServer,
+    client::{DatagramClient, DatagramSource},
+    prometheus::Install,
+    udp_adapter::{Batch, Outcome},
 };
 use metrics::{Counter, CounterFn, Recorder as _, counter};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use socket2::SockRef;
 use test_support::{
     CountersOf, INET, INET6, Labels, MAPPED, Metrics, PATIENCE, UNKNOWN, V4, and, assert_samples, close,
     each, eventually, in_namespace, ip, link_number, loopbacks, of_server, recorded, sample, seven,
@@ -563,6 +567,87 @@ fn an_error_that_panics_when_it_is_shown_is_one_outcome_too() {
     });
 }
 
+#[derive(Debug)]
+struct Panics;
+
+impl DatagramSource for Panics {
+    fn read_client(&self, payload: &mut Bytes, _: SocketAddr) -> Result<DatagramClient, DatagramClient> {
+        assert!(payload != "panic", "on purpose");
+        Ok(DatagramClient::Peer)
+    }
+}
+
+#[test]
+fn a_source_that_panics_is_one_outcome_too() {
+    recorded(async |metrics| {
+        let (gate, service) = gated();
+        let service = ServiceBuilder::new().concurrency_limit(1).service(service);
+        let (running, client, labels) = pair(dual_stack().source(Panics), service).await;
+        let unknown = seven("udp", running.address, UNKNOWN);
+        client.send(b"panic").await;
+        assert_eq!(client.ask(b"x").await, b"x");
+        metrics.assert([
+            failed(&unknown, "handler_panic", 1),
+            received(&unknown, 1),
+            received(&labels, 1),
+            sample("s_responses_sent_total", &labels, 1),
+        ]);
+
+        // Also when a server is dropped that has not handled it yet.
+        client.send(b"slow").await;
+        for _ in 0..3 {
+            client.send(b"panic").await;
+        }
+        metrics.wait_for(&received(&labels, 2)).await;
+        running.task.abort();
+        assert!(running.task.await.unwrap_err().is_cancelled());
+        drop(gate);
+        let panicked = metrics.total("s_requests_failed_total");
+        assert_eq!(metrics.total("s_requests_received_total"), 2 + panicked);
+        metrics.assert([
+            failed(&unknown, "handler_panic", panicked),
+            received(&unknown, panicked),
+            sample("s_requests_aborted_total", &labels, 1),
+            received(&labels, 2),
+            sample("s_responses_sent_total", &labels, 1),
+        ]);
+    });
+}
+
+#[test]
+fn a_flood_does_not_hold_up_the_shutdown_of_a_task_without_a_budget() {
+    const FLOOD: u64 = 100_000;
+
+    recorded(async |metrics| {
+        let server = dual_stack();
+        let flood = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        flood.connect(("127.0.0.1", server.local_addr().port())).unwrap();
+        for _ in 0..100 {
+            flood.send(b"flood").unwrap();
+        }
+        let (stop, stopped) = oneshot::channel();
+        let (mut stop, mut handled) = (Some(stop), 0);
+        let service = service_fn(move |_: Datagram| {
+            handled += 1;
+            if handled == 500 {
+                stop.take().unwrap().send(()).unwrap();
+            }
+            // Keeps the number of datagrams.
+            if handled < FLOOD {
+                flood.send(b"flood").unwrap();
+            }
+            ready(Ok::<_, Infallible>(None))
+        });
+        let server = server.serve(service).with_graceful_shutdown(async {
+            stopped.await.unwrap();
+        });
+        let stopped = timeout(PATIENCE, tokio::task::unconstrained(server)).await;
+        stopped.expect("the server stops").unwrap();
+        let handled = metrics.total("s_requests_unanswered_total");
+        assert!(handled < FLOOD, "{handled}");
+    });
+}
+
 #[test]
 fn the_oldest_is_not_aborted_when_another_has_made_room() {
     recorded(async |metrics| {
@@ -748,6 +833,49 @@ fn errors_of_the_socket_have_no_client_and_the_loop_goes_on() {
             sample("s_responses_sent_total", &labels, 1),
             sample("s_socket_errors_total", &of_server, 1),
         ]);
+    });
+}
+
+/// A service manager may hand over such a socket.
+#[test]
+fn a_socket_in_blocking_mode_is_served() {
+    recorded(async |_| {
+        let socket = bind("[::]:0");
+        SockRef::from(&socket).set_nonblocking(false).unwrap();
+        let (running, client, _) = pair(named(socket), service_fn(echo)).await;
+        assert_eq!(client.ask(b"x").await, b"x");
+        running.stop().await;
+    });
+}
+
+#[test]
+fn a_socket_that_was_shut_down_is_an_error_and_no_busy_loop() {
+    if !cfg!(target_os = "linux") {
+        return skip_or_fail("only Linux tells");
+    }
+    recorded(async |metrics| {
+        let socket = bind("[::]:0");
+        // The socket is not connected, which is an error, but is shut down.
+        _ = SockRef::from(&socket).shutdown(Shutdown::Read);
+        let (running, client, labels) = pair(named(socket), service_fn(echo)).await;
+        let of_server = and(of_server("udp", running.address), "operation", "receive");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let errors = metrics.total("s_socket_errors_total");
+        assert!((16..100).contains(&errors), "{errors}");
+        assert_eq!(client.ask(b"x").await, b"x");
+        running.stop().await;
+        let errors = metrics.total("s_socket_errors_total");
+        metrics.assert([
+            received(&labels, 1),
+            sample("s_responses_sent_total", &labels, 1),
+            sample("s_socket_errors_total", &of_server, errors),
+        ]);
+
+        let socket = bind("[::]:0");
+        _ = SockRef::from(&socket).shutdown(Shutdown::Read);
+        let socket = DatagramSocket::new(socket).unwrap();
+        let error = timeout(PATIENCE, socket.recv(&mut Batch::new())).await.unwrap();
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::NotConnected);
     });
 }
 

@@ -5,7 +5,7 @@
 use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
-    future::ready,
+    future::{poll_fn, ready},
     io::ErrorKind,
     net::{self, IpAddr, SocketAddr},
     pin::pin,
@@ -19,10 +19,11 @@ use dualstack_metrics::{
     udp_adapter::{Batch, Replies},
 };
 use metrics::counter;
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 use test_support::{
     Denied, Errno, INET, INET6, Log, MAPPED, Metrics, PATIENCE, Seen, and, deny, eventually, in_namespace,
-    ip, ipv6_or_say, of_server, raw, recorded, sample, seven, skip_or_fail, soon,
+    ip, ipv6_or_say, of_server, raw, recorded, sample, seven, skip_or_fail, snmp, soon,
     udp::{Running, bind, echo, gated, server},
 };
 use tokio::{net::UdpSocket, sync::oneshot, time::timeout};
@@ -538,6 +539,63 @@ fn a_socket_that_takes_nothing_for_a_second_is_reported_and_datagrams_are_receiv
             });
             assert_eq!(outcomes.map(|(_, value)| value).sum::<u64>(), ASKED / 2);
         }
+    });
+}
+
+/// Programs on this host that count packets see each answer.
+#[test]
+fn answers_that_leave_one_by_one_do_so_after_the_socket_was_full() {
+    const ASKED: u64 = 100;
+
+    in_namespace("", || {
+        recorded(async |metrics| {
+            let hosts = NoNeighbours::new();
+            let running = Running::start(NoNeighbours::server(1), service_fn(echo));
+            for _ in 0..ASKED {
+                hosts.ask(running.address.port(), 0, b"x");
+            }
+            soon("all are received", || {
+                metrics.total("s_requests_received_total") == ASKED
+            })
+            .await;
+            assert!(
+                metrics.total("s_responses_sent_total") < ASKED,
+                "the socket is blocked"
+            );
+            NoNeighbours::appear();
+            soon("all are sent", || {
+                metrics.total("s_responses_sent_total") == ASKED
+            })
+            .await;
+            assert_eq!(snmp("Udp", "OutDatagrams"), 2 * ASKED);
+            running.stop().await;
+        });
+    });
+}
+
+/// The runtime takes an error in the queue for the end of the socket, for ever.
+#[test]
+fn an_error_that_waits_for_the_program_is_no_busy_loop() {
+    in_namespace("", || {
+        recorded(async |_| {
+            let hosts = NoNeighbours::new();
+            let socket = NoNeighbours::bind();
+            let port = socket.local_addr().unwrap().port();
+            setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap();
+            // Nobody has this port.
+            socket.send_to(b"x", "[::ffff:127.0.0.1]:9").await.unwrap();
+            for _ in 0..100 {
+                hosts.ask(port, 0, b"");
+            }
+            let server = UdpServer::new(socket).unwrap().serve(service_fn(echo));
+            let (mut server, mut polls) = (pin!(server), 0);
+            let serve = poll_fn(|cx| {
+                polls += 1;
+                server.as_mut().poll(cx)
+            });
+            _ = timeout(Duration::from_millis(300), serve).await;
+            assert!(polls < 150, "{polls}");
+        });
     });
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 /// `TrustedProxies::proxy_protocol_datagrams` makes one.
 pub trait DatagramSource: fmt::Debug + Send + Sync + 'static {
     /// Reads the client from the payload, and removes the bytes that name it. `peer` sent the datagram to the socket, and
-    /// gets the answer. A panic here ends the server.
+    /// gets the answer. If this panics, the client is unknown, and the datagram has failed as if its handler had panicked.
     ///
     /// # Errors
     ///

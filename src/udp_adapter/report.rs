@@ -1,6 +1,10 @@
 //! The counters of a server, and its log.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use dualstack_udp::{Datagram, Observer, Outcome, Trouble};
 use metrics::{Counter, counter, describe_counter};
@@ -75,23 +79,47 @@ impl Report {
     }
 }
 
-impl Observer for Report {
+/// Whose outcome it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tag {
     /// The scope of the client, without labels that a handler adds: all outcomes of a client are in one series.
-    type Tag = Scope;
+    scope: Scope,
+    /// Whether the source panicked.
+    has_panicked: bool,
+}
 
-    fn received(&mut self, datagram: &mut Datagram) -> Result<Scope, Scope> {
+impl Observer for Report {
+    type Tag = Tag;
+
+    fn received(&mut self, datagram: &mut Datagram) -> Result<Tag, Tag> {
         warn_without_recorder();
-        let source = self.source.as_deref();
-        let is_served = source.is_none_or(|source| read_client(source, datagram));
-        let scope = self.scopes.for_client(&*datagram);
-        self.count(scope, 1, |counters| &counters.received);
-        if is_served { Ok(scope) } else { Err(scope) }
+        let read = self.source.as_deref().map_or(Ok(true), |source| {
+            catch_unwind(AssertUnwindSafe(|| read_client(source, datagram)))
+        });
+        if read.is_err() {
+            *datagram = datagram.clone().without_client();
+        }
+        let tag = Tag {
+            scope: self.scopes.for_client(&*datagram),
+            has_panicked: read.is_err(),
+        };
+        self.count(tag.scope, 1, |counters| &counters.received);
+        if matches!(read, Ok(true)) {
+            Ok(tag)
+        } else {
+            Err(tag)
+        }
     }
 
-    fn outcome(&mut self, client: Scope, outcome: Outcome<'_>, datagrams: u64) {
-        self.count(client, datagrams, |counters| counters.of(outcome));
+    fn outcome(&mut self, tag: Tag, outcome: Outcome<'_>, datagrams: u64) {
+        let outcome = if tag.has_panicked {
+            Outcome::HandlerPanicked
+        } else {
+            outcome
+        };
+        self.count(tag.scope, datagrams, |counters| counters.of(outcome));
         if let Some(on_outcome) = &mut self.on_outcome {
-            client.run(|| on_outcome(outcome, datagrams));
+            tag.scope.run(|| on_outcome(outcome, datagrams));
         }
         let (socket, failures) = (self.socket, &self.failures);
         match outcome {
@@ -102,7 +130,7 @@ impl Observer for Report {
             }
             Outcome::HandlerPanicked => {
                 if let Some(left_out) = failures.should_log() {
-                    tracing::error!(%socket, left_out, "a handler panicked");
+                    tracing::error!(%socket, left_out, "a handler or the source of clients panicked");
                 }
             }
             Outcome::SendFailed { error, length } => {

@@ -110,6 +110,16 @@ impl UdpServer {
         self
     }
 
+    /// Sends without regard to the path MTU. See [`DatagramSocket::ignore_path_mtu`](dualstack_udp::DatagramSocket::ignore_path_mtu).
+    ///
+    /// # Errors
+    ///
+    /// On systems other than Linux and Android.
+    pub fn ignore_path_mtu(self) -> io::Result<Self> {
+        self.server.socket().ignore_path_mtu()?;
+        Ok(self)
+    }
+
     /// How long a graceful shutdown waits for handlers. Default: 10 s. See [`Server::shutdown_timeout`].
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.server = self.server.shutdown_timeout(timeout);

@@ -22,13 +22,29 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 /// Where a datagram was sent to, as the socket reported it. If it did not, the address that it is bound to.
+///
+/// Link-local addresses have their interface as the scope id. An IPv4 address has no scope id, so it is mapped if it or the
+/// sender is link-local.
+#[inline]
 pub(crate) fn destination(meta: &RecvMeta, bound: SocketAddr) -> SocketAddr {
+    let on_its_link = |ip| SocketAddrV6::new(ip, bound.port(), 0, meta.interface_index.unwrap_or(0)).into();
     match meta.dst_ip {
-        Some(IpAddr::V6(ip)) if ip.is_unicast_link_local() => {
-            SocketAddrV6::new(ip, bound.port(), 0, meta.interface_index.unwrap_or(0)).into()
-        }
+        Some(IpAddr::V6(ip)) if ip.is_unicast_link_local() => on_its_link(ip),
+        Some(ip) if is_link_local_v4(ip) || is_link_local_v4(meta.addr.ip()) => on_its_link(match ip {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        }),
         Some(ip) => SocketAddr::new(ip, bound.port()),
         None => bound,
+    }
+}
+
+/// Whether it is in 169.254/16, mapped or not.
+#[inline]
+pub(crate) fn is_link_local_v4(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.to_bits() >> 16 == MAPPED >> 16 | 0xa9fe,
     }
 }
 
@@ -37,7 +53,8 @@ pub(crate) fn destination(meta: &RecvMeta, bound: SocketAddr) -> SocketAddr {
 pub(crate) struct Route {
     /// `None` lets the system choose: if the socket is bound to one address, it chooses that one.
     pub(crate) from: Option<IpAddr>,
-    /// The number of the interface to send through, if `from` is a link-local address. 0 lets the system choose.
+    /// The number of the interface to send through, if an address is link-local and the socket cannot know its interface
+    /// otherwise. 0 lets the system choose.
     pub(crate) interface: u32,
     pub(crate) to: SocketAddr,
 }
@@ -61,14 +78,48 @@ impl Route {
             address => address,
         };
         let source = fit(from).ip();
-        Some(Self {
-            from: (can_be_a_source(canonical(from).ip()) && source != bound.ip()).then_some(source),
-            interface: match from {
-                SocketAddr::V6(from) if from.ip().is_unicast_link_local() => from.scope_id(),
-                _ => 0,
+        let interface = match from {
+            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => match (v6.scope_id(), to) {
+                (0, SocketAddr::V6(to)) => to.scope_id(),
+                (interface, _) => interface,
             },
+            SocketAddr::V6(v6) if v6.scope_id() != 0 && canonical(from).is_ipv4() => v6.scope_id(),
+            _ => 0,
+        };
+        let lacks_interface =
+            interface == 0 && matches!(from, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local());
+        // An IPv4 address does not tell the system which interface it is on.
+        let is_on_a_link = interface != 0 && canonical(from).is_ipv4();
+        let is_source = can_be_a_source(canonical(from).ip())
+            && (source != bound.ip() || is_on_a_link)
+            && !lacks_interface;
+        Some(Self {
+            from: is_source.then_some(source),
+            interface: if is_source || is_on_a_link { interface } else { 0 },
             to: fit(to),
         })
+    }
+
+    /// The source as a destination.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(crate) fn source_as_destination(&self) -> Option<SocketAddr> {
+        Some(match self.from? {
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, self.to.port(), 0, self.interface).into(),
+            IpAddr::V4(ip) => (ip, self.to.port()).into(),
+        })
+    }
+
+    /// The same route from an address that the system chooses.
+    pub(crate) fn without_source(self) -> Self {
+        Self {
+            from: None,
+            interface: if canonical(self.to).is_ipv4() {
+                self.interface
+            } else {
+                0
+            },
+            ..self
+        }
     }
 
     /// Whether they are the same. Compares the ports first, because that is where most differ.
@@ -130,16 +181,24 @@ mod tests {
     }
 
     #[test]
-    fn only_a_link_local_source_names_its_interface() {
-        for (from, interface) in [
-            ("[fe80::1%3]:6", 3),
-            ("[fe80::1]:0", 0),
-            ("[2001:db8::1%3]:6", 0),
-            ("192.0.2.1:6", 0),
+    fn a_link_local_address_names_its_interface() {
+        for (from, to, is_source, interface) in [
+            ("[fe80::1%3]:6", "[2001:db8::7]:5", true, 3),
+            ("[fe80::1]:0", "[2001:db8::7]:5", false, 0),
+            ("[fe80::1]:0", "[fe80::7%3]:5", true, 3),
+            ("[2001:db8::1%3]:6", "[2001:db8::7]:5", true, 0),
+            ("[ff02::1]:6", "[fe80::7%3]:5", false, 0),
+            ("192.0.2.1:6", "192.0.2.7:5", true, 0),
+            ("[::ffff:169.254.1.1%3]:6", "169.254.0.7:5", true, 3),
+            ("[::ffff:255.255.255.255%3]:6", "169.254.0.7:5", false, 3),
         ] {
-            let (bound, to) = ("[::]:6".parse().unwrap(), "[2001:db8::7]:5".parse().unwrap());
-            let route = Route::new(bound, from.parse().unwrap(), to).unwrap();
-            assert_eq!(route.interface, interface, "{from}");
+            let bound = "[::]:6".parse().unwrap();
+            let route = Route::new(bound, from.parse().unwrap(), to.parse().unwrap()).unwrap();
+            assert_eq!(
+                (route.from.is_some(), route.interface),
+                (is_source, interface),
+                "{from}"
+            );
         }
     }
 

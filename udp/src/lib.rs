@@ -61,10 +61,16 @@
 //! # Addresses
 //!
 //! An answer leaves from the address that the datagram was sent to. A plain `send_to` on a wildcard socket does not do
-//! that on a host with several addresses. The system chooses the address only if the one that was asked is gone, or is a
-//! broadcast address or a multicast group. A socket that is bound to one address needs nothing of this, and saves its
-//! price: a few percent of a datagram. Answers above the path MTU are fragmented (not on Windows, where `quinn-udp`
-//! forbids it).
+//! that on a host with several addresses. If the system cannot send from there, for example because a routing rule forbids
+//! it, the answer fails. The system chooses the address only if the one that was asked is no longer this host's, or is a
+//! broadcast address or a multicast group. On Linux, the address may be in a prefix that is routed to this host (`ip -6
+//! route add local … dev lo`).
+//!
+//! A client with a link-local address is answered through the interface that its datagram came from, over IPv4 (169.254/16,
+//! on Linux) as well, if the socket is bound to a wildcard or to a link-local address.
+//!
+//! A socket that is bound to one address needs nothing of this, and saves its
+//! price: a few percent of a datagram.
 //!
 //! A datagram from port 0 or from the unspecified address cannot be answered: its sender asks for no answer ([RFC 768]),
 //! and an answer to `[::]` would reach this host. The service sees it, and its answer is dropped.
@@ -78,6 +84,16 @@
 //! one address needs none.
 //!
 //! [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
+//!
+//! # Large answers
+//!
+//! An answer above the MTU of the link is fragmented (not on Windows, where `quinn-udp` forbids it). A router on its way with
+//! a smaller MTU drops a packet that does not fit, except if it is an IPv4 fragment. The router tells this host, so the next
+//! answer to this client arrives. If a firewall drops these ICMP messages, none does.
+//!
+//! With [`DatagramSocket::ignore_path_mtu`], IPv4 answers of any size arrive, and IPv6 answers above the MTU of the link (1,452
+//! bytes on Ethernet), in more fragments. Linux does not fragment an IPv6 answer that its link takes whole, so those above
+//! 1,232 bytes are still lost behind a smaller MTU. Keep IPv6 answers below that if you can.
 //!
 //! # Many cores
 //!
@@ -108,6 +124,7 @@ mod send;
 mod serve;
 mod server;
 mod socket;
+mod sources;
 
 pub use self::{
     batch::Batch,

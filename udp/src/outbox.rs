@@ -44,7 +44,7 @@ struct Blocked {
 impl<T: Copy + PartialEq> Outbox<T> {
     pub(crate) fn new(batch: usize) -> Self {
         Self {
-            waiting: Queue::default(),
+            waiting: Queue::new(batch),
             batch,
             is_full: false,
             writable: Writable::default(),

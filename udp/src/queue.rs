@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{address::Route, send::MAX_BATCH, socket::DatagramSocket};
+use crate::{address::Route, socket::DatagramSocket};
 
 /// A datagram to send, and the tag of its outcome.
 pub(crate) struct Outgoing<T> {
@@ -21,9 +21,19 @@ pub(crate) struct Queue<T> {
     waiting: VecDeque<Outgoing<T>>,
     /// How many of the first are grouped by the address that they leave from.
     grouped: usize,
+    /// How many leave together at most.
+    batch: usize,
 }
 
 impl<T> Queue<T> {
+    pub(crate) fn new(batch: usize) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            grouped: 0,
+            batch,
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -69,7 +79,7 @@ impl<T> Queue<T> {
     /// Brings those together that leave from one address, because a call sends from one address; and among these, those to
     /// one peer, because they may be one message.
     fn group(&mut self) {
-        self.grouped = self.waiting.len().min(MAX_BATCH);
+        self.grouped = self.waiting.len().min(self.batch);
         let waiting = &mut self.waiting.make_contiguous()[..self.grouped];
         for at in 1..self.grouped {
             let (before, rest) = waiting.split_at_mut(at);
@@ -80,15 +90,6 @@ impl<T> Queue<T> {
             if let Some(next @ 1..) = next {
                 rest[..=next].rotate_right(1);
             }
-        }
-    }
-}
-
-impl<T> Default for Queue<T> {
-    fn default() -> Self {
-        Self {
-            waiting: VecDeque::new(),
-            grouped: 0,
         }
     }
 }
@@ -111,7 +112,7 @@ mod tests {
 
     #[test]
     fn one_source_follows_the_other_and_each_keeps_its_order() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(6);
         for (number, from) in ["::2", "::1", "::2", "::3", "::1", "::2"].into_iter().enumerate() {
             queue.push(outgoing(from, u32::try_from(number).unwrap()));
         }
@@ -127,17 +128,18 @@ mod tests {
     }
 
     #[test]
-    fn only_as_many_are_grouped_as_a_call_takes() {
-        let mut queue = Queue::default();
+    fn only_as_many_are_grouped_as_leave_together() {
+        const BATCH: usize = 7;
+
+        let mut queue = Queue::new(BATCH);
         for number in 0..40 {
             queue.push(outgoing(["::1", "::2"][number as usize % 2], number));
         }
         queue.group();
-        let grouped = MAX_BATCH.min(40);
-        assert_eq!(queue.grouped, grouped);
+        assert_eq!(queue.grouped, BATCH);
         // The others keep their places, and the one that is removed was grouped.
-        assert_eq!(queue.waiting[grouped].tag, u32::try_from(grouped).unwrap());
+        assert_eq!(queue.waiting[BATCH].tag, 7);
         queue.pop();
-        assert_eq!(queue.grouped, grouped - 1);
+        assert_eq!(queue.grouped, BATCH - 1);
     }
 }

@@ -6,11 +6,11 @@ use crate::{
     datagram::Datagram,
     queue::{Outgoing, Queue},
     ready::Writable,
+    send::MAX_BATCH,
     socket::DatagramSocket,
 };
 
 /// Answers that leave together through one socket, see [`DatagramSocket::reply_all`]. Made once and used for every batch.
-#[derive(Default)]
 pub struct Replies {
     new: Vec<(Datagram, Bytes)>,
     waiting: Queue<Datagram>,
@@ -20,7 +20,10 @@ impl Replies {
     /// Without answers.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            new: Vec::new(),
+            waiting: Queue::new(MAX_BATCH),
+        }
     }
 
     /// Adds the answer to `datagram`.
@@ -47,7 +50,7 @@ impl Replies {
         mut outcome: impl FnMut(&Datagram, io::Result<()>),
     ) -> Poll<()> {
         for (datagram, payload) in self.new.drain(..) {
-            match socket.route(datagram.local_addr(), datagram.peer()) {
+            match socket.route_of(&datagram) {
                 Ok(route) => self.waiting.push(Outgoing {
                     payload,
                     route,
@@ -119,6 +122,12 @@ impl DatagramSocket {
             self.wait_until_writable(&mut writable).await?;
         }
         Ok(())
+    }
+}
+
+impl Default for Replies {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -10,14 +10,18 @@ use std::io::{self, ErrorKind};
 use quinn_udp::UdpSocketState;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use self::linux::{MAX_BATCH, Segmentation};
+pub(crate) use self::linux::{MAX_BATCH, Segmentation, probe};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use self::linux::{send_from, send_run};
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) use self::one_by_one::{MAX_BATCH, Segmentation};
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use self::one_by_one::{send_from, send_run};
-use crate::{address::Route, ready::UdpSocket};
+use crate::{
+    address::Route,
+    ready::UdpSocket,
+    sources::{Owner, Sources},
+};
 
 /// Sends the first of `messages`, and those behind it that leave from the same address, [`MAX_BATCH`] at most. Returns how
 /// many were sent. An error is about the first: none was sent.
@@ -25,42 +29,51 @@ pub(crate) fn send_first<'a>(
     socket: &UdpSocket,
     state: &UdpSocketState,
     segmentation: &Segmentation,
+    sources: &Sources,
     messages: impl Iterator<Item = (&'a [u8], &'a Route)> + Clone,
 ) -> io::Result<usize> {
     let Some((payload, first)) = messages.clone().next() else {
         return Ok(0);
     };
-    let run = messages.take_while(|(_, route)| route.has_source_of(first));
-    match send_run(socket, segmentation, first, run) {
-        // The first may be the only one that fails, or another source may help it.
-        Err(error) if error.kind() != ErrorKind::WouldBlock => {}
-        Ok(0) => {}
-        result => return result,
+    if sources.may_try(socket, first) {
+        let run = messages.take_while(|(_, route)| route.has_source_of(first));
+        match send_run(socket, segmentation, first, &run) {
+            // The first may be the only one that fails, or another source may help it.
+            Err(error) if error.kind() != ErrorKind::WouldBlock => {}
+            Ok(0) => {}
+            result => return result,
+        }
     }
-    send(socket, state, payload, first).map(|()| 1)
+    send(socket, state, sources, payload, first).map(|()| 1)
 }
 
-/// Sends along `route`, or from an address that the system chooses if it refuses the address of the route.
+/// Sends along `route`. If its source is not an address of this host, the system chooses one.
 pub(crate) fn send(
     socket: &UdpSocket,
     state: &UdpSocketState,
+    sources: &Sources,
     payload: &[u8],
     route: &Route,
 ) -> io::Result<()> {
-    match send_from(socket, state, payload, route) {
-        Err(error) if route.from.is_some() && is_about_the_source(&error) => {
-            let system_chooses = Route {
-                from: None,
-                interface: 0,
-                ..*route
-            };
-            send_from(socket, state, payload, &system_chooses)
+    let send_from = |route| send_from(socket, state, payload, route);
+    if sources.may_try(socket, route) {
+        let Err(error) = send_from(route) else {
+            return Ok(());
+        };
+        if !is_about_the_source(&error) {
+            return Err(error);
         }
-        result => result,
+        match sources.owner(socket, route) {
+            Some(Owner::Other) => {}
+            Some(Owner::Prefix) if sources.send_from_routed(socket) => return send_from(route),
+            _ => return Err(error),
+        }
     }
+    send_from(&route.without_source())
 }
 
-fn is_about_the_source(error: &io::Error) -> bool {
+/// Whether the error may be about the source. It may also be about the destination.
+pub(crate) fn is_about_the_source(error: &io::Error) -> bool {
     use ErrorKind::{AddrNotAvailable, HostUnreachable, InvalidInput, NetworkUnreachable};
 
     matches!(

@@ -31,6 +31,9 @@ use crate::{
 /// How many batches a server that shuts down receives at most. A peer that keeps sending cannot delay it further.
 const BATCHES_WHEN_CLOSING: u32 = 512;
 
+/// How many datagrams are handled in one poll at most. That is the budget of tokio, which not every executor has.
+const DATAGRAMS_IN_A_POLL: u32 = 128;
+
 /// Old versions of `futures-timer` panic if a time cannot be added to now.
 const LONGEST_SHUTDOWN: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -67,6 +70,7 @@ impl Server {
                 observer,
                 phase: Phase::Serving,
                 handlers_first: true,
+                datagrams_left: 0,
                 waits_for_budget: false,
                 inbox: Inbox::new(),
                 handlers: Handlers::new(),
@@ -156,6 +160,8 @@ struct Core<S: Service<Datagram>, O: Observer> {
     /// Whether the handlers that wait are polled before a batch is taken, or after it. They take turns, because either may
     /// use up the budget that the task has for one poll.
     handlers_first: bool,
+    /// How many more datagrams this poll may handle.
+    datagrams_left: u32,
     /// Whether handlers past the limit wait for the next budget before any is aborted.
     waits_for_budget: bool,
     inbox: Inbox,
@@ -179,7 +185,8 @@ impl<S: Service<Datagram>, O: Observer> Core<S, O> {
 
 impl<S: Service<Datagram>, O: Observer> Drop for Core<S, O> {
     fn drop(&mut self) {
-        self.give_up();
+        // A panic of the observer would end the process if another one has brought us here.
+        drop(catch_unwind(AssertUnwindSafe(|| self.give_up())));
     }
 }
 
@@ -192,6 +199,7 @@ where
     /// Ready after a shutdown, when everything has its outcome.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.handlers_first = !self.handlers_first || self.waits_for_budget;
+        self.datagrams_left = DATAGRAMS_IN_A_POLL;
         loop {
             let had_room = self.outbox.has_room();
             if self.handlers_first {
@@ -247,8 +255,13 @@ where
 
     /// Hands the next datagram of the batch to the service. Pending if the service takes none now.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Lets other tasks run during a flood, and no handler start without a budget, which would make it wait.
+        // Lets other tasks and the shutdown run during a flood, and no handler start without a budget, which would make it
+        // wait.
         ready!(poll_proceed(cx));
+        let Some(left) = self.datagrams_left.checked_sub(1) else {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        };
         let service = &mut self.service;
         let ready = catch_unwind(AssertUnwindSafe(|| {
             service
@@ -264,6 +277,7 @@ where
         let Some(mut datagram) = self.inbox.next(socket) else {
             return Poll::Ready(());
         };
+        self.datagrams_left = left;
         let route = datagram.route(socket.local_addr());
         let tag = match self.observer.received(&mut datagram) {
             Ok(tag) => tag,

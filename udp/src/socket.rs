@@ -8,6 +8,7 @@ use std::{
 };
 
 use quinn_udp::UdpSocketState;
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 
 use crate::{
@@ -15,9 +16,10 @@ use crate::{
     batch::Batch,
     datagram::Datagram,
     drops::Drops,
-    platform::set_up,
+    platform::{ignore_path_mtu, set_up},
     ready::{Ready, Writable},
     send::{Segmentation, send, send_first},
+    sources::Sources,
 };
 
 /// A UDP socket that knows which address each datagram was sent to, and answers from there. [`Server`](crate::Server)
@@ -55,11 +57,12 @@ pub struct DatagramSocket {
     drops: Arc<Mutex<u32>>,
     state: UdpSocketState,
     segmentation: Segmentation,
+    sources: Sources,
     bound: SocketAddr,
 }
 
 impl DatagramSocket {
-    /// Takes a bound socket. It belongs to the runtime in which this is called (on systems other than Linux and Android,
+    /// Takes a bound socket, and makes it non-blocking: one from a service manager may not be. It belongs to the runtime in which this is called (on systems other than Linux and Android,
     /// to the one in which the socket was made).
     ///
     /// # Errors
@@ -67,14 +70,26 @@ impl DatagramSocket {
     /// If the socket cannot be told to report destination addresses, or this is not called in a runtime of tokio.
     pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let bound = socket.local_addr()?;
+        SockRef::from(&socket).set_nonblocking(true)?;
         let state = set_up(&socket, bound)?;
         Ok(Self {
             socket: Arc::new(Ready::new(socket)?),
             drops: Arc::default(),
             segmentation: Segmentation::new(&state),
+            sources: Sources::default(),
             state,
             bound,
         })
+    }
+
+    /// From now on, sends without regard to the path MTU, as DNS servers do: over IPv4 so that routers may fragment, and over
+    /// IPv6 in fragments of at most 1,280 bytes, which every link takes. See the [crate](crate#large-answers).
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) on systems other than Linux and Android.
+    pub fn ignore_path_mtu(&self) -> io::Result<()> {
+        ignore_path_mtu(self.socket.socket(), self.bound)
     }
 
     /// Reads how many datagrams the kernel drops at the socket.
@@ -96,7 +111,7 @@ impl DatagramSocket {
     ///
     /// # Errors
     ///
-    /// If the socket cannot receive. The next call usually can.
+    /// If the socket cannot receive. The next call usually can, except if the socket was shut down.
     pub async fn recv(&self, batch: &mut Batch) -> io::Result<Datagram> {
         loop {
             if let Some(datagram) = batch.next(self.bound) {
@@ -106,15 +121,15 @@ impl DatagramSocket {
         }
     }
 
-    /// Answers `datagram` from the address that it was sent to: [`send_from`](Self::send_from) its
-    /// [`local_addr`](Datagram::local_addr) to its [`peer`](Datagram::peer).
+    /// Answers `datagram` from the address that it was sent to, like [`send_from`](Self::send_from) its
+    /// [`local_addr`](Datagram::local_addr) to its [`peer`](Datagram::peer). Link-local addresses keep their interface.
     ///
     /// # Errors
     ///
     /// If the socket does not take the answer, or the datagram has no address to answer to, see
     /// [`send_from`](Self::send_from).
     pub async fn reply(&self, datagram: &Datagram, answer: &[u8]) -> io::Result<()> {
-        let route = self.route(datagram.local_addr(), datagram.peer())?;
+        let route = self.route_of(datagram)?;
         self.send(answer, &route).await
     }
 
@@ -125,24 +140,26 @@ impl DatagramSocket {
     ///
     /// Those of [`reply`](Self::reply), and [`WouldBlock`](ErrorKind::WouldBlock) while the send buffer is full.
     pub fn try_reply(&self, datagram: &Datagram, answer: &[u8]) -> io::Result<()> {
-        let route = self.route(datagram.local_addr(), datagram.peer())?;
+        let route = self.route_of(datagram)?;
         self.try_send(answer, &route)
     }
 
-    /// Sends from one of the host's addresses. Waits while the send buffer is full. The system chooses the address if `from` is the unspecified address, a
-    /// broadcast address, a multicast group, or no longer an address of the host. The port is the socket's.
+    /// Sends from one of the host's addresses. Waits while the send buffer is full. The port is the socket's.
+    ///
+    /// The system chooses the address if `from` is the unspecified address, a broadcast address, a multicast group, or no
+    /// longer an address of the host.
     ///
     /// On an IPv6 socket, IPv4 addresses may be given as they are or mapped. The system also chooses if `from` is a
     /// link-local address and `to` is not, because `from` does not name the interface; [`reply`](Self::reply) knows it.
     ///
     /// # Errors
     ///
-    /// If the socket does not take the datagram. [`InvalidInput`](ErrorKind::InvalidInput) if `to` has port 0 or the
+    /// If the socket does not take the datagram, or may not send it from there. [`InvalidInput`](ErrorKind::InvalidInput) if `to` has port 0 or the
     /// unspecified address. A datagram from there asks for no answer ([RFC 768]).
     ///
     /// [RFC 768]: https://www.rfc-editor.org/rfc/rfc768
     pub async fn send_from(&self, from: IpAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
-        let route = self.route(SocketAddr::new(from, 0), to)?;
+        let route = self.route(from, to)?;
         self.send(payload, &route).await
     }
 
@@ -152,18 +169,19 @@ impl DatagramSocket {
     ///
     /// Those of [`send_from`](Self::send_from), and [`WouldBlock`](ErrorKind::WouldBlock) while the send buffer is full.
     pub fn try_send_from(&self, from: IpAddr, payload: &[u8], to: SocketAddr) -> io::Result<()> {
-        let route = self.route(SocketAddr::new(from, 0), to)?;
+        let route = self.route(from, to)?;
         self.try_send(payload, &route)
     }
 
-    /// The route from one address to another.
-    pub(crate) fn route(&self, from: SocketAddr, to: SocketAddr) -> io::Result<Route> {
-        Route::new(self.bound, from, to).ok_or_else(|| {
-            io::Error::new(
-                ErrorKind::InvalidInput,
-                format!("nothing can be sent to {to}: it has no port, or no address"),
-            )
-        })
+    fn route(&self, from: IpAddr, to: SocketAddr) -> io::Result<Route> {
+        Route::new(self.bound, SocketAddr::new(from, 0), to).ok_or_else(|| cannot_reach(to))
+    }
+
+    /// The route of an answer.
+    pub(crate) fn route_of(&self, datagram: &Datagram) -> io::Result<Route> {
+        datagram
+            .route(self.bound)
+            .ok_or_else(|| cannot_reach(datagram.peer()))
     }
 
     /// Sends along `route`, once the socket takes it.
@@ -209,15 +227,24 @@ impl DatagramSocket {
         &self,
         messages: impl Iterator<Item = (&'a [u8], &'a Route)> + Clone,
     ) -> io::Result<usize> {
+        let (socket, sources) = (self.socket.socket(), &self.sources);
         self.socket
-            .try_send(|| send_first(self.socket.socket(), &self.state, &self.segmentation, messages))
+            .try_send(|| send_first(socket, &self.state, &self.segmentation, sources, messages))
     }
 
     /// Sends along `route`.
     fn try_send(&self, payload: &[u8], route: &Route) -> io::Result<()> {
+        let (socket, sources) = (self.socket.socket(), &self.sources);
         self.socket
-            .try_send(|| send(self.socket.socket(), &self.state, payload, route))
+            .try_send(|| send(socket, &self.state, sources, payload, route))
     }
+}
+
+fn cannot_reach(to: SocketAddr) -> io::Error {
+    io::Error::new(
+        ErrorKind::InvalidInput,
+        format!("nothing can be sent to {to}: it has no port, or no address"),
+    )
 }
 
 impl fmt::Debug for DatagramSocket {

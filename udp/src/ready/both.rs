@@ -56,7 +56,7 @@ impl Ready {
 
 /// Waits until the socket takes datagrams again.
 #[derive(Default)]
-pub(crate) struct Writable;
+pub(crate) struct Writable {}
 
 impl Writable {
     /// Ready when a send may be tried again. Fails if the runtime of the socket is gone.

@@ -4,7 +4,7 @@
 
 pub(crate) use std::net::UdpSocket;
 use std::{
-    io,
+    io::{self, ErrorKind},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -12,7 +12,10 @@ use std::{
 use futures_timer::Delay;
 use futures_util::FutureExt;
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::{
+        Interest,
+        unix::{AsyncFd, AsyncFdReadyGuard},
+    },
     runtime::Handle,
 };
 
@@ -36,19 +39,26 @@ impl Ready {
         self.socket.get_ref()
     }
 
-    /// Waits while `receive` would block.
+    /// Waits while `receive` would block. If the socket was shut down, waits a moment and fails.
     pub(crate) async fn recv<T>(&self, mut receive: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-        self.socket.async_io(Interest::READABLE, |_| receive()).await
+        loop {
+            if let Some(result) = try_recv(self.socket.readable().await?, &mut receive) {
+                if is_shut_down(&result) {
+                    Delay::new(PAUSE).await;
+                }
+                return result;
+            }
+        }
     }
 
-    /// Like [`recv`](Self::recv), for one task.
+    /// Like [`recv`](Self::recv), for one task, and without the wait after which it fails.
     pub(crate) fn poll_recv<T>(
         &self,
         cx: &mut Context<'_>,
         mut receive: impl FnMut() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         loop {
-            if let Ok(result) = ready!(self.socket.poll_read_ready(cx))?.try_io(|_| receive()) {
+            if let Some(result) = try_recv(ready!(self.socket.poll_read_ready(cx))?, &mut receive) {
                 return Poll::Ready(result);
             }
         }
@@ -64,6 +74,30 @@ impl Ready {
         let _entered = self.runtime.enter();
         register(self.socket().try_clone()?, Interest::WRITABLE)
     }
+}
+
+/// Receives, unless that would block. A socket that was [shut down] is ready for ever, although it would block: that is an
+/// error, so that nobody tries without end.
+///
+/// [shut down]: https://man7.org/linux/man-pages/man2/shutdown.2.html
+fn try_recv<T>(
+    mut ready: AsyncFdReadyGuard<'_, UdpSocket>,
+    receive: impl FnOnce() -> io::Result<T>,
+) -> Option<io::Result<T>> {
+    let is_shut_down = ready.ready().is_read_closed();
+    match ready.try_io(|_| receive()) {
+        Ok(result) => Some(result),
+        Err(_) => is_shut_down.then(|| {
+            Err(io::Error::new(
+                ErrorKind::NotConnected,
+                "the socket was shut down",
+            ))
+        }),
+    }
+}
+
+fn is_shut_down<T>(result: &io::Result<T>) -> bool {
+    matches!(result, Err(error) if error.kind() == ErrorKind::NotConnected)
 }
 
 #[allow(
@@ -98,7 +132,13 @@ impl Writable {
             self.pause = None;
         } else if let Some(registered) = &self.registered {
             let mut guard = ready!(registered.poll_write_ready(cx))?;
+            // The runtime cannot clear that. An error waits for the program, which has set `IP_RECVERR`.
+            let stays_ready = guard.ready().is_write_closed();
             guard.clear_ready();
+            if stays_ready {
+                self.registered = None;
+                self.pause = Some(Delay::new(PAUSE));
+            }
         }
         Poll::Ready(Ok(()))
     }

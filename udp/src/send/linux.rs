@@ -6,7 +6,7 @@ use std::{
     array,
     cell::RefCell,
     io::{self, ErrorKind, IoSlice},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::AsRawFd,
     sync::atomic::{AtomicU64, Ordering},
     time::Instant,
@@ -15,7 +15,7 @@ use std::{
 use nix::{
     cmsg_space,
     errno::Errno,
-    libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo},
+    libc::{MSG_CONFIRM, c_int, in_addr, in_pktinfo, in6_addr, in6_pktinfo},
     sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg, sendto},
 };
 use quinn_udp::UdpSocketState;
@@ -24,8 +24,8 @@ pub(crate) use self::messages::MAX_BATCH;
 use self::messages::Messages;
 use crate::{address::Route, ready::UdpSocket};
 
-/// Whether a message may be several datagrams. A link without checksum offload refuses that, and one whose MTU is too
-/// small. It is not tried again within the same second.
+/// Whether a message may be several datagrams. A link without checksum offload refuses that, and it is not tried again
+/// within the same second.
 pub(crate) struct Segmentation {
     is_supported: bool,
     start: Instant,
@@ -63,14 +63,29 @@ pub(super) fn send_from(
     payload: &[u8],
     route: &Route,
 ) -> io::Result<()> {
-    if route.from.is_some() {
+    if route.from.is_some() || route.interface != 0 {
         let mut messages = Messages::new(false);
         messages.add(payload.len(), route.to);
-        return send_messages(socket, route, &[IoSlice::new(payload)], &messages).map(drop);
+        let payloads = [IoSlice::new(payload)];
+        return send_messages(socket, route, &payloads, &messages, MsgFlags::empty()).map(drop);
     }
     // Cheaper than `sendmmsg` with one message, and than `nix`'s `sendmsg`, which allocates.
     let to = SockaddrStorage::from(route.to);
     retry(|| sendto(socket.as_raw_fd(), payload, &to, MsgFlags::empty())).map(drop)
+}
+
+/// Fails if the socket cannot send from the address of `route`. Sends nothing: with both flags, the system only looks for the
+/// route of an empty datagram from the address to itself.
+pub(crate) fn probe(socket: &UdpSocket, route: &Route) -> io::Result<()> {
+    const MSG_PROBE: c_int = 0x10;
+
+    let Some(to) = route.source_as_destination() else {
+        return Ok(());
+    };
+    let mut messages = Messages::new(false);
+    messages.add(0, to);
+    let flags = MsgFlags::from_bits_retain(MSG_CONFIRM | MSG_PROBE);
+    send_messages(socket, route, &[IoSlice::new(&[])], &messages, flags).map(drop)
 }
 
 /// Sends several datagrams from the address of `source`, and returns how many. Sends none if there is only one.
@@ -78,25 +93,33 @@ pub(super) fn send_run<'a>(
     socket: &UdpSocket,
     segmentation: &Segmentation,
     source: &Route,
-    run: impl Iterator<Item = (&'a [u8], &'a Route)> + Clone,
+    run: &(impl Iterator<Item = (&'a [u8], &'a Route)> + Clone),
 ) -> io::Result<usize> {
     if run.clone().nth(1).is_none() {
         return Ok(0);
     }
     let mut payloads = [IoSlice::new(&[]); MAX_BATCH];
-    let mut messages = Messages::new(segmentation.is_allowed());
-    for ((payload, route), slice) in run.zip(&mut payloads) {
-        if !messages.add(payload.len(), route.to) {
-            break;
+    let mut send = |may_segment| {
+        let mut messages = Messages::new(may_segment);
+        for ((payload, route), slice) in run.clone().zip(&mut payloads) {
+            if !messages.add(payload.len(), route.to) {
+                break;
+            }
+            *slice = IoSlice::new(payload);
         }
-        *slice = IoSlice::new(payload);
+        let result = send_messages(socket, source, &payloads, &messages, MsgFlags::empty());
+        (result, messages.segment().is_some())
+    };
+    match send(segmentation.is_allowed()) {
+        (Err(error), true) if error.kind() != ErrorKind::WouldBlock => {
+            // Any other error may be about a peer: its path may have a small MTU.
+            if error.raw_os_error() == Some(Errno::EIO as i32) {
+                segmentation.refuse();
+            }
+            send(false).0
+        }
+        (result, _) => result,
     }
-    let result = send_messages(socket, source, &payloads, &messages);
-    let is_refused = |error: &io::Error| error.kind() != ErrorKind::WouldBlock;
-    if messages.segment().is_some() && result.as_ref().is_err_and(is_refused) {
-        segmentation.refuse();
-    }
-    result
 }
 
 /// Sends from the address of `source`, and returns the number of datagrams. `nix` gives all messages of a call the same
@@ -106,6 +129,7 @@ fn send_messages(
     source: &Route,
     payloads: &[IoSlice<'_>],
     messages: &Messages,
+    flags: MsgFlags,
 ) -> io::Result<usize> {
     let slices: [_; MAX_BATCH] = array::from_fn(|at| &payloads[messages.datagrams_of(at)]);
     let (inet, inet6, segment);
@@ -115,11 +139,18 @@ fn send_messages(
         control[used] = message;
         used += 1;
     };
-    match source.from {
+    // The unspecified address lets the system choose one of the interface.
+    let any = || match source.to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv4Addr::UNSPECIFIED.to_ipv6_mapped().into(),
+    };
+    let from = source.from.or_else(|| (source.interface != 0).then(any));
+    match from {
         None => {}
         Some(IpAddr::V4(ip)) => {
             inet = in_pktinfo {
-                ipi_ifindex: 0,
+                #[expect(clippy::cast_possible_wrap, reason = "it is the number of an interface")]
+                ipi_ifindex: source.interface as _,
                 ipi_spec_dst: in_addr {
                     s_addr: u32::from_ne_bytes(ip.octets()),
                 },
@@ -140,7 +171,7 @@ fn send_messages(
         segment = size;
         add(ControlMessage::UdpGsoSegments(&segment));
     }
-    with_headers(source.from, messages.segment().is_some(), |headers| {
+    with_headers(from, messages.segment().is_some(), |headers| {
         retry(|| {
             sendmmsg(
                 socket.as_raw_fd(),
@@ -148,7 +179,7 @@ fn send_messages(
                 &slices[..messages.len()],
                 messages.to(),
                 &control[..used],
-                MsgFlags::empty(),
+                flags,
             )
             .map(Iterator::count)
         })

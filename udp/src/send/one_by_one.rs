@@ -41,7 +41,7 @@ pub(super) fn send_run<'a>(
     _: &UdpSocket,
     _: &Segmentation,
     _: &Route,
-    _: impl Iterator<Item = (&'a [u8], &'a Route)>,
+    _: &impl Iterator<Item = (&'a [u8], &'a Route)>,
 ) -> io::Result<usize> {
     Ok(0)
 }
