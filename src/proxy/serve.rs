@@ -65,7 +65,7 @@ impl PeerAddr for unix::SocketAddr {
     }
 }
 
-/// Its future only waits for that of `L`, so that no connection is lost if it is dropped.
+/// Its future only waits for the future of `L`, so that no connection is lost if it is dropped.
 impl<L, F> Accept for TapIo<L, F>
 where
     L: Accept + Listener<Addr: PeerAddr>,

@@ -21,7 +21,7 @@ pub const MAX_LABEL_SETS: usize = 4096;
 
 type Pairs = &'static [(&'static str, &'static str)];
 
-// By the number of the set. The number 0 stands for no labels.
+// By the number of the set. The number 0 has no labels.
 static LABELS: [OnceLock<Pairs>; 1 + MAX_LABEL_SETS] = [const { OnceLock::new() }; 1 + MAX_LABEL_SETS];
 static WARNINGS: [WarnOnce; 1 + MAX_LABEL_SETS] = [const { WarnOnce::new() }; 1 + MAX_LABEL_SETS];
 

@@ -223,10 +223,10 @@ mod tests {
             "fe800000000000000000000000000007 0b 40 20 c0   v1",
             "fe800000000000000000000000000007 0c 40 20 80   v2",
         );
-        let said = hint(failed, "[fe80::7%10]:1").unwrap();
-        assert!(said.starts_with("another host on v0 has this address"), "{said}");
-        let said = hint(checked, "[fe80::7%11]:1").unwrap();
-        assert!(said.contains("no other one on v1 has this address"), "{said}");
+        let text = hint(failed, "[fe80::7%10]:1").unwrap();
+        assert!(text.starts_with("another host on v0 has this address"), "{text}");
+        let text = hint(checked, "[fe80::7%11]:1").unwrap();
+        assert!(text.contains("no other one on v1 has this address"), "{text}");
         assert_eq!(hint(used, "[fe80::7%12]:1"), None);
         assert_eq!(hint(failed, "[fe80::7%11]:1"), None);
         assert_eq!(hint(failed, "[fe80::8%10]:1"), None);

@@ -54,7 +54,7 @@ impl UdpServer {
 
     /// Counts nothing. For a handler that counts on its own, so that no datagram is counted twice.
     ///
-    /// [`on_outcome`](Self::on_outcome) tells what a handler cannot know. Errors of the socket are still logged, and
+    /// [`on_outcome`](Self::on_outcome) tells the outcomes that a handler cannot know. Errors of the socket are still logged, and
     /// [`Serve::socket_drops`] still counts.
     pub fn without_counters(mut self) -> Self {
         self.report.has_counters = false;

@@ -106,6 +106,7 @@
 //! See [`Server::new`] for which runtime a server belongs to.
 
 mod address;
+mod answer;
 mod batch;
 mod budget;
 mod call;

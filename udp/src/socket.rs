@@ -13,12 +13,13 @@ use tokio::net::UdpSocket;
 
 use crate::{
     address::Route,
+    answer::{send, send_first},
     batch::Batch,
     datagram::Datagram,
     drops::Drops,
     platform::{ignore_path_mtu, set_up},
     ready::{Ready, Writable},
-    send::{Segmentation, send, send_first},
+    send::Segmentation,
     sources::Sources,
 };
 

@@ -57,7 +57,7 @@ impl Segmentation {
 }
 
 /// Sends one datagram.
-pub(super) fn send_from(
+pub(crate) fn send_from(
     socket: &UdpSocket,
     _: &UdpSocketState,
     payload: &[u8],
@@ -89,7 +89,7 @@ pub(crate) fn probe(socket: &UdpSocket, route: &Route) -> io::Result<()> {
 }
 
 /// Sends several datagrams from the address of `source`, and returns how many. Sends none if there is only one.
-pub(super) fn send_run<'a>(
+pub(crate) fn send_run<'a>(
     socket: &UdpSocket,
     segmentation: &Segmentation,
     source: &Route,

@@ -19,7 +19,7 @@ impl Segmentation {
 }
 
 /// Sends one datagram.
-pub(super) fn send_from(
+pub(crate) fn send_from(
     socket: &UdpSocket,
     state: &UdpSocketState,
     payload: &[u8],
@@ -37,7 +37,7 @@ pub(super) fn send_from(
 
 /// Sends none, because it cannot send several at once.
 #[expect(clippy::unnecessary_wraps, reason = "on Linux it can fail")]
-pub(super) fn send_run<'a>(
+pub(crate) fn send_run<'a>(
     _: &UdpSocket,
     _: &Segmentation,
     _: &Route,
