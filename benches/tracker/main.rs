@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cargo build --release -p tracker
-//! target/release/tracker --udp [::]:6969 --http 127.0.0.1:0 --metrics 127.0.0.1:0 --no-kernel &
+//! target/release/tracker --udp [::]:6969 --http 127.0.0.1:0 --metrics 127.0.0.1:0 --no-kernel \
+//!     --max-peers-per-address 500000 &
 //! opentracker -i 127.0.0.1 -p 7969 -P 7969 &
 //! cargo bench --bench tracker -- ours,$(pgrep -x tracker),127.0.0.1:6969 ours,$(pgrep -x tracker),[::1]:6969 \
 //!     opentracker,$(pgrep -x opentracker),127.0.0.1:7969
