@@ -20,7 +20,7 @@
 //! # Ok::<(), std::net::AddrParseError>(())
 //! ```
 
-mod binding;
+pub(crate) mod binding;
 mod bounded;
 mod capped;
 mod class;

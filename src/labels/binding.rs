@@ -165,7 +165,7 @@ impl ServerBinding {
 }
 
 /// Two sockets can have one link-local address, on two interfaces. The scope id tells them apart.
-fn ip(address: SocketAddr) -> String {
+pub(crate) fn ip(address: SocketAddr) -> String {
     match address {
         SocketAddr::V6(address) if address.scope_id() != 0 => {
             format!("{}%{}", address.ip(), address.scope_id())

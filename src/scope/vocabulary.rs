@@ -1,12 +1,12 @@
 //! The names of the labels of clients and servers.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::borrow::Cow;
 
 use super::pairs::{Pair, Pairs};
 use crate::labels::{
     CLIENT_ADDRESS_IP_FAMILY, CLIENT_ADDRESS_IP_TYPE, Protocol, SERVER_BINDING_ADDRESS_IP_FAMILY,
     SERVER_BINDING_ADDRESS_IP_TYPE, SERVER_BINDING_IP, SERVER_BINDING_PORT, SERVER_BINDING_PROTOCOL,
-    ServerBinding,
+    ServerBinding, binding::ip,
 };
 
 /// The names of the label contract.
@@ -105,7 +105,11 @@ impl Vocabulary {
             CLIENT_ADDRESS_IP_FAMILY | SERVER_BINDING_ADDRESS_IP_FAMILY => matches!(value, "inet" | "inet6"),
             CLIENT_ADDRESS_IP_TYPE => matches!(value, "plain" | "v4_mapped_v6" | "nat64"),
             SERVER_BINDING_ADDRESS_IP_TYPE => matches!(value, "plain" | "v4_mapped_v6"),
-            SERVER_BINDING_IP => value.parse::<IpAddr>().is_ok_and(|ip| ip.to_string() == value),
+            // The form with brackets may have the number of an interface.
+            SERVER_BINDING_IP => [format!("{value}:0"), format!("[{value}]:0")]
+                .iter()
+                .filter_map(|text| text.parse().ok())
+                .any(|address| ip(address) == value),
             SERVER_BINDING_PORT => value.parse::<u16>().is_ok_and(|port| port.to_string() == value),
             _ => value == "unix" || Protocol::ALL.iter().any(|protocol| protocol.as_str() == value),
         };

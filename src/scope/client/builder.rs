@@ -353,6 +353,8 @@ mod tests {
         for (label, value) in [
             (CLIENT_ADDRESS_IP_FAMILY, "unknown"),
             (SERVER_BINDING_IP, "::"),
+            (SERVER_BINDING_IP, "192.0.2.1"),
+            (SERVER_BINDING_IP, "fe80::1%2"),
             (SERVER_BINDING_PORT, "443"),
             (SERVER_BINDING_PROTOCOL, "http3"),
         ] {
