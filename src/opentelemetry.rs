@@ -332,7 +332,7 @@ fn count_overflow() {
     global::meter("dualstack-metrics")
         .u64_counter("label_sets_overflowed")
         .with_description(
-            "Scopes that were replaced by another, because the process has as many label sets as it can. Should stay at 0.",
+            "Scopes without some of their labels, because the process has as many label sets as it can. Should stay at 0.",
         )
         .build()
         .add(1, &[]);

@@ -354,7 +354,7 @@ fn count_overflow() {
     if scope::overflows().is_power_of_two() {
         describe_counter!(
             NAME,
-            "Scopes that were replaced by another, because the process has as many label sets as it can. Should stay at 0."
+            "Scopes without some of their labels, because the process has as many label sets as it can. Should stay at 0."
         );
     }
     counter!(NAME).increment(1);

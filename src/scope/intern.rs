@@ -71,12 +71,13 @@ pub fn label_set_limit() -> usize {
 /// let http = ClientScopes::new(ServerBinding::new(Protocol::Http, "[::]:7070".parse()?));
 /// let tenants = FixedLabel::new("tenant", ["acme", "globex"])?;
 ///
-/// // Four classes of clients in the outer layer. In the inner layer, each with three tenants, one of them `other`.
-/// let needed = http.max_label_sets(&()) + http.max_label_sets(&tenants.other());
+/// // The socket itself. Four classes of clients in the outer layer. In the inner layer, each with three tenants, one of them
+/// // `other`.
+/// let needed = 1 + http.max_label_sets(&()) + http.max_label_sets(&tenants.other());
 /// let limit = 10; // from the configuration
 /// assert_eq!(
 ///     scope::limit_label_sets(limit, needed).unwrap_err().to_string(),
-///     "the labels can make 16 series of each counter, but the limit is 10: raise the limit, use labels with fewer values, \
+///     "the labels can make 17 series of each counter, but the limit is 10: raise the limit, use labels with fewer values, \
 ///      or lower the cap of a `CappedLabel`",
 /// );
 /// scope::limit_label_sets(500, needed)?;
@@ -94,20 +95,17 @@ pub fn label_set_limit() -> usize {
 pub fn limit_label_sets(limit: usize, needed: usize) -> Result<(), TooManyLabelSets> {
     let limit = limit.min(MAX_LABEL_SETS);
     let _sets = SETS.lock().unwrap_or_else(PoisonError::into_inner);
-    let needed = needed.max(label_sets());
-    if needed > limit {
-        return Err(TooManyLabelSets {
-            limit,
-            needed: Some(needed),
-        });
-    }
+    check(needed.max(label_sets()), limit)?;
     LIMIT.store(limit, Ordering::Relaxed);
     Ok(())
 }
 
 /// Fails if so many label sets can never fit.
 pub(super) fn check_limit(needed: usize) -> Result<(), TooManyLabelSets> {
-    let limit = label_set_limit();
+    check(needed, label_set_limit())
+}
+
+fn check(needed: usize, limit: usize) -> Result<(), TooManyLabelSets> {
     if needed > limit {
         return Err(TooManyLabelSets {
             limit,

@@ -51,7 +51,8 @@ impl Report {
         }
     }
 
-    /// Starts all counters at zero, for the clients that the socket can see.
+    /// Starts all counters at zero, for the clients that the socket can see. The counters are registered again with the
+    /// first datagram, in case a recorder is installed only then.
     pub(super) fn start_at_zero(&self) {
         if !self.has_counters {
             return;
