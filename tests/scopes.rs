@@ -34,14 +34,13 @@ fn a_scope_that_was_nested_before_keeps_the_labels_of_its_own_outer_scope() {
 fn labels_added_to_the_scopes_of_clients_reach_the_servers_scope() {
     let inner = Scope::new(&Digit::<3>(1));
     let scopes = ClientScopes::new(binding());
-    for nested in [scopes.with(&inner)] {
-        assert_eq!(nested.server(), scopes.server().with(&inner));
-        assert_eq!(nested.server().value_of("thousands"), Some("1"));
-        assert_eq!(nested.server().value_of("server_binding_port"), Some("6969"));
-        for client in ["192.0.2.7:1", "[::ffff:192.0.2.7]:1", "[2001:db8::7]:1"] {
-            let client: SocketAddr = client.parse().unwrap();
-            assert_eq!(nested.for_client(client), scopes.for_client(client).with(&inner));
-        }
+    let both = scopes.with(&inner);
+    assert_eq!(both.server(), scopes.server().with(&inner));
+    assert_eq!(both.server().value_of("thousands"), Some("1"));
+    assert_eq!(both.server().value_of("server_binding_port"), Some("6969"));
+    for client in ["192.0.2.7:1", "[::ffff:192.0.2.7]:1", "[2001:db8::7]:1"] {
+        let client: SocketAddr = client.parse().unwrap();
+        assert_eq!(both.for_client(client), scopes.for_client(client).with(&inner));
     }
 }
 
